@@ -1,0 +1,1 @@
+"""The verbs of the command line, one a file; each answers an exit code."""

@@ -1,0 +1,42 @@
+"""What happened, for any ear. A room that has something to tell takes an ``emit: Ear``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinished:
+    """One tools/call, answered or cancelled. ``outcome`` is ``ok`` or an error code; seconds of wall time."""
+
+    tool: str
+    outcome: str
+    seconds: float
+    upstream: str
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRetried:
+    """A request goes out once more; ``attempt`` counts from 1, ``reason`` is an error code."""
+
+    upstream: str
+    attempt: int
+    reason: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReplaced:
+    """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    broken: tuple[str, ...]
+    visible: bool
+    seconds: float
+
+
+Event: TypeAlias = CallFinished | RequestRetried | SnapshotReplaced
+Ear: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,1 @@
+"""The serving wing: what clients and operators meet."""

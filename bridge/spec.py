@@ -1,0 +1,415 @@
+"""Every word that a tool file or an upstream file may say.
+
+These models are the reference: names, types, bounds and defaults, and the descriptions that editors
+show through ``schemas/``. Checks that need more than one key are in ``tool/compiler``.
+"""
+
+import re
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+Json: TypeAlias = Any
+"""Whatever JSON can say."""
+
+Scalar: TypeAlias = bool | int | float | str
+Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""RFC 9110 9.2.1."""
+IDEMPOTENT_METHODS: Final = SAFE_METHODS | {"PUT", "DELETE"}
+"""RFC 9110 9.2.2."""
+BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
+"""Methods whose leftover arguments go into the body."""
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
+"""MCP tool names (SEP-986)."""
+
+_DURATION = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(ms|s|m)$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_SIZE = re.compile(r"^([0-9]+)(B|kB|KiB|MB|MiB)?$")
+_BYTES = {None: 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
+_STATUS = re.compile(r"^([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?$|^([1-5])xx$")
+
+
+def _duration(value: object) -> object:
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration such as 30s, 500ms or 2m")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 < seconds <= 3600:
+        raise ValueError("expected a duration between 1ms and 60m")
+    return seconds
+
+
+def _size(value: object) -> object:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = _SIZE.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("expected a size such as 100kB, 2MiB or a number of bytes")
+    size = int(match[1]) * _BYTES[match[2]]
+    if not 0 < size <= 256 * 1024**2:
+        raise ValueError("expected a size between 1B and 256MiB")
+    return size
+
+
+def _status_range(value: object) -> object:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    match = _STATUS.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("expected a status such as 404, 2xx or 200-299")
+    if match[3]:
+        return (int(match[3]) * 100, int(match[3]) * 100 + 99)
+    low, high = int(match[1]), int(match[2] or match[1])
+    if low > high:
+        raise ValueError(f"the range {text} is empty; write {high}-{low}")
+    return (low, high)
+
+
+def _status_key(key: str) -> str:
+    if key != "default" and not re.match(r"^([1-5][0-9][0-9]|[45]xx)$", key):
+        raise ValueError("expected a status such as 404, or 4xx, 5xx or default")
+    return key
+
+
+Duration: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m)$", "examples": ["30s"]}),
+]
+"""Written as 30s, 500ms, 2m; held in seconds."""
+
+Size: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": "^[0-9]+(B|kB|KiB|MB|MiB)?$"},
+            ],
+            "examples": ["100kB"],
+        }
+    ),
+]
+"""Written as 100kB or 2MiB; held in bytes."""
+
+StatusRange: TypeAlias = Annotated[
+    tuple[int, int],
+    BeforeValidator(_status_range),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 100, "maximum": 599},
+                {"type": "string", "pattern": "^[1-5]([0-9][0-9](-[1-5][0-9][0-9])?|xx)$"},
+            ],
+            "examples": ["2xx"],
+        }
+    ),
+]
+"""Written as 404, 2xx or 200-299; held as the lowest and the highest status."""
+
+StatusKey: TypeAlias = Annotated[str, AfterValidator(_status_key)]
+Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Words(BaseModel):
+    """A mapping of known keys; ``later`` names those that are planned and refused until then."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+    )
+    later: ClassVar[frozenset[str]] = frozenset()
+
+
+# --- defaults and policies, in both kinds of file ---
+
+
+class Timeout(Words):
+    """One deadline for the whole call: waiting for a slot, connecting, retries, reading."""
+
+    total: Duration = Field(default=30.0, description="For the whole call. Default 30s.")
+    connect: Duration = Field(default=5.0, description="For one connection attempt. Default 5s.")
+
+
+class Retries(Words):
+    """Repeat what failed before it was done, or what may be done twice."""
+
+    max: int = Field(default=2, ge=0, le=10, description="Attempts after the first. Default 2; 0 for none.")
+    statuses: tuple[Literal[429, 502, 503, 504], ...] = Field(
+        default=(429, 502, 503, 504),
+        strict=False,
+        description="Statuses worth another attempt, for safe methods and idempotent tools.",
+    )
+
+
+class Limits(Words):
+    """What the upstream can bear; calls beyond it wait, within ``queue``."""
+
+    later = frozenset({"rate"})
+
+    concurrency: int = Field(default=32, ge=1, le=1000, description="Calls at a time. Default 32.")
+    queue: Duration = Field(default=5.0, description="How long a call waits for its turn. Default 5s.")
+
+
+def _total(value: object) -> object:
+    return {"total": value} if isinstance(value, str) else value
+
+
+TimeoutOrTotal: TypeAlias = Annotated[
+    Timeout,
+    BeforeValidator(_total, json_schema_input_type=Timeout | Duration),
+]
+
+
+# --- one tool ---
+
+
+class QueryStyle(Words):
+    """How an array or object argument is written into the query, in OpenAPI's words."""
+
+    value: Json = Field(description='What to send: "{argument}", or a constant.')
+    style: Literal["form", "spaceDelimited", "pipeDelimited", "deepObject"] = Field(
+        default="form", description="OpenAPI's style of the parameter. Default form."
+    )
+    explode: bool | None = Field(
+        default=None, description="One pair for each item. Default true for form, else false, as in OpenAPI."
+    )
+
+
+class RequestSpec(Words):
+    """The HTTP request that a call becomes."""
+
+    method: Method = Field(description="The HTTP method.")
+    url: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="RFC 6570 template: {id}, {+path}, {/part*}, {?q,limit}, {&more}. Begins with / and is "
+        "appended to the upstream's baseUrl; absolute where the tool names no upstream.",
+    )
+    query: dict[str, Json] = Field(
+        default={},
+        description='Query parameters: name → "{argument}", a constant, a list, or {value, style, explode}.',
+    )
+    headers: dict[str, Scalar] = Field(
+        default={}, description="Request headers: name → text with {argument}."
+    )
+    cookies: dict[str, Scalar] = Field(default={}, description="Cookies: name → text with {argument}.")
+    body: Json = Field(
+        default=None,
+        description='The body as a structure; "{argument}" alone keeps its JSON type, and may be the whole body.',
+    )
+    content_type: str = Field(
+        default="application/json",
+        description="application/json or +json (structure), application/x-www-form-urlencoded, "
+        "multipart/form-data, or any other type (text, or {value, encoding: base64}).",
+    )
+
+
+class ResponseSpec(Words):
+    """What of the reply the model gets."""
+
+    jmespath: str | None = Field(
+        default=None, min_length=1, max_length=4096, description="JMESPath projection of the JSON reply."
+    )
+    from_: Literal["body", "reply"] = Field(
+        default="body",
+        alias="from",
+        description="What the projection sees: the body, or {status, headers, body}.",
+    )
+    content: Literal["auto", "json", "text", "image", "audio", "resource", "blocks"] = Field(
+        default="auto", description="How the reply is given to the model. Default: by its Content-Type."
+    )
+    valid_status: tuple[StatusRange, ...] = Field(
+        default=((200, 299),),
+        strict=False,
+        min_length=1,
+        description="Statuses that are a success: 404, 2xx, 200-299. Default 2xx.",
+    )
+    max_bytes: Size = Field(
+        default=100_000,
+        description="Bound of the result text; whole items of a list are kept. Default 100kB.",
+    )
+
+
+class ErrorSpec(Words):
+    """What the model reads when the upstream answers with a status."""
+
+    message: str = Field(min_length=1, description="A sentence for the model: what happened, what to do.")
+    jmespath: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="Which part of the upstream's error body is added.",
+    )
+    upstream: bool = Field(
+        default=True, description="Whether the upstream's own message is added, bounded. Default true."
+    )
+
+
+def _message(value: object) -> object:
+    return {"message": value} if isinstance(value, str) else value
+
+
+ErrorOrMessage: TypeAlias = Annotated[
+    ErrorSpec, BeforeValidator(_message, json_schema_input_type=ErrorSpec | str)
+]
+
+
+class Annotations(Words):
+    """MCP tool annotations; hints left out are derived from the method."""
+
+    title: str | None = Field(default=None, description="A title for people.")
+    read_only_hint: bool | None = Field(
+        default=None, description="Changes nothing. Derived: GET, HEAD, OPTIONS."
+    )
+    destructive_hint: bool | None = Field(
+        default=None, description="May destroy or overwrite. Derived: POST, PUT, PATCH, DELETE."
+    )
+    idempotent_hint: bool | None = Field(
+        default=None, description="Calling twice is as calling once. Derived: PUT, DELETE, safe methods."
+    )
+    open_world_hint: bool | None = Field(default=None, description="Meets the outside world. Derived: true.")
+
+
+class Icon(Words):
+    """An icon that clients may show (MCP)."""
+
+    src: str = Field(pattern=r"^(https://|data:image/)", description="An https: or data: URI.")
+    mime_type: str | None = Field(default=None, description="Its media type.")
+    sizes: tuple[str, ...] | None = Field(default=None, strict=False, description="Such as 48x48, or any.")
+    theme: Literal["light", "dark"] | None = Field(default=None, description="For which background.")
+
+
+class ToolSpec(Words):
+    """One MCP tool over one REST endpoint: the file NAME.yaml."""
+
+    later = frozenset({"pagination", "cache", "confirm", "scopes", "tests"})
+
+    name: Name | None = Field(
+        default=None, description="MCP tool name. Default: the file's name without .yaml."
+    )
+    title: str | None = Field(default=None, description="A title for people.")
+    description: str = Field(
+        min_length=1, description="What the tool does and when to use it; the model chooses by it."
+    )
+    annotations: Annotations = Field(default=Annotations(), description="MCP hints; derived where left out.")
+    icons: tuple[Icon, ...] | None = Field(default=None, strict=False, description="Icons for clients.")
+    meta: dict[str, Json] | None = Field(default=None, alias="_meta", description="MCP _meta, passed on.")
+    upstream: str | None = Field(default=None, description="Which NAME.upstream.yaml the url is appended to.")
+    input_schema: dict[str, Json] = Field(
+        default={}, description="JSON Schema (2020-12) of the arguments. Default: none are taken."
+    )
+    output_schema: dict[str, Json] | None = Field(
+        default=None,
+        description="JSON Schema of the result; every result is checked and sent as structuredContent.",
+    )
+    request: RequestSpec = Field(description="The HTTP request that a call becomes.")
+    response: ResponseSpec = Field(default=ResponseSpec(), description="What of the reply the model gets.")
+    errors: dict[StatusKey, ErrorOrMessage] = Field(
+        default={},
+        description="404, 4xx, 5xx or default → a sentence for the model, or {message, jmespath, upstream}.",
+    )
+    timeout: TimeoutOrTotal | None = Field(
+        default=None, description="Over the upstream's: 30s, or {total, connect}."
+    )
+    retries: Retries | None = Field(default=None, description="Over the upstream's, key by key.")
+    max_bytes: Size | None = Field(
+        default=None, description="Over the upstream's: bound of the reply as read."
+    )
+    limits: Limits | None = Field(default=None, description="On top of the upstream's.")
+    idempotent: bool = Field(
+        default=False, description="Calling twice does what calling once does: allows retries, sets the hint."
+    )
+    tags: tuple[str, ...] = Field(default=(), strict=False, description="Words to group tools by.")
+    aliases: tuple[Name, ...] = Field(
+        default=(), strict=False, description="Old names that still answer, but are not listed."
+    )
+    deprecated: str | None = Field(
+        default=None, min_length=1, description="A sentence put before the description: what to use instead."
+    )
+    enabled: bool = Field(default=True, description="false withdraws the tool.")
+
+
+# --- one upstream ---
+
+SecretText: TypeAlias = Annotated[str, Field(min_length=1)]
+"""A text in which ${env:NAME} and ${file:/path} stand for secrets; declared with ``repr=False``."""
+
+
+class BearerAuth(Words):
+    """RFC 6750: ``Authorization: Bearer …``."""
+
+    type: Literal["http"] = Field(description="An HTTP authentication scheme.")
+    scheme: Literal["bearer"] = Field(description="bearer or basic.")
+    credentials: SecretText = Field(repr=False, description="The token, usually ${env:NAME}.")
+
+
+class BasicAuth(Words):
+    """RFC 7617: user name and password."""
+
+    type: Literal["http"] = Field(description="An HTTP authentication scheme.")
+    scheme: Literal["basic"] = Field(description="bearer or basic.")
+    username: SecretText = Field(repr=False, description="The user name; no colon.")
+    password: SecretText = Field(repr=False, description="The password, usually ${env:NAME}.")
+
+
+class ApiKeyAuth(Words):
+    """A key in a header, a query parameter or a cookie."""
+
+    type: Literal["apiKey"] = Field(description="A key in a header, the query or a cookie.")
+    in_: Literal["header", "query", "cookie"] = Field(alias="in", description="Where the key goes.")
+    name: str = Field(min_length=1, description="Name of the header, parameter or cookie.")
+    value: SecretText = Field(repr=False, description="The key, usually ${env:NAME}.")
+
+
+class NoAuth(Words):
+    """The API takes calls from anybody; written out, so that it cannot be forgotten."""
+
+    type: Literal["none"] = Field(description="No credentials are sent.")
+
+
+HttpAuth: TypeAlias = Annotated[BearerAuth | BasicAuth, Field(discriminator="scheme")]
+Auth: TypeAlias = Annotated[HttpAuth | ApiKeyAuth | NoAuth, Field(discriminator="type")]
+
+
+class Tls(Words):
+    """How the upstream's certificate is checked, and which one we show."""
+
+    ca_file: str | None = Field(
+        default=None, description="PEM file of the authorities to trust instead of the system's."
+    )
+    cert_file: str | None = Field(default=None, description="PEM file of our certificate (mutual TLS).")
+    key_file: str | None = Field(default=None, description="PEM file of its key, if it is not in certFile.")
+    verify: bool = Field(default=True, description="false accepts any certificate: for tests alone.")
+
+
+class UpstreamSpec(Words):
+    """One API that tools call: the file NAME.upstream.yaml."""
+
+    later = frozenset({"circuit", "forwardHeaders", "cache"})
+
+    base_url: str = Field(min_length=1, description="Scheme, host and path prefix; no tool can leave it.")
+    auth: Auth = Field(description="Required: how calls authenticate; {type: none} where they do not.")
+    headers: dict[str, Scalar] = Field(default={}, repr=False, description="Sent with every call.")
+    timeout: TimeoutOrTotal = Field(default=Timeout(), description="30s, or {total, connect}.")
+    retries: Retries = Field(default=Retries(), description="Repeat what failed before it was done.")
+    limits: Limits = Field(default=Limits(), description="What the API can bear.")
+    max_bytes: Size = Field(
+        default=2 * 1024**2, description="Bound of a reply as read, wire and decoded. Default 2MiB."
+    )
+    tls: Tls = Field(default=Tls(), description="Certificates.")
+    proxy: str | None = Field(
+        default=None,
+        repr=False,
+        description="http://[user:password@]host:port. Default: HTTP(S)_PROXY and NO_PROXY.",
+    )
+    addresses: Literal["any"] = Field(
+        default="any",
+        description="any: all but link-local and cloud metadata addresses, which are always refused.",
+    )

@@ -1,0 +1,1 @@
+"""The reading wing: bytes in tools.d become a snapshot."""
