@@ -4,11 +4,13 @@ A check knows a *route* (the keys and indices that lead to a value) and raises o
 ``Finding``s. Only ``toolfiles/document`` knows lines: it turns a finding into a ``Diagnostic``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TypeVar
+
+_T = TypeVar("_T")
 
 Route = tuple[str | int, ...]
 Severity = Literal["error", "warning"]
@@ -37,6 +39,10 @@ class Finding:
     offset: int | None = None
     at_key: bool = False
 
+    def under(self, *route: str | int) -> "Finding":
+        """The same finding, seen from further out: ``route`` leads to where its own begins."""
+        return replace(self, route=(*route, *self.route))
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
@@ -64,7 +70,7 @@ class InvalidSpec(Exception):  # noqa: N818 - the name says what is the case, as
 
 
 def invalid(code: str, message: str, *route: str | int, offset: int | None = None) -> InvalidSpec:
-    """The exception for one error; for ``raise invalid(...)`` in a check of one value."""
+    """The exception with one error, for a check of one value to raise."""
     return InvalidSpec(Finding(code, message, route, offset=offset))
 
 
@@ -79,6 +85,10 @@ class Findings:
 
     def add(self, finding: Finding) -> None:
         self._all.append(finding)
+
+    def extend(self, findings: Iterable[Finding], *route: str | int) -> None:
+        """Add findings whose own routes start at ``route``."""
+        self._all += [finding.under(*route) for finding in findings]
 
     def error(
         self, code: str, message: str, *route: str | int, offset: int | None = None, at_key: bool = False
@@ -96,7 +106,13 @@ class Findings:
         try:
             yield
         except InvalidSpec as problem:
-            self._all += [replace(f, route=(*route, *f.route)) for f in problem.findings]
+            self.extend(problem.findings, *route)
+
+    def attempt(self, compile_: Callable[[], _T], *route: str | int) -> _T | None:
+        """What ``compile_`` answers; None if it raised, and then its findings are collected."""
+        with self.at(*route):
+            return compile_()
+        return None
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -108,7 +124,7 @@ class Findings:
             raise InvalidSpec(*self._all)
 
 
-def did_you_mean(word: str, known: Iterator[str] | list[str] | tuple[str, ...] | set[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` for the nearest known word, or nothing."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

@@ -323,8 +323,10 @@ class ToolSpec(Words):
         default=None, description="Over the upstream's: bound of the reply as read."
     )
     limits: Limits | None = Field(default=None, description="On top of the upstream's.")
-    idempotent: bool = Field(
-        default=False, description="Calling twice does what calling once does: allows retries, sets the hint."
+    idempotent: bool | None = Field(
+        default=None,
+        description="Calling twice does what calling once does: allows retries, sets the hint. "
+        "Default: true for PUT and DELETE (RFC 9110), else false.",
     )
     tags: tuple[str, ...] = Field(default=(), strict=False, description="Words to group tools by.")
     aliases: tuple[Name, ...] = Field(

@@ -1,9 +1,37 @@
 """A spec becomes a tool: everything that can be known before a call is decided here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
-from bridge.secrets import Upstream
-from bridge.spec import Json, ToolSpec
+from bridge.diagnostics import Finding, Findings, InvalidSpec, Route
+from bridge.secrets import Sources, Upstream, resolve
+from bridge.spec import (
+    IDEMPOTENT_METHODS,
+    SAFE_METHODS,
+    ApiKeyAuth,
+    BasicAuth,
+    Json,
+    NoAuth,
+    ToolSpec,
+    UpstreamSpec,
+    Words,
+)
+from bridge.tool import baseurl
+from bridge.tool.arguments import Arguments, OutputSchema
+from bridge.tool.projection import Projection
+from bridge.tool.request import RequestTemplate, check_header
+
+_W = TypeVar("_W", bound=Words)
+
+_ACCEPT: Final = {
+    "auto": "application/json, */*;q=0.5",
+    "json": "application/json, */*;q=0.5",
+    "blocks": "application/json, */*;q=0.5",
+    "text": "text/plain, text/*;q=0.9, */*;q=0.5",
+    "image": "image/*, */*;q=0.5",
+    "audio": "audio/*, */*;q=0.5",
+    "resource": "*/*",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,12 +39,216 @@ class Tool:
     """One tool, ready to call.
 
     ``upstream.spec`` already holds the tool's own timeout, retries and maxBytes. ``definition`` is
-    what tools/list sends, as JSON. ``repeatable`` allows a second attempt after the first was sent.
+    what tools/list sends, as JSON. ``read_only`` is the effective hint; ``repeatable`` allows a
+    second attempt after the first was sent.
     """
 
     name: str
     spec: ToolSpec
     upstream: Upstream
     definition: dict[str, Json]
+    arguments: Arguments
+    request: RequestTemplate
+    projection: Projection | None
+    output: OutputSchema | None
+    error_projections: dict[str, Projection]
     read_only: bool
     repeatable: bool
+
+
+def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstream:
+    """The upstream with its secrets resolved and its address canonical; raises ``InvalidSpec``."""
+    upstream = resolve(name, spec, sources)
+    findings = Findings()
+    base_url = ""
+    with findings.at("baseUrl"):
+        base_url = baseurl.canonical(upstream.spec.base_url)
+    for header, value in upstream.spec.headers.items():
+        with findings.at("headers", header):
+            check_header(header, str(value), _reserved(upstream.spec))
+    match upstream.spec.auth:
+        case ApiKeyAuth(in_="header", name=header, value=key):
+            with findings.at("auth", "name"):
+                check_header(header, key, frozenset())
+        case BasicAuth(username=username) if ":" in username:
+            message = "the user name holds a colon, which basic authentication cannot carry; use another name"
+            findings.error("wrong-value", message, "auth", "username")
+    findings.raise_errors()
+    return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}))
+
+
+def compile_tool(stem: str, spec: ToolSpec, upstream: Upstream | None) -> tuple[Tool, tuple[Finding, ...]]:
+    """The tool and its warnings; ``stem`` is its name where the spec gives none.
+
+    ``upstream`` is the one that the spec names, None where it names none. Raises ``InvalidSpec`` with
+    every finding, warnings included.
+    """
+    name = spec.name or stem
+    findings = Findings()
+    _check_words(name, spec, findings)
+    projections = _projections(spec, findings)
+    output = findings.attempt(lambda: _output(spec, findings), "outputSchema")
+    arguments = findings.attempt(lambda: _arguments(spec, findings), "inputSchema")
+    destination = findings.attempt(lambda: _destination(spec, upstream))
+    request = None
+    if arguments and destination:
+        request = findings.attempt(lambda: _request(destination, spec, arguments))
+    findings.raise_errors()
+    assert arguments
+    assert destination
+    assert request
+    annotations = _annotations(spec)
+    tool = Tool(
+        name=name,
+        spec=spec,
+        upstream=_overridden(destination[0], spec),
+        definition=_definition(name, spec, annotations, arguments, output),
+        arguments=arguments,
+        request=request,
+        projection=projections.pop("", None),
+        output=output,
+        error_projections=projections,
+        read_only=annotations["readOnlyHint"],
+        repeatable=_repeatable(spec),
+    )
+    return tool, tuple(findings)
+
+
+def _check_words(name: str, spec: ToolSpec, findings: Findings) -> None:
+    """Keys that are right alone and wrong together."""
+    if name in spec.aliases:
+        route = ("aliases", spec.aliases.index(name))
+        findings.error("duplicate-name", f"{name} is the tool's own name; take the alias out", *route)
+    content = spec.response.content
+    if spec.output_schema is not None and content not in ("auto", "json"):
+        message = f"a tool with an outputSchema answers JSON, not {content}; take one of the two out"
+        findings.error("content-conflict", message, "response", "content")
+    if spec.response.jmespath is not None and content in ("image", "audio", "resource"):
+        message = f"a projection answers JSON, and {content} content is bytes; take one of the two out"
+        findings.error("content-conflict", message, "response", "content")
+
+
+def _projections(spec: ToolSpec, findings: Findings) -> dict[str, Projection]:
+    """The compiled expressions: of the response under ``""``, of each error under its status."""
+    written: dict[str, tuple[str | None, Route]] = {
+        "": (spec.response.jmespath, ("response", "jmespath")),
+        **{key: (error.jmespath, ("errors", key, "jmespath")) for key, error in spec.errors.items()},
+    }
+    compiled: dict[str, Projection] = {}
+    for key, (expression, route) in written.items():
+        if expression is None:
+            continue
+        with findings.at(*route):
+            compiled[key] = Projection.compile(expression)
+            findings.extend(compiled[key].warnings, *route)
+    return compiled
+
+
+def _output(spec: ToolSpec, findings: Findings) -> OutputSchema | None:
+    if spec.output_schema is None:
+        return None
+    output, warnings = OutputSchema.compile(spec.output_schema)
+    findings.extend(warnings, "outputSchema")
+    return output
+
+
+def _arguments(spec: ToolSpec, findings: Findings) -> Arguments:
+    arguments, warnings = Arguments.compile(spec.input_schema)
+    findings.extend(warnings, "inputSchema")
+    return arguments
+
+
+def _destination(spec: ToolSpec, upstream: Upstream | None) -> tuple[Upstream, str]:
+    """Where the tool sends: an upstream, and the URL template that is appended to its ``baseUrl``.
+
+    A tool that names no upstream gets one of its own, without credentials, for the origin of its URL.
+    """
+    if upstream is not None:
+        return upstream, spec.request.url
+    try:
+        base_url, url = baseurl.split(spec.request.url)
+    except InvalidSpec as problem:
+        raise InvalidSpec(*(f.under("request", "url") for f in problem.findings)) from problem
+    return Upstream(base_url, UpstreamSpec(base_url=base_url, auth=NoAuth(type="none"))), url
+
+
+def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments) -> RequestTemplate:
+    upstream, url = destination
+    return RequestTemplate.compile(
+        spec.request.model_copy(update={"url": url}),
+        base_url=upstream.spec.base_url,
+        arguments=arguments,
+        reserved=_reserved(upstream.spec),
+        accept=_ACCEPT[spec.response.content],
+    )
+
+
+def _reserved(spec: UpstreamSpec) -> frozenset[str]:
+    """The place that the credentials take, as ``header x-key``, ``query key`` or ``cookie key``."""
+    if isinstance(spec.auth, ApiKeyAuth):
+        name = spec.auth.name.lower() if spec.auth.in_ == "header" else spec.auth.name
+        return frozenset({f"{spec.auth.in_} {name}"})
+    return frozenset()
+
+
+def _overridden(upstream: Upstream, spec: ToolSpec) -> Upstream:
+    """The upstream with what the tool says of timeout, retries and maxBytes put over it, key by key."""
+    update: dict[str, object] = {}
+    if spec.timeout is not None:
+        update["timeout"] = _over(upstream.spec.timeout, spec.timeout)
+    if spec.retries is not None:
+        update["retries"] = _over(upstream.spec.retries, spec.retries)
+    if spec.max_bytes is not None:
+        update["max_bytes"] = spec.max_bytes
+    return replace(upstream, spec=upstream.spec.model_copy(update=update)) if update else upstream
+
+
+def _over(defaults: _W, words: _W) -> _W:
+    return defaults.model_copy(update={key: getattr(words, key) for key in words.model_fields_set})
+
+
+def _repeatable(spec: ToolSpec) -> bool:
+    """Whether a second attempt is allowed after the first was sent (RFC 9110 9.2.2)."""
+    if spec.request.method in SAFE_METHODS or _is_idempotent(spec):
+        return True
+    return any(name.lower() == "idempotency-key" for name in spec.request.headers)
+
+
+def _is_idempotent(spec: ToolSpec) -> bool:
+    if spec.idempotent is None:
+        return spec.request.method in IDEMPOTENT_METHODS
+    return spec.idempotent
+
+
+def _annotations(spec: ToolSpec) -> dict[str, Json]:
+    """MCP's annotations, every hint explicit; what the operator wrote comes before what is derived."""
+    safe = spec.request.method in SAFE_METHODS
+    derived = {
+        "readOnlyHint": safe,
+        "destructiveHint": not safe,
+        "idempotentHint": _is_idempotent(spec),
+        "openWorldHint": True,
+    }
+    return derived | spec.annotations.model_dump(by_alias=True, exclude_none=True)
+
+
+def _definition(
+    name: str,
+    spec: ToolSpec,
+    annotations: dict[str, Json],
+    arguments: Arguments,
+    output: OutputSchema | None,
+) -> dict[str, Json]:
+    """The tool as tools/list shows it (MCP 2026-07-28, Tool)."""
+    description = f"{spec.deprecated} {spec.description}" if spec.deprecated else spec.description
+    written: dict[str, Json] = {
+        "name": name,
+        "title": spec.title,
+        "description": description,
+        "inputSchema": arguments.schema,
+        "outputSchema": output.schema if output else None,
+        "annotations": annotations,
+        "icons": [icon.model_dump(by_alias=True, exclude_none=True) for icon in spec.icons or ()] or None,
+        "_meta": spec.meta,
+    }
+    return {key: value for key, value in written.items() if value is not None}
