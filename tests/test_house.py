@@ -1,0 +1,89 @@
+"""The map of the house, held: imports run down, and each library has its doors."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(ROOT.glob("bridge/**/*.py"))
+FLOORS = [
+    {"spec", "exchange", "diagnostics", "events", "errors", "codec"},
+    {"settings", "importers", "secrets"},
+    {"tool", "upstream"},
+    {"registry", "invoke"},
+    {"toolfiles", "server", "demo"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+DOORS = {
+    "ruamel": ["toolfiles/document"],
+    "watchfiles": ["toolfiles/reloader"],
+    "jsonschema_rs": ["tool/arguments"],
+    "jmespath": ["tool/projection"],
+    "orjson": ["codec"],
+    "httpx": ["upstream/"],
+    "aiohttp": ["upstream/"],
+    "yarl": ["upstream/"],
+    "mcp": ["server/"],
+    "mcp_types": ["server/"],
+    "sse_starlette": ["server/"],
+    "starlette": ["server/", "demo/"],
+    "uvicorn": ["server/"],
+    "click": ["cli", "commands/"],
+}
+
+
+def modules(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether it does so at the top of the file."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, node in tree.body
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = (
+                [node.module or ""] if node.module != "bridge" else [f"bridge.{n.name}" for n in node.names]
+            )
+            for module in names:
+                yield module, node in tree.body
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "bridge").with_suffix("").as_posix()
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS, 1) if name in rooms)
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_imports_run_down_and_stand_at_the_top_of_the_file(path: Path) -> None:
+    here = room(path).split("/", maxsplit=1)[0]
+    for module, at_top in modules(path):
+        assert at_top or here == "cli", f"{module} is imported inside a function"
+        there = module.removeprefix("bridge.").split(".")[0]
+        if module.startswith("bridge.") and there not in (here, "__version__"):
+            assert floor(there) < floor(here), f"{module} is no room below {here}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_a_library_is_imported_only_through_its_door(path: Path) -> None:
+    for module, _ in modules(path):
+        doors = DOORS.get(module.split(".")[0])
+        assert doors is None or room(path).startswith(tuple(doors)), f"{module} has its door in {doors}"
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for group in project["optional-dependencies"].values() for line in group]
+    written = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in [*project["dependencies"], *extras]}
+    declared = {name.split(".")[0].replace("-", "_") for name in written}
+    imported = {module.split(".")[0] for path in FILES for module, _ in modules(path)}
+    assert imported - set(sys.stdlib_module_names) - {"bridge"} <= declared
