@@ -85,10 +85,9 @@ Size: TypeAlias = Annotated[
     BeforeValidator(_size),
     WithJsonSchema(
         {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": "^[0-9]+(B|kB|KiB|MB|MiB)?$"},
-            ],
+            "type": ["integer", "string"],
+            "minimum": 1,
+            "pattern": "^[0-9]+(B|kB|KiB|MB|MiB)?$",
             "examples": ["100kB"],
         }
     ),
@@ -100,17 +99,21 @@ StatusRange: TypeAlias = Annotated[
     BeforeValidator(_status_range),
     WithJsonSchema(
         {
-            "anyOf": [
-                {"type": "integer", "minimum": 100, "maximum": 599},
-                {"type": "string", "pattern": "^[1-5]([0-9][0-9](-[1-5][0-9][0-9])?|xx)$"},
-            ],
+            "type": ["integer", "string"],
+            "minimum": 100,
+            "maximum": 599,
+            "pattern": "^[1-5]([0-9][0-9](-[1-5][0-9][0-9])?|xx)$",
             "examples": ["2xx"],
         }
     ),
 ]
 """Written as 404, 2xx or 200-299; held as the lowest and the highest status."""
 
-StatusKey: TypeAlias = Annotated[str, AfterValidator(_status_key)]
+StatusKey: TypeAlias = Annotated[
+    str,
+    AfterValidator(_status_key),
+    WithJsonSchema({"type": "string", "pattern": "^([1-5][0-9][0-9]|[45]xx|default)$"}),
+]
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
