@@ -1,0 +1,15 @@
+"""``python -m bridge``, and what the command ``restbridge`` starts."""
+
+import sys
+from typing import NoReturn
+
+from bridge import cli
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    sys.exit(cli.main())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Words typed become a command; a command is imported when it is asked for."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import click
+
+from bridge import __version__
+from bridge.settings import Address, OnInvalid, Settings
+
+WRONG_USE: Final = 2
+OUR_FAULT: Final = 3
+INTERRUPTED: Final = 130
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was typed; answers the exit code."""
+    try:
+        return int(restbridge.main(arguments, prog_name="restbridge", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USE
+    except click.Abort:
+        return INTERRUPTED
+
+
+class _Verb(click.Command):
+    """A command whose epilog is examples, printed as they stand."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Examples"):
+            for line in (self.epilog or "").splitlines():
+                formatter.write(f"  {line}\n")
+
+
+class _Restbridge(click.Group):
+    """The outermost loop: what nobody foresaw becomes one sentence and an exit code."""
+
+    command_class = _Verb
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what reaches this place is our fault
+            if ctx.params["verbose"]:
+                traceback.print_exception(error)
+            name = type(error).__name__
+            click.echo(
+                f"restbridge: failed inside ({name}); see where with: restbridge --verbose …", err=True
+            )
+            return OUR_FAULT
+
+
+class _AddressType(click.ParamType):
+    name = "[HOST:]PORT"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        try:
+            return Address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+_HTTP: Final = click.option(
+    "--http", type=_AddressType(), help="Serve HTTP there, at /mcp, instead of stdio."
+)
+_DIRECTORIES: Final = click.argument("directories", nargs=-1, type=_DIRECTORY)
+_TOOLS: Final = click.option(
+    "--tools",
+    "directories",
+    multiple=True,
+    type=_DIRECTORY,
+    metavar="DIR",
+    help="Tool files. Default: tools.d",
+)
+_UPSTREAMS: Final = click.option(
+    "--upstreams",
+    type=_DIRECTORY,
+    metavar="DIR",
+    help="Take upstream files from DIR alone; elsewhere they are errors.",
+)
+
+
+def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: A002 - click's word
+    return click.option("--format", "format_", type=click.Choice(words), default=words[0], help=help)
+
+
+def _settings(directories: tuple[Path, ...], upstreams: Path | None, **more: Any) -> Settings:
+    return Settings(directories=directories or Settings.directories, upstreams=upstreams, **more)
+
+
+@click.group(cls=_Restbridge, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="restbridge")
+@click.option(
+    "--verbose", is_flag=True, envvar="RESTBRIDGE_VERBOSE", help="Show where a fault of ours came from."
+)
+def restbridge(*, verbose: bool) -> None:
+    """Put a REST API in front of AI agents: one YAML file is one MCP tool.
+
+    Exit codes: 0 fine; 1 a file has errors, or a call failed; 2 wrong use; 3 a fault of ours; 130 interrupted.
+    """
+
+
+@restbridge.command(epilog="restbridge serve\nrestbridge serve --http 8000 tools.d ../shared-tools")
+@_DIRECTORIES
+@_UPSTREAMS
+@_HTTP
+@click.option("--insecure", is_flag=True, help="Listen where others can reach it, although anybody may call.")
+@click.option("--strict", is_flag=True, help="Do not start while a file has errors.")
+@click.option(
+    "--on-invalid",
+    type=click.Choice(["keep", "withdraw"]),
+    default="keep",
+    help="What a broken edit does to its tool: keep the last good one (default), or withdraw it.",
+)
+@click.option(
+    "--poll",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    metavar="SECONDS",
+    help="Look at all files this often, for what the system did not tell. Default 2.",
+)
+def serve(
+    *,
+    directories: tuple[Path, ...],
+    upstreams: Path | None,
+    http: Address | None,
+    insecure: bool,
+    strict: bool,
+    on_invalid: OnInvalid,
+    poll: float,
+) -> int:
+    """Serve tool files to agents, and reload them as they change.
+
+    The files are those in DIRECTORIES (default: tools.d). Over stdio, unless --http is given; then only this
+    machine can reach it, unless a host is given too.
+    """
+    from bridge.commands.serve import run
+
+    settings = _settings(directories, upstreams, strict=strict, on_invalid=on_invalid, poll=poll)
+    return run(settings, http, insecure=insecure)
+
+
+@restbridge.command(epilog="restbridge check\nrestbridge check --format github --secrets deploy/tools.d")
+@_DIRECTORIES
+@_UPSTREAMS
+@_format("text", "json", "github", help="text for people, json for programs, github for its annotations.")
+@click.option(
+    "--secrets", is_flag=True, help="A ${env:…} or ${file:…} that is unset is an error, not a warning."
+)
+def check(
+    *,
+    directories: tuple[Path, ...],
+    upstreams: Path | None,
+    format_: Literal["text", "json", "github"],
+    secrets: bool,
+) -> int:
+    """Look for mistakes in tool files; nothing is sent.
+
+    The files are those in DIRECTORIES (default: tools.d). Exits with 1 where one has errors.
+    """
+    from bridge.commands.check import run
+
+    return run(_settings(directories, upstreams), format_, secrets=secrets)
+
+
+@restbridge.command("list", epilog="restbridge list\nrestbridge list --format json")
+@_DIRECTORIES
+@_UPSTREAMS
+@_format("table", "json", help="table for people; json is what tools/list answers.")
+def list_(*, directories: tuple[Path, ...], upstreams: Path | None, format_: Literal["table", "json"]) -> int:
+    """Show the tools as agents see them, and which files are broken.
+
+    The files are those in DIRECTORIES (default: tools.d). Exits with 1 where one has errors.
+    """
+    from bridge.commands.list import run
+
+    return run(_settings(directories, upstreams), format_)
+
+
+@restbridge.command(
+    epilog=(
+        "restbridge call get_order order_id=o-1001\n"
+        'restbridge call create_order customer_id=c-101 lines:=\'[{"product_id": "p-107", "quantity": 2}]\'\n'
+    )
+)
+@click.argument("tool")
+@click.argument("arguments", nargs=-1)
+@_TOOLS
+@_UPSTREAMS
+@_format("text", "json", help="text is what the model reads; json is the whole result.")
+def call(
+    *,
+    tool: str,
+    arguments: tuple[str, ...],
+    directories: tuple[Path, ...],
+    upstreams: Path | None,
+    format_: Literal["text", "json"],
+) -> int:
+    """Call one tool, as an agent would.
+
+    The upstream is asked for real. An argument is NAME=TEXT (read as its schema says), NAME:=JSON, or
+    NAME=@FILE (what the file holds). Exits with 1 where the result is an error.
+    """
+    from bridge.commands.call import run
+
+    return run(_settings(directories, upstreams), tool, arguments, format_)
+
+
+@restbridge.command(epilog="restbridge explain get_order order_id=o-1001")
+@click.argument("tool")
+@click.argument("arguments", nargs=-1)
+@_TOOLS
+@_UPSTREAMS
+@_format("text", "json", help="text for people, json for programs.")
+def explain(
+    *,
+    tool: str,
+    arguments: tuple[str, ...],
+    directories: tuple[Path, ...],
+    upstreams: Path | None,
+    format_: Literal["text", "json"],
+) -> int:
+    """Show the request that a call would send.
+
+    Shows where each argument goes, too; nothing is sent. Secrets are shown as [hidden]. Arguments are written
+    as for call.
+    """
+    from bridge.commands.explain import run
+
+    return run(_settings(directories, upstreams), tool, arguments, format_)
+
+
+@restbridge.command(epilog="restbridge schema tool > tool.schema.json")
+@click.argument("kind", type=click.Choice(["tool", "upstream"]))
+def schema(kind: Literal["tool", "upstream"]) -> int:
+    """Print the JSON Schema of a kind of file, for editors.
+
+    A file names it in its first line: # yaml-language-server: $schema=tool.schema.json
+    """
+    from bridge.commands.schema import run
+
+    return run(kind)
+
+
+@restbridge.command(epilog="restbridge demo\nrestbridge demo --http 9000 my-tools")
+@click.argument("directory", type=_DIRECTORY, default=Path("tools.d"))
+@_HTTP
+@click.option(
+    "--stdio", is_flag=True, help="Serve the tools over stdio, for an agent that starts this command."
+)
+def demo(*, directory: Path, http: Address | None, stdio: bool) -> int:
+    """Start a sample shop and the bridge in front of it.
+
+    Edit its tool files and watch what agents see change. They are those in DIRECTORY (default: tools.d); where
+    there are none, the samples are copied there.
+    """
+    from bridge.commands.demo import run
+
+    return run(directory, http, stdio=stdio)

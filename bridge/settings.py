@@ -1,0 +1,53 @@
+"""How this process runs: what was typed, and what was left out."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+OnInvalid = Literal["keep", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; ``port`` 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback where no host is given. Raises ``ValueError``."""
+        host, _, port = text.rpartition(":")
+        if not (port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ValueError(f"{text!r} is no address; write a port such as 8000, or host:port")
+        if host.startswith("[") and host.endswith("]"):
+            return cls(host[1:-1], int(port))
+        if ":" in host:
+            raise ValueError(f"{text!r} is no address; write an IPv6 host in brackets: [{host}]:{port}")
+        return cls(host or "127.0.0.1", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a name other than localhost may resolve to anything."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every command that reads tool files is given.
+
+    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds.
+    """
+
+    directories: tuple[Path, ...] = (Path("tools.d"),)
+    upstreams: Path | None = None
+    strict: bool = False
+    on_invalid: OnInvalid = "keep"
+    poll: float = 2.0
