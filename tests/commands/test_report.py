@@ -1,0 +1,119 @@
+import logging
+from collections.abc import Iterator
+from io import StringIO
+from typing import Literal
+
+import click
+import pytest
+
+from bridge.commands import report
+from bridge.diagnostics import Diagnostic, Mark
+from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
+
+WRONG = Diagnostic(
+    "tools.d/a.yaml",
+    Mark(4, 7),
+    "error",
+    "{idd} names no argument; did you mean {id}?",
+    "unknown-argument",
+    '  url: "/x/{idd}"',
+)
+ODD = Diagnostic("a,b:c%.yaml", Mark(1, 1), "warning", "50 %\nof it", "odd", None)
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(out: StringIO, *found: Diagnostic, format_: Literal["text", "github"] = "text") -> str:
+    report.mistakes(found, format_, out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def log_at_rest() -> Iterator[None]:
+    yield
+    report.log.handlers.clear()
+    report.log.setLevel(logging.NOTSET)
+
+
+def test_a_mistake_is_one_line_where_nobody_looks_on() -> None:
+    assert printed(StringIO(), WRONG) == f"{WRONG}\n"
+
+
+def test_a_terminal_shows_the_line_with_a_caret_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = printed(Terminal(), WRONG)
+    assert "\x1b[31m" in out
+    assert click.unstyle(out).splitlines() == [str(WRONG), '    url: "/x/{idd}"', "        ^"]
+
+
+def test_a_line_that_may_not_be_shown_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert click.unstyle(printed(Terminal(), ODD)) == f"{ODD}\n"
+
+
+def test_no_color_asks_for_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert printed(Terminal(), WRONG) == f"{WRONG}\n"
+
+
+def test_github_gets_its_workflow_commands_escaped() -> None:
+    out = printed(StringIO(), WRONG, ODD, format_="github")
+    assert out == (
+        f"::error file=tools.d/a.yaml,line=4,col=7,title=unknown-argument::{WRONG.message}\n"
+        "::warning file=a%2Cb%3Ac%25.yaml,line=1,col=1,title=odd::50 %25%0Aof it\n"
+    )
+
+
+def test_a_program_gets_the_same_as_a_mapping() -> None:
+    assert report.as_json(ODD) == {
+        "path": "a,b:c%.yaml",
+        "line": 1,
+        "column": 1,
+        "severity": "warning",
+        "code": "odd",
+        "message": "50 %\nof it",
+    }
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "no tools"), (1, "1 tool"), (2, "2 tools")])
+def test_a_count_reads_as_english(number: int, text: str) -> None:
+    assert report.count(number, "tool") == text
+
+
+@pytest.mark.usefixtures("log_at_rest")
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            CallFinished(tool="get_order", outcome="ok", seconds=0.0123, upstream="shop", status=200),
+            "call tool=get_order outcome=ok status=200 ms=12",
+        ),
+        (
+            CallFinished(tool="get_order", outcome="not-reached", seconds=5, upstream="shop"),
+            "call tool=get_order outcome=not-reached ms=5000",
+        ),
+        (
+            RequestRetried(upstream="shop", attempt=1, reason="refused", wait=0.2),
+            "retry upstream=shop attempt=1 reason=refused wait_ms=200",
+        ),
+        (
+            SnapshotReplaced(("a", "b"), ("c",), (), ("tools.d/d.yaml:14:7",), visible=True, seconds=0.012),
+            "reload: +2 ~1 -0 !1 in 12 ms (tools.d/d.yaml:14:7)",
+        ),
+        (
+            SnapshotReplaced((), (), ("a",), (), visible=True, seconds=0.0004),
+            "reload: +0 ~0 -1 !0 in 0 ms",
+        ),
+    ],
+)
+def test_what_happened_is_one_line_on_stderr(
+    capsys: pytest.CaptureFixture[str], event: Event, line: str
+) -> None:
+    report.write_log()
+    report.ear(event)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.endswith(f" INFO {line}\n")
