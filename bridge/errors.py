@@ -51,4 +51,11 @@ class StatusError(UpstreamError):
 
 
 class UnusableReply(UpstreamError):
-    """The upstream carried the request out, but its reply is not what the tool file promises."""
+    """The upstream answered, but its reply is not what the tool file promises.
+
+    ``status`` is that of a reply that could not be read to its end, None where the caller knows it.
+    """
+
+    def __init__(self, code: str, message: str, status: int | None = None) -> None:
+        super().__init__(code, message)
+        self.status = status

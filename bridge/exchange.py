@@ -24,11 +24,13 @@ class Reply:
     """A whole reply: content is complete, decoded from its Content-Encoding, within its bounds.
 
     Header names are lower case; values of a repeated header are joined with ``, `` (RFC 9110 5.3).
+    ``complete`` is False where the body ended with its connection: nothing shows that it is whole.
     """
 
     status: int
     headers: dict[str, str]
     content: bytes
+    complete: bool = True
 
     @property
     def media_type(self) -> str:
