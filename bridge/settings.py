@@ -1,7 +1,6 @@
 """How this process runs: what was typed, and what was left out."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +25,6 @@ class Address:
         if ":" in host:
             raise ValueError(f"{text!r} is no address; write an IPv6 host in brackets: [{host}]:{port}")
         return cls(host or "127.0.0.1", int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it; a name other than localhost may resolve to anything."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

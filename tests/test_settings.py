@@ -22,13 +22,3 @@ def test_an_address_is_a_port_or_host_and_port(text: str, address: Address, prin
 def test_what_is_no_address_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Address.parse(text)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback_is_private_to_this_machine(host: str) -> None:
-    assert Address(host, 80).is_loopback
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example"])
-def test_every_other_address_is_not(host: str) -> None:
-    assert not Address(host, 80).is_loopback

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterable
 from typing import Final, Literal, TextIO, assert_never
 
@@ -13,7 +12,7 @@ from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 
 Format = Literal["text", "json", "github"]
 
-log: Final = logging.getLogger("bridge")
+_log: Final = logging.getLogger("bridge")
 
 _COLOUR: Final = {"error": "red", "warning": "yellow"}
 _GITHUB: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -48,24 +47,16 @@ def count(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
-def write_log() -> None:
-    """Let the log go to stderr, from now on: stdout may be a transport."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-
-
 def ear(event: Event) -> None:
     """Write what happened as one line in the log, never with arguments or what was answered."""
     match event:
         case CallFinished():
             status = "" if event.status is None else f" status={event.status}"
-            log.info(
+            _log.info(
                 "call tool=%s outcome=%s%s ms=%.0f", event.tool, event.outcome, status, event.seconds * 1000
             )
         case RequestRetried():
-            log.info(
+            _log.info(
                 "retry upstream=%s attempt=%d reason=%s wait_ms=%.0f",
                 event.upstream,
                 event.attempt,
@@ -73,7 +64,7 @@ def ear(event: Event) -> None:
                 event.wait * 1000,
             )
         case SnapshotReplaced():
-            log.info(_reload_line(event))
+            _log.info(_reload_line(event))
         case _:
             assert_never(event)
 

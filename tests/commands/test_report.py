@@ -1,5 +1,4 @@
 import logging
-from collections.abc import Iterator
 from io import StringIO
 from typing import Literal
 
@@ -29,13 +28,6 @@ class Terminal(StringIO):
 def printed(out: StringIO, *found: Diagnostic, format_: Literal["text", "github"] = "text") -> str:
     report.mistakes(found, format_, out)
     return out.getvalue()
-
-
-@pytest.fixture
-def log_at_rest() -> Iterator[None]:
-    yield
-    report.log.handlers.clear()
-    report.log.setLevel(logging.NOTSET)
 
 
 def test_a_mistake_is_one_line_where_nobody_looks_on() -> None:
@@ -83,7 +75,6 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
     assert report.count(number, "tool") == text
 
 
-@pytest.mark.usefixtures("log_at_rest")
 @pytest.mark.parametrize(
     ("event", "line"),
     [
@@ -109,11 +100,9 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
         ),
     ],
 )
-def test_what_happened_is_one_line_on_stderr(
-    capsys: pytest.CaptureFixture[str], event: Event, line: str
+def test_what_happened_is_one_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, event: Event, line: str
 ) -> None:
-    report.write_log()
+    caplog.set_level(logging.INFO)
     report.ear(event)
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.endswith(f" INFO {line}\n")
+    assert caplog.messages == [line]

@@ -1,0 +1,55 @@
+"""The arguments of a tool as they are typed: NAME=TEXT, NAME:=JSON, NAME=@FILE."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from bridge import codec
+from bridge.spec import Json
+from bridge.tool.arguments import Arguments
+
+
+def read(words: Iterable[str], arguments: Arguments) -> dict[str, Json]:
+    """The values by name; raises ``click.UsageError`` for a word that cannot be read.
+
+    A text stays one where the schema allows a string, and is JSON elsewhere. Whether the values fit
+    the schema is for the call to say.
+    """
+    values: dict[str, Json] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.removesuffix(":"):
+            raise click.UsageError(f"{word!r} is no argument; write NAME=TEXT, NAME:=JSON or NAME=@FILE")
+        is_json = name.endswith(":")
+        name = name.removesuffix(":")
+        if name in values:
+            raise click.UsageError(f"{name} is given twice; write a list as {name}:='[…]'")
+        values[name] = _json(name, text) if is_json else _typed(_content(name, text), arguments.types(name))
+    return values
+
+
+def _json(name: str, text: str) -> Json:
+    try:
+        return codec.decode(text)
+    except codec.NotJson as problem:
+        raise click.UsageError(f"{name} is not JSON: {problem}; write {name}=TEXT for a text") from None
+
+
+def _content(name: str, text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise click.UsageError(f"{name}: cannot read {text[1:]}: {why}") from None
+
+
+def _typed(text: str, types: frozenset[str]) -> Json:
+    if "string" in types:
+        return text
+    try:
+        return codec.decode(text)
+    except codec.NotJson:
+        return text
