@@ -1,0 +1,167 @@
+import json
+import math
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.codec import MAX_DEPTH, NotJson, clean, decode, encode, quote
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+@given(VALUES)
+def test_what_is_encoded_decodes_to_the_same(value: Any) -> None:
+    assert decode(encode(value)) == value
+
+
+@given(VALUES, st.sampled_from([None, 2]), st.booleans())
+def test_what_the_standard_library_writes_is_read_as_it_would(
+    value: Any, indent: int | None, ascii_only: bool
+) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    decoded = decode(text)
+    assert decoded == json.loads(text)
+    assert repr(decoded) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"18446744073709551616", 2**64),
+        (b"-9223372036854775809", -(2**63) - 1),
+        (b'{"id": 123456789012345678901234567890}', {"id": 123456789012345678901234567890}),
+        (b"[1234567890123456789012345]", [1234567890123456789012345]),
+        (b"[1,\n-1234567890123456789012345]", [1, -1234567890123456789012345]),
+        (b'"1234567890123456789012345"', "1234567890123456789012345"),
+        (b"0.1234567890123456789012345", 0.1234567890123456789012345),
+        (b"1e2", 100.0),
+        (b"\xef\xbb\xbf{}", {}),
+        ("\ufeff[1]", [1]),
+        ('{"ä":1}'.encode("utf-16"), {"ä": 1}),
+        (b"\xfe\xff" + "[1]".encode("utf-16-be"), [1]),
+        ('{"ä":1}'.encode("utf-32"), {"ä": 1}),
+        (b"\x00\x00\xfe\xff" + "[1]".encode("utf-32-be"), [1]),
+        (b'"\xff"', "\ufffd"),
+        (rb'"\ud800"', "\ufffd"),
+        (rb'"\udc00\ud83d\ude00\ud800x"', "\ufffd😀\ufffdx"),
+        (rb'"\\ud800"', r"\ud800"),
+        ('"\ud800"', "\ufffd"),
+        (rb'{"\ud800": "a\u003ab"}', {"\ufffd": "a:b"}),
+        (rb'{"a\u0022\u003a": 1, "b": "\":"}', {'a":': 1, "b": '":'}),
+        (b'"\\u0000"', "\0"),
+    ],
+)
+def test_odd_documents_are_read_exactly(data: bytes | str, expected: Any) -> None:
+    decoded = decode(data)
+    assert decoded == expected
+    assert type(decoded) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"a": 1', "it breaks off at line 1, column 8"),
+        (b"[1,\n2}", "it departs from JSON at line 2, column 2"),
+        (b"<html>", "it departs from JSON at line 1, column 1"),
+        (b"{} {}", "it departs from JSON at line 1, column 4"),
+        (b"NaN", "NaN is no JSON number"),
+        (b"[-Infinity]", "-Infinity is no JSON number"),
+        (b"1e999", "the number 1e999 is past the range of a double"),
+        (b"[-1E400]", "the number -1E400 is past the range of a double"),
+        (b'{"a":1,"a":2}', 'an object has the key "a" more than once'),
+        (b'{"a" :1,"a"\t:2}', 'an object has the key "a" more than once'),
+        (b'[{"a":{"b":1},"c":"x:y","a":[]}]', 'an object has the key "a" more than once'),
+        (rb'{"a":1,"\u0061":2}', 'an object has the key "a" more than once'),
+        (rb'{"x":"\u003a","a":1,"a":2}', 'an object has the key "a" more than once'),
+        (rb'{"x":"\u003A","a":1,"a":2}', 'an object has the key "a" more than once'),
+        (rb'{"\ud800":1,"\ud801":2}', r'an object has the key "\ufffd" more than once'),
+        (b'{"%s":1,"%s":2}' % (b"k" * 99, b"k" * 99), f'an object has the key "{"k" * 40}"… more than once'),
+        (b'"a\nb"', "it departs from JSON at line 1, column 3"),
+        (nested(MAX_DEPTH + 1), "it is nested more than 200 deep"),
+        (nested(100_000), "it is nested more than 200 deep"),
+        (b'{"a":' * 201 + b"12345678901234567890" + b"}" * 201, "it is nested more than 200 deep"),
+    ],
+)
+def test_what_is_not_json_is_refused_and_the_text_says_where(data: bytes, said: str) -> None:
+    with pytest.raises(NotJson) as caught:
+        decode(data)
+    assert str(caught.value) == said
+
+
+def test_an_integer_past_the_interpreters_digits_is_refused() -> None:
+    digits = sys.get_int_max_str_digits() + 1
+    with pytest.raises(NotJson, match=f"an integer has {digits} digits"):
+        decode(b"1" * digits)
+
+
+@pytest.mark.parametrize("data", [nested(MAX_DEPTH), nested(MAX_DEPTH - 1)[:-1] + b",1234567890123456789]"])
+def test_nesting_is_read_up_to_its_limit(data: bytes) -> None:
+    assert encode(decode(data)) is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({"a": None, "b": [1.5, True]}, b'{"a":null,"b":[1.5,true]}'),
+        ((None, 1), b"[null,1]"),
+        (2**70, b"1180591620717411303424"),
+        (["\ud800", {"\udfff": "é"}], '["\ufffd",{"\ufffd":"é"}]'.encode()),
+        ([[2**64]], b"[[18446744073709551616]]"),
+    ],
+)
+def test_values_are_written_exactly_and_compact(value: Any, written: bytes) -> None:
+    assert encode(value) == written
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: [None, {"a": n}], lambda n: (2**70, [n])])
+def test_what_json_cannot_say_is_never_written(number: float, wrap: Any) -> None:
+    with pytest.raises(NotJson, match="NaN or infinite"):
+        encode(wrap(number))
+
+
+def test_an_integer_that_no_text_can_hold_is_refused() -> None:
+    with pytest.raises(NotJson, match="more digits"):
+        encode(10 ** (sys.get_int_max_str_digits() + 1))
+
+
+def test_what_is_nested_too_deep_is_not_written() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(NotJson, match="nested too deep"):
+        encode(value)
+
+
+def test_a_depth_past_orjsons_own_is_written() -> None:
+    value: list[Any] = []
+    for _ in range(300):
+        value = [value]
+    assert encode(value) == nested(301)
+
+
+@given(st.text())
+def test_a_clean_text_can_be_encoded_and_keeps_what_could_be_before(text: str) -> None:
+    assert clean(text) == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def test_foreign_text_is_quoted_in_ascii_and_bounded() -> None:
+    assert quote("a\u202eb\n") == r'"a\u202eb\n"'
+    assert quote("abc", limit=2) == '"ab"…'
