@@ -29,14 +29,32 @@ def test_what_is_encoded_decodes_to_the_same(value: Any) -> None:
     assert decode(encode(value)) == value
 
 
-@given(VALUES, st.sampled_from([None, 2]), st.booleans())
-def test_what_the_standard_library_writes_is_read_as_it_would(
-    value: Any, indent: int | None, ascii_only: bool
-) -> None:
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+@given(VALUES, st.sampled_from([{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}]))
+def test_what_the_standard_library_writes_is_read_as_it_would(value: Any, options: Any) -> None:
+    text = json.dumps(value, **options)
     decoded = decode(text)
     assert decoded == json.loads(text)
     assert repr(decoded) == repr(json.loads(text))
+
+
+@given(
+    st.lists(st.tuples(st.text('":\\\\ a', max_size=2), st.text('":\\\\ a', max_size=3)), max_size=4),
+    st.sampled_from([":", " :", ": ", "\t:\n"]),
+    st.sampled_from(["", ":", '"', '":']),
+)
+def test_no_escape_or_blank_hides_a_duplicate_key(
+    pairs: list[tuple[str, str]], colon: str, escaped: str
+) -> None:
+    def written(text: str) -> str:
+        escapes = [f"\\u{ord(c):04x}" if c in escaped else json.dumps(c)[1:-1] for c in text]
+        return f'"{"".join(escapes)}"'
+
+    text = "{" + ",".join(written(key) + colon + written(value) for key, value in pairs) + "}"
+    if len(dict(pairs)) < len(pairs):
+        with pytest.raises(NotJson, match="more than once"):
+            decode(text)
+    else:
+        assert decode(text) == dict(pairs)
 
 
 @pytest.mark.parametrize(
