@@ -1,0 +1,58 @@
+"""How a call authenticates: the words of an upstream file as httpx's auth flows."""
+
+from base64 import b64encode
+from collections.abc import Generator
+from typing import assert_never
+from urllib.parse import quote
+
+import httpx
+
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
+
+
+def flow(auth: Auth) -> httpx.Auth:
+    """The flow of an auth whose texts are resolved."""
+    match auth:
+        case BearerAuth():
+            return _Header("Authorization", f"Bearer {auth.credentials}")
+        case BasicAuth():  # RFC 7617 2.1: UTF-8
+            pair = f"{auth.username}:{auth.password}".encode()
+            return _Header("Authorization", f"Basic {b64encode(pair).decode()}")
+        case ApiKeyAuth(in_="header"):
+            return _Header(auth.name, auth.value)
+        case ApiKeyAuth(in_="query"):
+            return _Query(auth.name, auth.value)
+        case ApiKeyAuth():
+            return _Cookie(auth.name, auth.value)
+        case NoAuth():
+            return httpx.Auth()
+        case _:
+            assert_never(auth)
+
+
+class _Named(httpx.Auth):
+    def __init__(self, name: str, value: str) -> None:
+        self._name = name
+        self._value = value
+
+
+class _Header(_Named):
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers[self._name] = self._value
+        yield request
+
+
+class _Query(_Named):
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        # httpx would write the whole query anew: what leaves is the target, byte for byte
+        target: bytes = request.extensions["target"]
+        pair = f"{quote(self._name, safe='')}={quote(self._value, safe='')}"
+        request.extensions["target"] = b"%s%c%s" % (target, b"&?"[b"?" not in target], pair.encode())
+        yield request
+
+
+class _Cookie(_Named):
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        others = [value for value in (request.headers.get("Cookie"),) if value]
+        request.headers["Cookie"] = "; ".join([*others, f"{self._name}={self._value}"])
+        yield request

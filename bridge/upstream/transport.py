@@ -1,0 +1,168 @@
+"""One pool: httpx's transport interface over aiohttp's connections to one origin."""
+
+import asyncio
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import httpx
+from aiohttp import ClientError, ClientOSError, ClientRequest, StreamReader
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from yarl import URL
+
+from bridge import __version__
+from bridge.upstream import failures
+from bridge.upstream.addresses import Resolver, is_refused_literal
+from bridge.upstream.wire import Line, Lines
+
+USER_AGENT: Final = f"restbridge/{__version__}"
+_FAULTS: Final = (ClientError, HttpProcessingError)
+
+
+class Progress:
+    """How far a call has come, for the text of a timeout; ``sent`` once a byte may have left."""
+
+    __slots__ = ("phase", "sent")
+
+    def __init__(self) -> None:
+        self.phase = "waiting for its turn"
+        self.sent = False
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """Sends to ``origin``, directly or through ``proxy`` (http, with user and password if need be).
+
+    A request says in its extensions: ``target`` (bytes, sent as they are), ``progress``, ``connect``
+    (seconds) and ``fresh`` (not on a connection that was at rest: the upstream may be closing it, and
+    the request could not be repeated). The reply says in its own whether its framing shows that it is
+    ``complete`` once it was read to its end. Must be made where the event loop runs.
+    """
+
+    def __init__(
+        self, origin: str, proxy: str | None, context: ssl.SSLContext | None, resolver: Resolver
+    ) -> None:
+        url = URL(origin, encoded=True)
+        self.calls = 0
+        self._refused = is_refused_literal(url.raw_host or "")
+        self._proxied = proxy is not None
+        self._absolute = origin.encode() if proxy and not context else b""
+        through = URL(proxy, encoded=True) if proxy else None
+        credentials = {"Proxy-Authorization": _basic(through)} if through and through.raw_user else {}
+        self._extra = [
+            (name.encode(), value.encode()) for name, value in credentials.items() if self._absolute
+        ]
+        # aiohttp would add Host to the headers, which are part of its key for connections at rest
+        headers = {"Host": f"{url.host_subcomponent}:{url.port}", "User-Agent": USER_AGENT, **credentials}
+        self._peer = ClientRequest(
+            "GET",
+            url,
+            loop=asyncio.get_running_loop(),
+            ssl=context or True,
+            proxy=through.with_user(None) if through else None,
+            proxy_headers=headers if through else None,
+        )
+        self._kept = Lines(resolver, keep=True)
+        self._single = Lines(resolver, keep=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The reply's head, its body still to be read; raises httpx's errors with the codes of ``failures``."""
+        if not request.extensions["fresh"]:
+            line = await self._connect(self._kept, request)
+            try:
+                return await self._exchange(line, request)
+            except httpx.TransportError:
+                # The upstream ended a connection at rest while the request was on its way. This is no
+                # retry: nothing of the reply had come.
+                if not line.reused:
+                    raise
+        return await self._exchange(await self._connect(self._single, request), request)
+
+    async def _connect(self, lines: Lines, request: httpx.Request) -> Line:
+        if self._refused:
+            raise httpx.ConnectError("address-refused")
+        request.extensions["progress"].phase = "connecting"
+        try:
+            async with asyncio.timeout(request.extensions["connect"]):
+                return await lines.line(self._peer)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("connect-timeout") from error
+        except (*_FAULTS, OSError) as error:
+            raise failures.while_connecting(error, proxied=self._proxied) from error
+
+    async def _exchange(self, line: Line, request: httpx.Request) -> httpx.Response:
+        progress: Progress = request.extensions["progress"]
+        body: _Body | None = None
+        try:
+            data = self._head(request) + request.read()
+            progress.phase, progress.sent = "waiting for an answer", True
+            line.send(data, head=request.method == "HEAD")
+            message, stream = await line.wire.answer()
+            if message.code == 408 and line.reused:  # RFC 9110 15.5.9: said to the connection, not to us
+                raise httpx.ReadError("reply-cut")
+            framed = message.chunked or "content-length" in message.headers or stream is EMPTY_PAYLOAD
+            body = _Body(line, stream, framed=framed)
+            progress.phase = "reading the answer"
+            extensions = {"complete": framed}
+            return httpx.Response(
+                message.code, headers=message.raw_headers, stream=body, extensions=extensions
+            )
+        except _FAULTS as error:
+            raise failures.while_reading(error) from error
+        finally:
+            if body is None:
+                line.end()
+
+    def _head(self, request: httpx.Request) -> bytes:
+        target = self._absolute + request.extensions["target"]
+        lines = [b"%s %s HTTP/1.1" % (request.method.encode(), target)]
+        lines += [b"%s: %s" % header for header in (*request.headers.raw, *self._extra)]
+        head = b"\r\n".join([*lines, b"", b""])
+        if not len(lines) + 1 == head.count(b"\n") == head.count(b"\r") or b"\0" in head:
+            raise httpx.LocalProtocolError("unsafe-request")
+        return head
+
+    async def aclose(self) -> None:
+        await self._kept.close()
+        await self._single.close()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A reply's body as it comes; where it is not ``framed``, it ends with the connection."""
+
+    def __init__(self, line: Line, stream: StreamReader, *, framed: bool) -> None:
+        self._line = line
+        self._stream = stream
+        self._framed = framed
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            data = await self._stream.readany()
+        except _FAULTS as error:
+            raise failures.while_reading(error) from error
+        if data:
+            return data
+        if not self._framed and isinstance(self._line.wire.exception(), ClientOSError):
+            raise httpx.ReadError("reply-cut")  # reset: to aiohttp the end of a body without length
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read to its end, else close it.
+
+        Also where there should be no body: some upstreams send one after 204 or HEAD all the same.
+        """
+        whole = self._stream.at_eof() and self._stream.exception() is None
+        if whole and self._stream is not EMPTY_PAYLOAD:
+            self._line.release()
+        else:
+            self._line.end()
+
+
+def _basic(proxy: URL) -> str:
+    pair = b"%s:%s" % (unquote_to_bytes(proxy.raw_user or ""), unquote_to_bytes(proxy.raw_password or ""))
+    return f"Basic {b64encode(pair).decode()}"

@@ -1,0 +1,76 @@
+"""Certificates for the faulty upstream: an authority made for one run, and what it signs."""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_NOW = datetime.now(UTC)
+
+
+class Authority:
+    """Writes PEM files into a directory; ``file`` is its own certificate, for caFile."""
+
+    def __init__(self, directory: Path, name: str = "authority") -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _builder(self._name, self._name, self._key.public_key(), _NOW + timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.file = directory / f"{name}.pem"
+        self.file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+
+    def issue(self, host: str, *, expired: bool = False) -> tuple[Path, Path]:
+        """The files of a certificate for a name or address, and of its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        until = _NOW - timedelta(hours=1) if expired else _NOW + timedelta(days=1)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        try:
+            name: x509.GeneralName = x509.IPAddress(ip_address(host))
+        except ValueError:
+            name = x509.DNSName(host)
+        builder = _builder(subject, self._name, key.public_key(), until)
+        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        certificate = self._directory / f"{host}{'-expired' if expired else ''}.pem"
+        certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+        private = certificate.with_suffix(".key")
+        private.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return certificate, private
+
+    def server(self, host: str, *, expired: bool = False, asks: bool = False) -> ssl.SSLContext:
+        """How a server shows a certificate for ``host``; ``asks`` wants one of its clients too."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(host, expired=expired))
+        if asks:
+            context.load_verify_locations(self.file)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_NOW - timedelta(days=1))
+        .not_valid_after(until)
+    )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)

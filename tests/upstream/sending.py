@@ -1,0 +1,47 @@
+"""Calls as short as a test wants them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import anyio
+
+from bridge.events import Event
+from bridge.exchange import Header, Reply, Request
+from bridge.secrets import Sources, Upstream, resolve
+from bridge.spec import Json, Limits, UpstreamSpec
+from bridge.upstream.client import Client
+
+
+def upstream(
+    url: str, *, name: str = "shop", environ: Mapping[str, str] | None = None, **words: Json
+) -> Upstream:
+    """An upstream as its file would be written: ``words`` are its other keys."""
+    written = {"baseUrl": url, "auth": {"type": "none"}, **words}
+    return resolve(name, UpstreamSpec.model_validate(written), Sources(environ or {}))
+
+
+@dataclass
+class Caller:
+    client: Client
+    events: list[Event] = field(default_factory=list)
+
+    async def send(
+        self,
+        to: Upstream,
+        path: str = "/ok",
+        method: str = "GET",
+        *,
+        repeatable: bool | None = None,
+        headers: tuple[Header, ...] = (),
+        content: bytes | None = None,
+        tool: tuple[str, Limits] | None = None,
+        within: float = 5.0,
+    ) -> Reply:
+        """One call; GET and HEAD may be repeated unless the test says otherwise."""
+        return await self.client.send(
+            Request(method, to.spec.base_url + path, headers, content),
+            to,
+            repeatable=method in ("GET", "HEAD") if repeatable is None else repeatable,
+            tool=tool,
+            deadline=anyio.current_time() + within,
+        )

@@ -1,0 +1,515 @@
+import asyncio
+import tracemalloc
+from functools import partial
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from bridge import __version__
+from bridge.errors import BridgeError, NotAnswered, NotSent, UnusableReply
+from bridge.events import RequestRetried
+from bridge.exchange import Reply
+from bridge.spec import Limits
+from bridge.upstream.client import Client
+from tests.upstream.faulty import JSON, Faulty, serve
+from tests.upstream.sending import Caller, upstream
+
+pytestmark = pytest.mark.anyio
+
+
+async def failure(caller: Caller, faulty: Faulty, path: str, method: str = "GET") -> BridgeError:
+    with anyio.fail_after(5), pytest.raises(BridgeError) as caught:
+        await caller.send(upstream(faulty.url, retries={"max": 0}), path, method)
+    return caught.value
+
+
+async def test_a_reply_comes_whole_with_its_headers_in_lower_case(caller: Caller, faulty: Faulty) -> None:
+    reply = await caller.send(upstream(faulty.url))
+    headers = {"content-type": "application/json", "content-length": "14"}
+    assert reply == Reply(200, headers, JSON, complete=True)
+
+
+async def test_a_request_leaves_byte_for_byte(caller: Caller, faulty: Faulty) -> None:
+    to = upstream(f"{faulty.url}/v1", headers={"X-Mine": "a", "x-tool": "upstream"})
+    path = "/a/%2e%2e/%2F//b%41/echo?q=%20+&&r[]={}~'"
+    reply = await caller.send(
+        to, path, "PUT", headers=(("X-Tool", "tool \xfc"), ("Accept", "*/*")), content=b"\x00body"
+    )
+    assert reply.content.split(b"\r\n") == [
+        f"PUT /v1{path} HTTP/1.1".encode(),
+        b"Host: " + faulty.place.encode(),
+        b"Content-Length: 5",
+        b"X-Tool: tool \xfc",
+        b"Accept: */*",
+        b"X-Mine: a",
+        f"User-Agent: restbridge/{__version__}".encode(),
+        b"Accept-Encoding: gzip",
+        b"",
+        b"\x00body",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "length"),
+    [
+        ("GET", None, None),
+        ("DELETE", None, None),
+        ("POST", None, "0"),
+        ("GET", b"{}", "2"),
+        ("DELETE", b"", "0"),
+    ],
+)
+async def test_a_body_and_only_a_body_has_a_length(
+    caller: Caller, faulty: Faulty, method: str, content: bytes | None, length: str | None
+) -> None:
+    await caller.send(upstream(faulty.url), "/ok", method, content=content)
+    assert dict(faulty.heard[0].headers).get("Content-Length") == length
+    assert "Transfer-Encoding" not in dict(faulty.heard[0].headers)
+
+
+async def test_an_empty_path_is_sent_as_a_slash(caller: Caller, faulty: Faulty) -> None:
+    for path in ("", "?x=1", "/"):
+        await caller.send(upstream(faulty.url), path)
+    assert [exchange.target for exchange in faulty.heard] == ["/", "/?x=1", "/"]
+
+
+async def test_the_upstreams_own_agent_comes_before_ours(caller: Caller, faulty: Faulty) -> None:
+    await caller.send(upstream(faulty.url, headers={"user-agent": "mine"}))
+    assert [value for name, value in faulty.heard[0].headers if name.lower() == "user-agent"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (".evil.example/ok", ()),
+        ("@evil.example/ok", ()),
+        ("/ok HTTP/1.1\r\nX-Injected: 1", ()),
+        ("/ok", (("X-Note", "a\r\nX-Injected: 1"),)),
+        ("/ok", (("X-Note", "a\rb"),)),
+        ("/ok", (("X-Note", "a\0b"),)),
+    ],
+)
+async def test_what_would_leave_the_base_url_or_break_the_head_is_held_back(
+    caller: Caller, faulty: Faulty, path: str, headers: tuple[tuple[str, str], ...]
+) -> None:
+    with pytest.raises(NotSent) as caught:
+        await caller.send(upstream(faulty.url), path, headers=headers)
+    assert caught.value.code == "unsafe-request"
+    assert faulty.heard == []
+
+
+@pytest.mark.parametrize("path", ["/redirect", "/status?code=404", "/status?code=500"])
+async def test_every_status_is_a_reply(caller: Caller, faulty: Faulty, path: str) -> None:
+    reply = await caller.send(upstream(faulty.url), path)
+    assert reply.status in (307, 404, 500)
+    assert len(faulty.heard) == 1
+
+
+async def test_no_cookie_is_kept(caller: Caller, faulty: Faulty) -> None:
+    reply = await caller.send(upstream(faulty.url), "/set_cookie")
+    assert reply.headers["set-cookie"] == "session=alice; Path=/, theme=dark"
+    await caller.send(upstream(faulty.url))
+    assert "Cookie" not in dict(faulty.heard[1].headers)
+
+
+async def test_headers_are_text_whatever_their_bytes(caller: Caller, faulty: Faulty) -> None:
+    reply = await caller.send(upstream(faulty.url), "/latin1_header")
+    assert (reply.headers["x-place"], reply.headers["x-utf8"]) == ("Zürich", "Zürich")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "content", "complete"),
+    [
+        ("/chunked", "GET", 200, JSON, True),
+        ("/early_hints", "GET", 200, JSON, True),
+        ("/no_content", "DELETE", 204, b"", True),
+        ("/head", "HEAD", 200, b"", True),
+        ("/gzip", "GET", 200, JSON, True),
+        ("/gzip_members", "GET", 200, JSON, True),
+        ("/gzip_empty", "GET", 200, b"", True),
+        ("/gzip_transfer", "GET", 200, JSON, True),
+        ("/identity", "GET", 200, JSON, True),
+        ("/close_delimited", "GET", 200, JSON, False),
+        ("/http10_close", "GET", 200, JSON, False),
+    ],
+)
+async def test_a_sound_reply_is_read_to_its_end(
+    caller: Caller, faulty: Faulty, *, path: str, method: str, status: int, content: bytes, complete: bool
+) -> None:
+    reply = await caller.send(upstream(faulty.url), path, method)
+    assert (reply.status, reply.content, reply.complete) == (status, content, complete)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "code"),
+    [
+        ("close_before_head", NotAnswered, "reply-cut"),
+        ("rst_before_head", NotAnswered, "reply-cut"),
+        ("cut_head", NotAnswered, "reply-cut"),
+        ("short_content_length", NotAnswered, "reply-cut"),
+        ("truncated_chunked", NotAnswered, "reply-cut"),
+        ("rst_mid_body", NotAnswered, "reply-cut"),
+        ("not_http", NotAnswered, "protocol-error"),
+        ("tls_alert", NotAnswered, "protocol-error"),
+        ("bad_chunk_size", NotAnswered, "protocol-error"),
+        ("two_lengths", NotAnswered, "protocol-error"),
+        ("length_and_chunks", NotAnswered, "protocol-error"),
+        ("negative_length", NotAnswered, "protocol-error"),
+        ("switching_protocols", NotAnswered, "protocol-error"),
+        ("header_bomb", NotAnswered, "protocol-error"),
+        ("one_huge_header", NotAnswered, "protocol-error"),
+        ("informational_flood", NotAnswered, "protocol-error"),
+        ("extra_bytes", NotAnswered, "protocol-error"),
+        ("endless_body", UnusableReply, "reply-too-large"),
+        ("gzip_bomb", UnusableReply, "reply-too-large"),
+        ("gzip_double", UnusableReply, "bad-encoding"),
+        ("gzip_cut", UnusableReply, "bad-encoding"),
+        ("gzip_trailing_garbage", UnusableReply, "bad-encoding"),
+        ("gzip_nonsense", UnusableReply, "bad-encoding"),
+        ("gzip_bad_checksum", UnusableReply, "bad-encoding"),
+        ("deflate", UnusableReply, "bad-encoding"),
+        ("unknown_encoding", UnusableReply, "bad-encoding"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_fault_has_its_code_and_the_next_call_is_right(
+    caller: Caller, faulty: Faulty, *, fault: str, method: str, kind: type[BridgeError], code: str
+) -> None:
+    error = await failure(caller, faulty, f"/{fault}?key=s3cret", method)
+    assert (type(error), error.code) == (kind, code)
+    assert "s3cret" not in str(error)
+    assert str(error).endswith(".")
+    assert len(faulty.heard) == 1
+    if isinstance(error, UnusableReply):
+        assert error.status == 200
+    reply = await caller.send(upstream(faulty.url), "/echo?next")
+    assert b"/echo?next" in reply.content
+
+
+async def test_a_reset_body_without_length_is_no_reply(caller: Caller, faulty: Faulty) -> None:
+    async with anyio.create_task_group() as calls:
+
+        async def call() -> None:
+            error = await failure(caller, faulty, "/close_delimited_rst")
+            assert error.code == "reply-cut"
+
+        calls.start_soon(call)
+        await faulty.arrived.wait()
+        faulty.go.set()
+
+
+async def test_what_is_too_large_is_neither_kept_nor_read_on(caller: Caller, faulty: Faulty) -> None:
+    tracemalloc.start()
+    for path in ("/endless_body", "/gzip_bomb"):
+        error = await failure(caller, faulty, path)
+        assert error.code == "reply-too-large"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
+    with anyio.fail_after(5):
+        await faulty.left.wait()
+
+
+@pytest.mark.parametrize(
+    ("path", "phase"),
+    [
+        ("/never_answers", "waiting for an answer"),
+        ("/slow_headers", "waiting for an answer"),
+        ("/slow_body", "reading the answer"),
+    ],
+)
+async def test_one_deadline_holds_for_the_whole_call(
+    caller: Caller, faulty: Faulty, path: str, phase: str
+) -> None:
+    with anyio.fail_after(5):
+        with pytest.raises(NotAnswered, match=f"{faulty.place} within 30 s.*{phase}") as caught:
+            await caller.send(upstream(faulty.url), path, within=0.05)
+        await faulty.left.wait()
+    assert caught.value.code == "timeout"
+
+
+@pytest.mark.parametrize("path", ["/never_answers", "/slow_headers", "/slow_body"])
+async def test_a_cancelled_call_closes_its_connection(caller: Caller, faulty: Faulty, path: str) -> None:
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(caller.send, upstream(faulty.url), path)
+            await faulty.arrived.wait()
+            calls.cancel_scope.cancel()
+        await faulty.left.wait()
+
+
+async def test_a_cancelled_upload_closes_its_connection(caller: Caller) -> None:
+    """The upstream reads nothing: a close that waits for the buffer to drain would wait for ever."""
+    cut = anyio.Event()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        arrived.set()
+        await release.wait()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await reader.readexactly(64_000_000)
+        writer.close()
+        cut.set()
+
+    arrived, release = anyio.Event(), anyio.Event()
+    async with await asyncio.start_server(stall, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as calls:
+
+                async def call() -> None:
+                    await caller.send(
+                        upstream(f"http://127.0.0.1:{port}"), "/up", "POST", content=bytes(64_000_000)
+                    )
+
+                calls.start_soon(call)
+                await arrived.wait()
+                calls.cancel_scope.cancel()
+            release.set()
+            await cut.wait()
+
+
+# --- connections at rest ---
+
+
+async def test_a_connection_is_used_again(caller: Caller, faulty: Faulty) -> None:
+    for _ in range(5):
+        await caller.send(upstream(faulty.url))
+    assert faulty.connections == 1
+
+
+async def test_an_unsafe_call_never_takes_a_connection_that_was_at_rest(
+    caller: Caller, faulty: Faulty
+) -> None:
+    await caller.send(upstream(faulty.url))
+    await caller.send(upstream(faulty.url), method="POST")
+    await caller.send(upstream(faulty.url))
+    assert [exchange.connection for exchange in faulty.heard] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/closes_after_reply", "/closes_on_reuse", "/crossing_408"])
+async def test_a_connection_closed_at_rest_loses_no_call_and_repeats_none(
+    caller: Caller, faulty: Faulty, path: str, method: str
+) -> None:
+    to = upstream(faulty.url, retries={"max": 0})
+    for number in range(50):
+        reply = await caller.send(to, f"{path}?{number}", method)
+        assert reply.content == JSON
+    answered = [exchange for exchange in faulty.heard if exchange.number == 1]
+    assert [exchange.target for exchange in answered] == [f"{path}?{number}" for number in range(50)]
+    assert method == "GET" or len(faulty.heard) == 50
+    assert caller.events == []
+
+
+@pytest.mark.parametrize("path", ["/keepalive_then_408", "/long_content_length_extra", "/body_on_204"])
+async def test_bytes_behind_a_reply_never_answer_the_next_call(
+    caller: Caller, faulty: Faulty, path: str
+) -> None:
+    to = upstream(faulty.url, retries={"max": 0})
+    for number in range(50):
+        assert await outcome_of(caller, faulty, path, "GET") in ("200", "204", "protocol-error")
+        await checkpoint()
+        reply = await caller.send(to, f"/echo?{number}")
+        assert f"/echo?{number} ".encode() in reply.content
+
+
+async def test_bytes_that_come_at_rest_end_the_connection(caller: Caller, faulty: Faulty) -> None:
+    to = upstream(faulty.url)
+    await caller.send(to, "/late_408")
+    faulty.go.set()
+    with anyio.fail_after(5):
+        await faulty.left.wait()
+    assert (await caller.send(to, "/echo")).status == 200
+    assert [exchange.connection for exchange in faulty.heard] == [1, 2]
+
+
+# --- retries ---
+
+
+async def test_a_repeatable_call_is_tried_again_when_its_reply_was_cut(
+    caller: Caller, faulty: Faulty
+) -> None:
+    reply = await caller.send(upstream(faulty.url), "/fails_once")
+    assert reply.content == JSON
+    assert caller.events == [RequestRetried("shop", 1, "reply-cut", 0.05)]
+
+
+async def test_an_unsafe_call_is_never_sent_twice(caller: Caller, faulty: Faulty) -> None:
+    for path in ("/fails_once", "/status?code=503&times=99"):
+        with anyio.fail_after(5):
+            outcome = await outcome_of(caller, faulty, path, "POST")
+        assert outcome in ("reply-cut", "503")
+    assert len(faulty.heard) == 2
+    assert caller.events == []
+
+
+async def outcome_of(caller: Caller, faulty: Faulty, path: str, method: str) -> str:
+    try:
+        return str((await caller.send(upstream(faulty.url), path, method)).status)
+    except BridgeError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("code", [429, 502, 503, 504])
+async def test_a_busy_upstream_is_asked_again(caller: Caller, faulty: Faulty, code: int) -> None:
+    reply = await caller.send(upstream(faulty.url), f"/status?code={code}&times=2")
+    assert reply.status == 200
+    assert caller.events == [
+        RequestRetried("shop", 1, f"status-{code}", 0.05),
+        RequestRetried("shop", 2, f"status-{code}", 0.1),
+    ]
+
+
+async def test_the_last_busy_reply_is_the_answer(caller: Caller, faulty: Faulty) -> None:
+    reply = await caller.send(upstream(faulty.url, retries={"max": 1}), "/status?code=503")
+    assert reply.status == 503
+    assert len(faulty.heard) == 2
+
+
+async def test_a_wait_that_outlasts_the_deadline_is_not_begun(caller: Caller, faulty: Faulty) -> None:
+    reply = await caller.send(upstream(faulty.url), "/status?code=429&retry-after=60")
+    assert (reply.status, reply.headers["retry-after"]) == (429, "60")
+    assert len(faulty.heard) == 1
+
+
+async def test_what_was_never_sent_is_tried_again_for_any_method(caller: Caller) -> None:
+    to = upstream("http://127.0.0.1:1")
+    with pytest.raises(NotSent, match=r"127\.0\.0\.1:1 \(connection refused\)") as caught:
+        await caller.send(to, method="POST")
+    assert caught.value.code == "connect-refused"
+    assert [event for event in caller.events if isinstance(event, RequestRetried)] == caller.events
+    assert len(caller.events) == 2
+
+
+async def test_a_later_attempt_that_is_refused_does_not_unsay_the_first(
+    caller: Caller, faulty: Faulty
+) -> None:
+    with pytest.raises(NotAnswered) as caught:
+        await caller.send(upstream(faulty.url), "/last_words")
+    assert caught.value.code == "connect-refused"
+
+
+# --- limits ---
+
+
+async def test_no_more_calls_run_than_the_upstream_can_bear(caller: Caller, faulty: Faulty) -> None:
+    to = upstream(faulty.url, limits={"concurrency": 2, "queue": "5s"})
+    async with anyio.create_task_group() as calls:
+        for _ in range(6):
+            calls.start_soon(caller.send, to, "/waits")
+        with anyio.fail_after(5):
+            while len(faulty.heard) < 2:
+                await checkpoint()
+        for _ in range(20):
+            await checkpoint()
+        assert len(faulty.heard) == 2
+        faulty.go.set()
+    assert len(faulty.heard) == 6
+
+
+async def test_a_call_whose_turn_does_not_come_is_not_sent(caller: Caller, faulty: Faulty) -> None:
+    to = upstream(faulty.url, limits={"concurrency": 1, "queue": "10ms"})
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(caller.send, to, "/waits")
+        await faulty.arrived.wait()
+        with pytest.raises(NotSent, match=r"within 0\.01 s") as caught:
+            await caller.send(to)
+        assert caught.value.code == "busy"
+        faulty.go.set()
+
+
+async def test_the_deadline_also_ends_waiting_for_a_turn(caller: Caller, faulty: Faulty) -> None:
+    to = upstream(faulty.url, limits={"concurrency": 1})
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(caller.send, to, "/waits")
+        await faulty.arrived.wait()
+        with pytest.raises(NotSent, match="waiting for its turn") as caught:
+            await caller.send(to, within=0.01)
+        assert caught.value.code == "timeout"
+        faulty.go.set()
+
+
+async def test_a_tools_limits_come_on_top(caller: Caller, faulty: Faulty) -> None:
+    to, tight = upstream(faulty.url), ("slow_tool", Limits(concurrency=1))
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(partial(caller.send, to, "/waits", tool=tight))
+        await faulty.arrived.wait()
+        with pytest.raises(NotSent):
+            await caller.send(to, tool=tight, within=0.01)
+        assert (await caller.send(to)).status == 200
+        faulty.go.set()
+
+
+# --- one upstream is not another; a reload ---
+
+
+async def test_a_stuck_upstream_holds_up_no_other(caller: Caller, faulty: Faulty) -> None:
+    stuck = upstream(faulty.url, name="stuck", limits={"concurrency": 1000})
+    async with serve() as other, anyio.create_task_group() as calls:
+        for _ in range(100):
+            calls.start_soon(caller.send, stuck, "/never_answers")
+        with anyio.fail_after(5):
+            while len(faulty.heard) < 100:
+                await checkpoint()
+            assert (await caller.send(upstream(other.url, name="other"))).status == 200
+        calls.cancel_scope.cancel()
+
+
+async def test_a_call_in_flight_outlives_the_reload_that_drops_its_upstream(
+    caller: Caller, faulty: Faulty
+) -> None:
+    replies: list[Reply] = []
+    to = upstream(faulty.url)
+    async with serve() as other, anyio.create_task_group() as calls:
+
+        async def call() -> None:
+            replies.append(await caller.send(to, "/waits"))
+
+        calls.start_soon(call)
+        await faulty.arrived.wait()
+        kept = upstream(other.url, name="other")
+        caller.client.retire([kept])
+        await caller.send(kept)
+        faulty.go.set()
+    assert replies[0].content == JSON
+    async with serve() as other:
+        await caller.send(upstream(other.url, name="third"))
+    with anyio.fail_after(5):
+        while faulty.open:
+            await checkpoint()
+
+
+async def test_a_reload_that_keeps_an_upstream_keeps_its_connections_and_its_callers(
+    caller: Caller, faulty: Faulty
+) -> None:
+    before = upstream(faulty.url, limits={"concurrency": 1})
+    after = upstream(faulty.url, limits={"concurrency": 2}, timeout="10s")
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(caller.send, before, "/waits")
+        await faulty.arrived.wait()
+        caller.client.retire([after])
+        assert (await caller.send(after)).status == 200
+        with pytest.raises(NotSent):
+            await caller.send(before, within=0.01)
+        faulty.go.set()
+    caller.client.retire([after])
+    await caller.send(after)
+    assert faulty.connections == 2
+
+
+async def test_a_client_that_was_never_used_closes_without_a_word() -> None:
+    await Client().aclose()
+
+
+async def test_calls_that_still_run_at_the_end_fail(caller: Caller, faulty: Faulty) -> None:
+    async with anyio.create_task_group() as calls:
+
+        async def call() -> None:
+            error = await failure(caller, faulty, "/never_answers")
+            assert error.code == "reply-cut"
+
+        calls.start_soon(call)
+        await faulty.arrived.wait()
+        await caller.client.aclose()

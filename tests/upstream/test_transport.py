@@ -1,0 +1,294 @@
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bridge.errors import BridgeError, NotAnswered, NotSent
+from bridge.spec import Json
+from bridge.upstream.client import Client
+from tests.upstream.certificates import Authority
+from tests.upstream.faulty import JSON, Faulty, serve
+from tests.upstream.forwarder import forward
+from tests.upstream.sending import Caller, upstream
+
+pytestmark = pytest.mark.anyio
+
+ONCE: Json = {"max": 0}
+
+
+@pytest.fixture
+async def local() -> AsyncIterator[Caller]:
+    """A caller for whom every name leads to this machine."""
+    client = Client(lookup=lambda _host, _port: ["127.0.0.1"])
+    yield Caller(client)
+    await client.aclose()
+
+
+async def failure(caller: Caller, url: str, **words: Json) -> BridgeError:
+    with anyio.fail_after(5), pytest.raises(BridgeError) as caught:
+        await caller.send(upstream(url, retries=ONCE, **words), method="POST")
+    return caught.value
+
+
+async def test_a_name_leads_to_its_address_and_stays_in_the_request(local: Caller, faulty: Faulty) -> None:
+    reply = await local.send(upstream(f"http://shop.test:{faulty.port}"), "/echo")
+    assert f"\r\nHost: shop.test:{faulty.port}\r\n".encode() in reply.content
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "100.100.100.200"]
+)
+async def test_a_metadata_address_is_never_contacted(caller: Caller, host: str) -> None:
+    error = await failure(caller, f"http://{host}")
+    assert (type(error), error.code) == (NotSent, "address-refused")
+    assert f"{host}:80" in str(error)
+
+
+async def test_a_name_that_leads_to_a_metadata_address_is_refused(faulty: Faulty) -> None:
+    client = Client(lookup=lambda _host, _port: ["127.0.0.1", "fd00:ec2::254"])
+    error = await failure(Caller(client), f"http://shop.test:{faulty.port}")
+    assert (type(error), error.code) == (NotSent, "address-refused")
+    assert faulty.connections == 0
+    await client.aclose()
+
+
+@pytest.mark.parametrize("found", [OSError("no such host"), UnicodeError("label too long"), None])
+async def test_a_name_that_leads_nowhere_is_said_so(found: Exception | None) -> None:
+    def lookup(_host: str, _port: int) -> list[str]:
+        if found:
+            raise found
+        return []
+
+    client = Client(lookup=lookup)
+    error = await failure(Caller(client), "http://nowhere.test:81")
+    assert (type(error), error.code) == (NotSent, "dns-failed")
+    assert str(error).startswith("Cannot find the API server at nowhere.test:81")
+    await client.aclose()
+
+
+async def test_an_address_is_looked_up_once_in_a_while(faulty: Faulty) -> None:
+    asked: list[str] = []
+
+    def lookup(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    client = Client(lookup=lookup)
+    for _ in range(3):
+        await Caller(client).send(upstream(f"http://shop.test:{faulty.port}"), method="POST")
+    assert (asked, faulty.connections) == (["shop.test"], 3)
+    await client.aclose()
+
+
+async def test_a_look_up_that_hangs_holds_up_its_own_upstream_alone(faulty: Faulty) -> None:
+    answered = threading.Event()
+
+    def lookup(host: str, _port: int) -> list[str]:
+        if host == "hangs.test":
+            answered.wait()
+        return ["127.0.0.1"]
+
+    client = Client(lookup=lookup)
+    caller = Caller(client)
+    stuck = upstream(
+        f"http://hangs.test:{faulty.port}", name="stuck", timeout={"connect": "20ms"}, retries=ONCE
+    )
+    for _ in range(8):
+        with anyio.fail_after(5), pytest.raises(NotSent) as caught:
+            await caller.send(stuck)
+        assert caught.value.code == "connect-timeout"
+    with anyio.fail_after(5):
+        assert (await caller.send(upstream(f"http://quick.test:{faulty.port}"))).content == JSON
+    assert len([thread for thread in threading.enumerate() if "hangs.test" in thread.name]) == 1
+    answered.set()
+    with anyio.fail_after(5):
+        assert (await caller.send(upstream(f"http://hangs.test:{faulty.port}", name="stuck"))).status == 200
+    await client.aclose()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address where TCP is there, and nobody says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_time_out_says_when_it_was_still_connecting(caller: Caller, silent: str) -> None:
+    with anyio.fail_after(5), pytest.raises(NotSent, match="while connecting") as caught:
+        await caller.send(upstream(f"https://{silent}"), within=0.05)
+    assert caught.value.code == "timeout"
+
+
+async def test_a_connection_attempt_has_its_own_bound(caller: Caller, silent: str) -> None:
+    error = await failure(caller, f"https://{silent}", timeout={"connect": "20ms"})
+    assert (type(error), error.code) == (NotSent, "connect-timeout")
+
+
+async def test_a_port_that_nobody_may_use_is_a_failed_connection(caller: Caller) -> None:
+    error = await failure(caller, "http://255.255.255.255:9")
+    assert (type(error), error.code) == (NotSent, "connect-failed")
+
+
+# --- TLS ---
+
+
+async def test_tls_is_checked_against_the_file_of_the_upstream(caller: Caller, authority: Authority) -> None:
+    async with serve(authority.server("127.0.0.1")) as faulty:
+        to = upstream(faulty.url, tls={"caFile": str(authority.file)})
+        for method in ("GET", "POST", "GET"):
+            assert (await caller.send(to, method=method)).content == JSON
+        assert faulty.connections == 2
+        async with serve(authority.server("127.0.0.1")) as other:
+            to = upstream(other.url, name="other", tls={"caFile": str(authority.file)})
+            assert (await caller.send(to)).content == JSON
+
+
+async def test_the_name_of_the_upstream_is_the_one_in_the_certificate(
+    local: Caller, authority: Authority
+) -> None:
+    async with serve(authority.server("shop.test"), host="shop.test") as faulty:
+        to = upstream(faulty.url, tls={"caFile": str(authority.file)})
+        assert (await local.send(to)).content == JSON
+
+
+@pytest.mark.parametrize(
+    ("host", "expired", "trusted", "code"),
+    [
+        ("127.0.0.1", False, False, "tls-untrusted"),
+        ("127.0.0.1", True, True, "tls-untrusted"),
+        ("127.0.0.2", False, True, "tls-name"),
+        ("other.test", False, True, "tls-name"),
+    ],
+)
+async def test_a_wrong_certificate_ends_the_call_before_it_is_sent(
+    caller: Caller, authority: Authority, *, host: str, expired: bool, trusted: bool, code: str
+) -> None:
+    async with serve(authority.server(host, expired=expired)) as faulty:
+        error = await failure(caller, faulty.url, tls={"caFile": str(authority.file)} if trusted else {})
+        assert (type(error), error.code) == (NotSent, code)
+        assert faulty.heard == []
+
+
+async def test_a_wrong_name_of_a_host_is_told_from_a_wrong_address(
+    local: Caller, authority: Authority
+) -> None:
+    async with serve(authority.server("other.test"), host="shop.test") as faulty:
+        error = await failure(local, faulty.url, tls={"caFile": str(authority.file)})
+    assert error.code == "tls-name"
+
+
+async def test_verify_false_takes_any_certificate(caller: Caller, authority: Authority) -> None:
+    async with serve(authority.server("other.test", expired=True)) as faulty:
+        assert (await caller.send(upstream(faulty.url, tls={"verify": False}))).content == JSON
+
+
+async def test_https_to_a_port_that_speaks_http_is_no_tls(caller: Caller, faulty: Faulty) -> None:
+    error = await failure(caller, faulty.url.replace("http:", "https:"))
+    assert (type(error), error.code) == (NotSent, "tls-failed")
+
+
+async def test_http_to_a_port_that_speaks_tls_is_no_answer(caller: Caller, authority: Authority) -> None:
+    async with serve(authority.server("127.0.0.1")) as faulty:
+        error = await failure(caller, faulty.url.replace("https:", "http:"))
+    assert isinstance(error, NotAnswered)
+    assert error.code in ("protocol-error", "reply-cut")
+
+
+async def test_our_certificate_is_shown(caller: Caller, authority: Authority) -> None:
+    certificate, key = authority.issue("bridge.test")
+    async with serve(authority.server("127.0.0.1", asks=True)) as faulty:
+        words = {"caFile": str(authority.file), "certFile": str(certificate), "keyFile": str(key)}
+        assert (await caller.send(upstream(faulty.url, tls=words))).content == JSON
+
+
+async def test_an_upstream_that_misses_our_certificate_ends_the_connection(
+    caller: Caller, authority: Authority
+) -> None:
+    async with serve(authority.server("127.0.0.1", asks=True)) as faulty:
+        error = await failure(caller, faulty.url, tls={"caFile": str(authority.file)})
+        assert error.code in ("tls-failed", "reply-cut")
+        assert faulty.heard == []
+
+
+async def test_tls_that_breaks_after_sending_is_told_from_a_cut(caller: Caller, authority: Authority) -> None:
+    async with serve(authority.server("127.0.0.1")) as faulty:
+        to = upstream(f"{faulty.url}", tls={"caFile": str(authority.file)})
+        with anyio.fail_after(5), pytest.raises(NotAnswered) as caught:
+            await caller.send(to, "/broken_tls_record", "POST")
+    assert caught.value.code == "tls-failed"
+
+
+async def test_certificate_files_that_hold_none_are_named(caller: Caller, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    error = await failure(caller, "https://127.0.0.1:1", tls={"caFile": str(empty)})
+    assert (type(error), error.code) == (NotSent, "tls-files")
+
+
+async def test_a_certificate_that_is_replaced_counts_from_the_next_reload_on(
+    caller: Caller, authority: Authority, tmp_path: Path
+) -> None:
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(Authority(tmp_path, "stranger").file.read_bytes())
+    async with serve(authority.server("127.0.0.1")) as faulty:
+        words = {"caFile": str(trusted)}
+        assert (await failure(caller, faulty.url, tls=words)).code == "tls-untrusted"
+        trusted.write_bytes(authority.file.read_bytes())
+        to = upstream(faulty.url, tls=words)
+        caller.client.retire([to])
+        assert (await caller.send(to)).content == JSON
+
+
+# --- proxies ---
+
+
+async def test_http_goes_through_a_proxy_with_its_whole_address(caller: Caller, faulty: Faulty) -> None:
+    async with forward() as proxy:
+        to = upstream(f"{faulty.url}/v1", proxy=f"http://us%65r:p%40ss@{proxy.place}/")
+        for _ in range(2):
+            reply = await caller.send(to, "/%2e/ok?q=1")
+            assert reply.content == b"forwarded"
+    assert len(proxy.heads) == 2
+    assert proxy.heads[0].startswith(f"GET {faulty.url}/v1/%2e/ok?q=1 HTTP/1.1\r\n")
+    assert "\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n" in proxy.heads[0]
+    assert faulty.connections == 0
+
+
+async def test_https_goes_through_a_tunnel_that_its_credentials_never_enter(
+    caller: Caller, authority: Authority
+) -> None:
+    async with serve(authority.server("127.0.0.1")) as faulty, forward() as proxy:
+        words = {"caFile": str(authority.file)}
+        to = upstream(faulty.url, tls=words, proxy=f"http://user:p%40ss@{proxy.place}")
+        for _ in range(2):
+            assert (await caller.send(to)).content == JSON
+        assert [head.split("\r\n")[0] for head in proxy.heads] == [f"CONNECT {faulty.place} HTTP/1.1"]
+        assert "\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n" in proxy.heads[0]
+        assert b"Proxy" not in faulty.heard[0].head
+        assert faulty.connections == 1
+
+
+@pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", "502 Bad Gateway"])
+async def test_a_proxy_that_refuses_is_told_from_the_upstream(
+    caller: Caller, authority: Authority, refusal: str
+) -> None:
+    async with serve(authority.server("127.0.0.1")) as faulty, forward(refusal) as proxy:
+        error = await failure(caller, faulty.url, proxy=f"http://user:secret@{proxy.place}")
+    assert (type(error), error.code) == (NotSent, "proxy-failed")
+    assert faulty.place in str(error)
+    assert "secret" not in str(error)
+
+
+async def test_a_proxy_that_is_not_there_is_told_from_the_upstream(caller: Caller, faulty: Faulty) -> None:
+    error = await failure(caller, faulty.url, proxy="http://127.0.0.1:1")
+    assert (type(error), error.code) == (NotSent, "proxy-failed")
+
+
+async def test_a_literal_address_is_checked_also_through_a_proxy(caller: Caller) -> None:
+    async with forward() as proxy:
+        error = await failure(caller, "http://169.254.169.254", proxy=f"http://{proxy.place}")
+        assert error.code == "address-refused"
+        assert proxy.heads == []
