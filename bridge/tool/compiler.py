@@ -18,8 +18,9 @@ from bridge.spec import (
 )
 from bridge.tool import baseurl
 from bridge.tool.arguments import Arguments, OutputSchema
+from bridge.tool.headers import check_cookie, check_header
 from bridge.tool.projection import Projection
-from bridge.tool.request import RequestTemplate, check_header
+from bridge.tool.request import RequestTemplate
 
 _W = TypeVar("_W", bound=Words)
 
@@ -69,7 +70,10 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     match upstream.spec.auth:
         case ApiKeyAuth(in_="header", name=header, value=key):
             with findings.at("auth", "name"):
-                check_header(header, key, frozenset())
+                check_header(header, key, frozenset(), credentials=True)
+        case ApiKeyAuth(in_="cookie", name=cookie, value=key):
+            with findings.at("auth", "name"):
+                check_cookie(cookie, key, frozenset())
         case BasicAuth(username=username) if ":" in username:
             message = "the user name holds a colon, which basic authentication cannot carry; use another name"
             findings.error("wrong-value", message, "auth", "username")
@@ -180,6 +184,7 @@ def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Argum
         arguments=arguments,
         reserved=_reserved(upstream.spec),
         accept=_ACCEPT[spec.response.content],
+        url_offset=len(spec.request.url) - len(url),
     )
 
 
