@@ -9,9 +9,8 @@ from bridge.errors import NotSent, UpstreamError
 from bridge.exchange import Reply
 from bridge.spec import Retries
 
-_NEVER_LEFT: Final = frozenset(
-    {"connect-refused", "connect-timeout", "connect-failed", "dns-failed", "proxy-failed"}
-)
+_PASSING: Final = frozenset({"connect-refused", "connect-failed", "dns-failed", "proxy-failed"})
+"""What may be over in a moment. A time-out to connect is not: TCP itself has tried three times by then."""
 _FIRST: Final = 0.1
 _LONGEST: Final = 2.0
 _SAVED: Final = 10.0
@@ -64,8 +63,8 @@ def _is_worth_another(outcome: Reply | UpstreamError, retries: Retries, *, repea
     if isinstance(outcome, Reply):
         return repeatable and outcome.status in retries.statuses
     if isinstance(outcome, NotSent):
-        return outcome.code in _NEVER_LEFT
-    return repeatable and outcome.code in (*_NEVER_LEFT, "reply-cut")
+        return outcome.code in _PASSING
+    return repeatable and outcome.code in (*_PASSING, "reply-cut")
 
 
 def retry_after(value: str, now: float) -> float | None:

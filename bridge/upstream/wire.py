@@ -78,12 +78,10 @@ class Line:
 
     @property
     def is_stale(self) -> bool:
-        """Whether bytes, or the end, have come since the last call; also those the loop has not seen yet."""
-        if not self.reused:
-            return False
+        """Whether bytes, or the end, have come since the last call that the event loop has not seen yet."""
         poll = select.poll()
         poll.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
-        return self.wire.should_close or bool(poll.poll(0))
+        return self.reused and bool(poll.poll(0))
 
     def send(self, data: bytes, *, head: bool) -> None:
         """Write a request; ``head`` says that its reply has no body whatever its headers say."""

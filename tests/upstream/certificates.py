@@ -11,6 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _NOW = datetime.now(UTC)
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -22,6 +33,8 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(self._name, self._name, self._key.public_key(), _NOW + timedelta(days=1))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        builder = builder.add_extension(own, critical=False).add_extension(_SIGNS, critical=True)
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
@@ -36,6 +49,8 @@ class Authority:
             name = x509.DNSName(host)
         builder = _builder(subject, self._name, key.public_key(), until)
         builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         certificate = self._directory / f"{host}{'-expired' if expired else ''}.pem"
         certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         private = certificate.with_suffix(".key")

@@ -325,6 +325,17 @@ async def test_bytes_that_come_at_rest_end_the_connection(caller: Caller, faulty
     assert [exchange.connection for exchange in faulty.heard] == [1, 2]
 
 
+async def test_bytes_that_nobody_has_seen_yet_never_answer_the_next_call(
+    caller: Caller, faulty: Faulty
+) -> None:
+    to = upstream(faulty.url)
+    await caller.send(to)
+    faulty.heard[0].writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+    reply = await caller.send(to, "/echo?mine")
+    assert b"/echo?mine" in reply.content
+    assert [exchange.connection for exchange in faulty.heard] == [1, 2]
+
+
 # --- retries ---
 
 

@@ -25,6 +25,7 @@ def reply(status: int, **headers: str) -> Reply:
         (NotSent("connect-refused", ""), False, True),
         (NotSent("dns-failed", ""), False, True),
         (NotSent("proxy-failed", ""), True, True),
+        (NotSent("connect-timeout", ""), True, False),
         (NotSent("tls-untrusted", ""), True, False),
         (NotSent("address-refused", ""), True, False),
         (NotSent("unsafe-request", ""), True, False),
