@@ -1,0 +1,87 @@
+"""Bytes from a client become one JSON-RPC message, or the error that they earn."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    RequestId,
+    jsonrpc_message_adapter,
+)
+from pydantic import ValidationError
+
+from bridge.codec import NotJson, decode
+
+MAX_BYTES: Final = 4 * 1024**2
+"""Of one message, on every transport."""
+
+
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Refused(Exception):  # noqa: N818 - the name says what is the case, as errors here do
+    """No message; ``code`` is JSON-RPC's, ``id`` the request's where it could be read."""
+
+    def __init__(self, code: int, message: str, id: RequestId | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.id = id
+
+
+def parse(data: bytes) -> JSONRPCMessage:
+    """The one message in ``data``; raises ``Refused``. Batches left the protocol with 2025-06-18.
+
+    Lone surrogates stay, for the check of the arguments to refuse.
+    """
+    try:
+        text = data.decode()
+        frame = decode(data)
+    except UnicodeDecodeError:
+        raise Refused(PARSE_ERROR, "Parse error: it is not UTF-8") from None
+    except NotJson as problem:
+        raise Refused(PARSE_ERROR, f"Parse error: {problem}") from None
+    if _SURROGATE.search(text):  # a lone one would have been replaced
+        frame = json.loads(text.removeprefix("\ufeff"))
+    if not isinstance(frame, dict):
+        raise Refused(INVALID_REQUEST, "Expected one JSON-RPC message; batches are not supported")
+    id = frame.get("id")
+    if isinstance(id, bool) or not isinstance(id, str | int):
+        id = None
+    try:
+        message = jsonrpc_message_adapter.validate_python(frame, by_name=False)
+    except ValidationError:
+        raise Refused(INVALID_REQUEST, "Not a JSON-RPC 2.0 request, notification or response", id) from None
+    if isinstance(message, JSONRPCNotification) and "id" in frame:
+        raise Refused(INVALID_REQUEST, "The id of a request must be a string or an integer")
+    return message
+
+
+class Lines:
+    """Splits what arrives into lines, holding no more than one line and one chunk."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """The lines that ``chunk`` ends, without their ends; None for one of more than ``MAX_BYTES``."""
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            self._line += end
+            yield self._take()
+        self._line += rest
+        del self._line[MAX_BYTES + 1 :]
+
+    def end(self) -> Iterator[bytes | None]:
+        """The last line, if it has no end."""
+        if self._line:
+            yield self._take()
+
+    def _take(self) -> bytes | None:
+        line = bytes(self._line) if len(self._line) <= MAX_BYTES else None
+        self._line.clear()
+        return line
