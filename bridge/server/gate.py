@@ -1,0 +1,154 @@
+"""What an HTTP request passes before the SDK sees it, and what of its life the SDK does not show.
+
+Host and Origin are checked exactly: the SDK's own check takes ``localhost:x@evil`` for a port of
+localhost. Bodies are checked for what the SDK answers with a dump of pydantic, or not at all.
+"""
+
+import re
+from collections.abc import Collection
+from ipaddress import ip_address
+from typing import Final
+
+import anyio
+from mcp.server.transport_security import RequestBodyLimitMiddleware
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCRequest, RequestId
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridge.server.announce import SESSION_HEADER, Announcer
+from bridge.server.frames import MAX_BYTES, Refused, parse
+
+LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
+
+
+class Gate:
+    """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed."""
+
+    def __init__(
+        self, app: ASGIApp, announcer: Announcer, names: Collection[str], *, any_address: bool
+    ) -> None:
+        self.stopping = anyio.Event()
+        self._app = app
+        self._post = RequestBodyLimitMiddleware(self._post_whole, MAX_BYTES)
+        self._announcer = announcer
+        self._names = names
+        self._any_address = any_address
+        self._calls: set[tuple[str, str]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        scope.setdefault("state", {})["generation"] = self._announcer.generation
+        if refusal := self._refusal(scope["method"], headers):
+            await refusal(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self._post(scope, receive, send)
+        elif scope["method"] == "GET" and (session := headers.get(SESSION_HEADER)):
+            await self._stream(session, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, method: str, headers: Headers) -> Response | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not self._is_here(host):
+            return _error(421, "The Host header names another server")
+        if origin is not None and _name(_ORIGIN, origin) not in self._names:
+            return _error(403, "This Origin may not call this server")
+        if method == "POST" and media_type != "application/json":
+            return _error(415, "Content-Type must be application/json")
+        if self.stopping.is_set() and method != "DELETE":
+            return _error(503, "The server is stopping", INTERNAL_ERROR)
+        return None
+
+    def _is_here(self, host: str) -> bool:
+        name = _name(_HOST, host)
+        return name in self._names or (self._any_address and _is_address(name))
+
+    async def _post_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One message, whose body is whole: the SDK's limit above has gathered it."""
+        first = await receive()
+        if first["type"] != "http.request" or first["more_body"]:
+            return  # the client went away
+        try:
+            message = parse(first["body"])
+        except Refused as refused:
+            await _error(400, str(refused), refused.code, refused.id)(scope, receive, send)
+            return
+        session = Headers(scope=scope).get(SESSION_HEADER)
+        if session is None or not isinstance(message, JSONRPCRequest):
+            await self._app(scope, _again(first, receive), send)
+        elif (call := (session, str(message.id))) in self._calls:
+            # The SDK would give the answer of the first to the second, and none to the first.
+            text = "A request with this id is still in flight"
+            await _error(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
+        else:
+            self._calls.add(call)
+            try:
+                await self._app(scope, _again(first, receive), send)
+            finally:
+                self._calls.discard(call)
+
+    async def _stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A handshake session's GET stream: the announcer learns when it is open; stopping ends it."""
+        opened = False
+
+        async def watched(message: Message) -> None:
+            nonlocal opened
+            await send(message)
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                opened = True
+                self._announcer.stream_opened(session)
+
+        try:
+            await self._app(scope, lambda: self._receive(receive), watched)
+        finally:
+            if opened:
+                self._announcer.stream_closed(session)
+        if opened and self.stopping.is_set():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _receive(self, receive: Receive) -> Message:
+        """To the SDK a server that stops looks like a client that leaves: its stream ends at once."""
+        message: Message = {"type": "http.disconnect"}
+
+        async def leave() -> None:
+            await self.stopping.wait()
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave)
+            message = await receive()
+            tasks.cancel_scope.cancel()
+        return message
+
+
+def _name(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.fullmatch(text.lower())
+    return match["name"] if match else ""
+
+
+def _is_address(name: str) -> bool:
+    """DNS cannot rebind a literal address: a browser sends it only where a person or a page wrote it."""
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """``receive`` as if nothing had been received yet."""
+    messages = [first]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def _error(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:
+    return JSONResponse({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)

@@ -1,0 +1,139 @@
+"""What the server answers: the tools of the moment, and their calls."""
+
+import logging
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import anyio
+from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.server import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
+
+from bridge import __version__
+from bridge.codec import clean
+from bridge.diagnostics import did_you_mean
+from bridge.events import Ear
+from bridge.invoke import invoke
+from bridge.registry import Registry
+from bridge.server.announce import Announcer, Context
+from bridge.spec import NAME_PATTERN
+from bridge.tool.compiler import Tool
+from bridge.upstream.client import Client
+
+_log = logging.getLogger(__name__)
+
+PAGE: Final = 1000
+"""Tools on one page of tools/list."""
+
+_NAME_LENGTH: Final = 128
+_TTL: Final = CacheHint(ttl_ms=5000, scope="private")
+"""Short, so that a client that does not listen sees a reload soon."""
+
+_INSTRUCTIONS: Final = (
+    "Each tool calls one endpoint of a REST API. A result with isError says what went wrong and what to do. "
+    "Tools can change while you are connected: list them again when you are notified."
+)
+
+
+class ToolServer(Server[dict[str, Any]]):
+    """The SDK's server over a registry; ``announcer`` tells its clients of changes."""
+
+    def __init__(self, registry: Registry, client: Client, emit: Ear) -> None:
+        self.announcer = Announcer()
+        self._registry = registry
+        self._client = client
+        self._emit = emit
+        self._running: set[anyio.CancelScope] = set()
+        self._deadline = math.inf
+        super().__init__(
+            "restbridge",
+            version=__version__,
+            instructions=_INSTRUCTIONS,
+            cache_hints={"tools/list": _TTL},
+            get_tool_input_schema=self._input_schema,
+            on_subscriptions_listen=self.announcer.listen,
+        )
+        # Registered so, because here handlers may answer JSON; the constructor wants the SDK's models.
+        self.add_request_handler("tools/list", PaginatedRequestParams, self._list_tools)
+        self.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
+        self.middleware.insert(0, self.announcer.middleware)
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        """Over HTTP the SDK asks without options, and would deny handshake clients ``listChanged``."""
+        options = notification_options or NotificationOptions(tools_changed=True)
+        return super().create_initialization_options(options, experimental_capabilities, extensions)
+
+    def stop(self, grace: float) -> None:
+        """End the listen streams now; calls in flight are answered within ``grace`` seconds."""
+        self.announcer.close()
+        self._deadline = anyio.current_time() + grace
+        for running in self._running:
+            running.deadline = self._deadline
+
+    async def _list_tools(self, _ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        """In order of name; the cursor is the last name, so that a reload between pages loses nothing."""
+        tools = self._registry.current.tools
+        start = _after(params.cursor, tools)
+        page = tools[start : start + PAGE]
+        listing = {"resultType": "complete", "tools": [tool.definition for tool in page]}
+        if start + PAGE < len(tools):
+            listing["nextCursor"] = page[-1].name
+        return listing
+
+    async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
+        tool = self._registry.current.find(params.name)
+        if tool is None:
+            raise MCPError(INVALID_PARAMS, self._unknown(params.name))
+        with anyio.CancelScope(deadline=self._deadline) as running:
+            self._running.add(running)
+            try:
+                result = await invoke(tool, params.arguments or {}, self._client, self._emit)
+            except Exception as fault:
+                # The outermost place: in the handshake era the SDK would send the exception's own text.
+                _log.exception("fault: tool=%s request=%r", tool.name, ctx.request_id)
+                raise _failed("The bridge itself failed on this call, not the API", tool) from fault
+            finally:
+                self._running.discard(running)
+        if running.cancelled_caught:
+            raise _failed("The server stopped before this call was done", tool)
+        answer = {"resultType": "complete", "content": result.content, "isError": result.is_error}
+        if result.structured is not None:
+            answer["structuredContent"] = result.structured
+        if result.meta:
+            answer["_meta"] = result.meta
+        return answer
+
+    def _unknown(self, name: str) -> str:
+        names = [tool.name for tool in self._registry.current.tools]
+        if len(name) > _NAME_LENGTH or len(names) > PAGE:  # looking for the nearest would take too long
+            return f"Unknown tool: {clean(name[:_NAME_LENGTH])}"
+        return f"Unknown tool: {clean(name)}{did_you_mean(name, names)}"
+
+    def _input_schema(self, name: str) -> dict[str, Any] | None:
+        """Without this the SDK lists all tools on every modern call over HTTP."""
+        tool = self._registry.current.find(name)
+        return None if tool is None else tool.arguments.schema
+
+
+def _after(cursor: str | None, tools: Sequence[Tool]) -> int:
+    if cursor is None:
+        return 0
+    if re.match(NAME_PATTERN, cursor) is None:
+        raise MCPError(INVALID_PARAMS, "Invalid cursor")
+    return bisect_right(tools, cursor, key=attrgetter("name"))
+
+
+def _failed(text: str, tool: Tool) -> MCPError:
+    doubt = "" if tool.read_only else "; it may have been carried out: check before repeating it"
+    return MCPError(INTERNAL_ERROR, f"{text}{doubt}")

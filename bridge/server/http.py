@@ -1,0 +1,151 @@
+"""The HTTP transport: the SDK's Streamable HTTP at ``/mcp``, behind the gate, on uvicorn."""
+
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import ip_address
+from typing import Final
+
+import anyio
+import uvicorn
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from bridge.server.frames import MAX_BYTES
+from bridge.server.gate import LOCAL_NAMES, Gate
+from bridge.server.handlers import ToolServer
+
+PATH: Final = "/mcp"
+_SESSIONS: Final = 1000
+_IDLE: Final = 600.0
+_KEEP_ALIVE: Final = 75
+"""Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+async def serve_http(
+    server: ToolServer,
+    host: str,
+    port: int,
+    stop: anyio.Event,
+    started: Callable[[str], None],
+    *,
+    names: Collection[str] = (),
+    grace: int = 5,
+) -> None:
+    """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
+
+    ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
+    may address the server beside its own; raises ``OSError`` where it cannot listen.
+    """
+    manager = StreamableHTTPSessionManager(
+        server,
+        # The gate has checked it, exactly.
+        security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        session_idle_timeout=_IDLE,
+        max_request_body_size=MAX_BYTES,
+        max_sessions=_SESSIONS,
+    )
+    literal = f"[{host}]" if ":" in host else host
+    gate = Gate(
+        StreamableHTTPASGIApp(manager),
+        server.announcer,
+        LOCAL_NAMES | {name.lower() for name in (literal, *names)},
+        any_address=not is_loopback(host),
+    )
+
+    def stopping(grace: float) -> None:
+        gate.stopping.set()
+        server.stop(grace)
+
+    app = Starlette(routes=[Route(PATH, gate)], lifespan=lambda _: manager.run())
+    await serve_app(app, host, port, stop, lambda url: started(url + PATH), stopping=stopping, grace=grace)
+
+
+async def serve_app(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    stop: anyio.Event,
+    started: Callable[[str], None],
+    *,
+    stopping: Callable[[float], None] = lambda _grace: None,
+    grace: int = 5,
+) -> None:
+    """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears."""
+    with _listener(host, port) as listener:
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            lifespan="on",
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            ws="none",
+        )
+        web = _Web(config, partial(started, _url(host, listener)))
+
+        async def end() -> None:
+            patience = 0
+            try:
+                await stop.wait()
+                patience = grace
+            finally:
+                config.timeout_graceful_shutdown = patience + 1
+                stopping(patience)
+                web.should_exit = True
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end)
+            with anyio.CancelScope(shield=True):  # uvicorn leaves its sockets open when it is cancelled
+                await web.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+class _Web(uvicorn.Server):
+    """uvicorn that leaves signals alone: it would raise them again after serving."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )[0]
+    # With its protocol named: asyncio sets TCP_NODELAY only then, and replies take 40 ms without.
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    literal = f"[{host}]" if ":" in host else host
+    return f"http://{literal}:{listener.getsockname()[1]}"

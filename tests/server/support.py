@@ -1,0 +1,307 @@
+"""An API on a real socket, a bridge in front of it, and clients that speak JSON-RPC by hand."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import httpx
+
+from bridge.registry import Registry, Snapshot
+from bridge.server.handlers import ToolServer
+from bridge.server.http import serve_http
+from bridge.server.stdio import serve_stdio
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import Tool, compile_tool
+from bridge.upstream.client import Client
+
+Json: TypeAlias = dict[str, Any]
+
+META: Json = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+}
+ROOT = Path(__file__).parents[2]
+TOOLS = ("any", "change", "echo", "fail", "hang", "large", "strict", "typed")
+INITIALIZED: Json = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+
+
+def request(method: str, id: Any = 1, **params: Any) -> Json:
+    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+
+
+def initialize(version: str = "2025-11-25") -> Json:
+    who = {"name": "test", "version": "1"}
+    return request("initialize", 0, protocolVersion=version, capabilities={}, clientInfo=who)
+
+
+def call(name: str, id: Any = 1, **params: Any) -> Json:
+    return request("tools/call", id, name=name, arguments={}, **params)
+
+
+def cancel(id: Any) -> Json:
+    return {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}}
+
+
+class Api:
+    """Answers its path; ``/hang`` only when released, ``/fail`` with 500, ``/large`` with 500 kB."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.entered = anyio.Event()
+        self.left = anyio.Event()
+        self.release = anyio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            size = 0
+            while (header := await reader.readline()).strip():
+                if header.lower().startswith(b"content-length:"):
+                    size = int(header.split(b":")[1])
+            await reader.readexactly(size)
+            path = line.split()[1].decode().partition("?")[0]
+            if path == "/hang" and not await self._released(reader):
+                break
+            status = "500 Failed" if path == "/fail" else "200 OK"
+            text = "x" * (500_000 if path == "/large" else 1)
+            body = json.dumps({"path": path, "text": text, "nothing": None}).encode()
+            head = (
+                f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+    async def _released(self, reader: asyncio.StreamReader) -> bool:
+        self.entered.set()
+        async with anyio.create_task_group() as tasks:
+
+            async def wait() -> None:
+                await self.release.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(wait)
+            await reader.read()
+            self.left.set()
+            tasks.cancel_scope.cancel()
+        return not self.left.is_set()
+
+
+@dataclass(frozen=True)
+class Control:
+    """Tells ``tests.server.entry`` what tools to have."""
+
+    port: int
+    joined: asyncio.Future[asyncio.StreamWriter]
+
+    def command(self, api: Api) -> list[str]:
+        return [sys.executable, "-m", "tests.server.entry", api.url, str(self.port)]
+
+    async def change(self, *names: str) -> None:
+        (await self.joined).write(" ".join(names).encode())
+
+
+class Served:
+    """A bridge whose tools the test names; each calls the API's path of that name."""
+
+    def __init__(self, api_url: str, client: Client) -> None:
+        self.registry = Registry()
+        self.server = ToolServer(self.registry, client, lambda _event: None)
+        self.stop = anyio.Event()
+        self.stopped = anyio.Event()
+        self._api_url = api_url
+
+    def _tool(self, name: str) -> Tool:
+        spec: Json = {
+            "description": f"Calls {name}.",
+            "inputSchema": {
+                "properties": {"n": {"type": "integer"}},
+                "required": ["n"] if name == "strict" else [],
+                "additionalProperties": name == "any",
+            },
+            "request": {"method": "POST" if name == "change" else "GET", "url": f"{self._api_url}/{name}"},
+            "response": {"maxBytes": "1MB"},
+            "retries": {"max": 0},
+        }
+        if name == "typed":
+            spec["outputSchema"] = {"type": "object"}
+        return compile_tool(name, ToolSpec.model_validate(spec), None)[0]
+
+    def show(self, *names: str) -> None:
+        self.registry.replace(Snapshot([self._tool(name) for name in names]))
+
+    async def change(self, *names: str) -> None:
+        self.show(*names)
+        await self.server.announcer.announce()
+
+    @asynccontextmanager
+    async def http(self, host: str = "127.0.0.1", *, grace: int = 5) -> AsyncIterator[str]:
+        """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
+        urls: list[str] = []
+        up = anyio.Event()
+
+        def started(url: str) -> None:
+            urls.append(url)
+            up.set()
+
+        async def serve() -> None:
+            await serve_http(self.server, host, 0, self.stop, started, grace=grace)
+            self.stopped.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            await up.wait()
+            yield urls[0]
+            self.stop.set()
+            with anyio.fail_after(5):
+                await self.stopped.wait()
+
+    @asynccontextmanager
+    async def stdio(self, *, grace: float = 5) -> AsyncIterator["Pipe"]:
+        """Serves over a pair of pipes; the client hangs up at the end if the test has not."""
+        source, to_server = os.pipe()
+        from_server, sink = os.pipe()
+        pipe = Pipe(to_server, from_server)
+
+        async def serve() -> None:
+            try:
+                await serve_stdio(self.server, source, sink, self.stop, grace=grace)
+            finally:
+                os.close(source)
+                os.close(sink)
+            self.stopped.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            yield pipe
+            pipe.hang_up()
+            with anyio.fail_after(5):
+                await self.stopped.wait()
+        pipe.stop_reading()
+
+
+class Pipe:
+    """A client over two pipes."""
+
+    def __init__(self, to_server: int, from_server: int) -> None:
+        self._open = {to_server, from_server}
+        self._to_server = to_server
+        self._from_server = from_server
+        self._buffer = b""
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            await anyio.wait_writable(self._to_server)
+            view = view[os.write(self._to_server, view[:4096]) :]
+
+    async def send(self, *messages: Json) -> None:
+        await self.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    async def readable(self) -> None:
+        """The server has begun to write."""
+        await anyio.wait_readable(self._from_server)
+
+    async def line(self) -> bytes:
+        """The next line, empty at the end."""
+        with anyio.fail_after(5):
+            while b"\n" not in self._buffer:
+                await anyio.wait_readable(self._from_server)
+                chunk = os.read(self._from_server, 1 << 20)
+                if not chunk:
+                    return b""
+                self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    async def answer(self) -> Json:
+        message: Json = json.loads(await self.line())
+        return message
+
+    async def open(self, version: str = "2025-11-25") -> None:
+        """Shake hands."""
+        await self.send(initialize(version))
+        await self.answer()
+        await self.send(INITIALIZED)
+
+    def hang_up(self) -> None:
+        self._close(self._to_server)
+
+    def stop_reading(self) -> None:
+        self._close(self._from_server)
+
+    def _close(self, descriptor: int) -> None:
+        if descriptor in self._open:
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+
+class Session:
+    """A client over HTTP, by hand; of the handshake era once it is opened."""
+
+    def __init__(self, web: httpx.AsyncClient, url: str) -> None:
+        self.web = web
+        self.url = url
+        self.headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+
+    async def open(self) -> None:
+        await self.shake_hands()
+        await self.post(INITIALIZED)
+
+    async def shake_hands(self) -> None:
+        reply = await self.post(initialize())
+        self.headers["mcp-session-id"] = reply.headers["mcp-session-id"]
+
+    async def post(self, message: Json | bytes, **headers: str) -> httpx.Response:
+        content = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return await self.web.post(self.url, content=content, headers=self.headers | headers)
+
+    async def ask(self, message: Json) -> Json:
+        """The one answer to a request of the handshake era, out of its event stream."""
+        reply = await self.post(message)
+        events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: ")]
+        answer: Json = events[0]
+        return answer
+
+    async def ask_modern(self, message: Json) -> Json:
+        """The answer to a request of 2026-07-28: in JSON, where nothing is told before it."""
+        reply = await self.web.post(self.url, **self._modern(message))
+        answer: Json = reply.json()
+        return answer
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[AsyncIterator[Json]]:
+        """The session's GET stream: what the server says of its own accord."""
+        status = 409
+        while status == 409:  # the server has not seen yet that the last one is closed
+            async with self.web.stream("GET", self.url, headers=self.headers) as reply:
+                if (status := reply.status_code) == 200:
+                    yield _events(reply)
+
+    @asynccontextmanager
+    async def listen(self, **kinds: bool) -> AsyncIterator[AsyncIterator[Json]]:
+        """A ``subscriptions/listen`` stream of 2026-07-28."""
+        message = request("subscriptions/listen", 5, notifications=kinds)
+        async with self.web.stream("POST", self.url, **self._modern(message)) as reply:
+            yield _events(reply)
+
+    def _modern(self, message: Json) -> Json:
+        params = message["params"]
+        headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": message["method"]}
+        if "name" in params:
+            headers["mcp-name"] = params["name"]
+        message = message | {"params": params | {"_meta": META}}
+        return {"content": json.dumps(message).encode(), "headers": self.headers | headers}
+
+
+async def _events(reply: httpx.Response) -> AsyncIterator[Json]:
+    async for line in reply.aiter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line[6:])

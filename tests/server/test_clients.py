@@ -1,0 +1,105 @@
+"""What the SDK's own client sees, in both eras over both transports."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import anyio
+import pytest
+from mcp import Client, MCPError
+from mcp.client.session import IncomingMessage
+from mcp.client.stdio import StdioServerParameters
+from mcp_types import ToolListChangedNotification
+
+from tests.server.support import ROOT, TOOLS, Api, Control, Served
+
+pytestmark = pytest.mark.anyio
+
+Change: TypeAlias = Callable[..., Awaitable[None]]
+
+
+class Ears:
+    """Counts what a client hears of changes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._heard = anyio.Event()
+
+    async def message(self, message: IncomingMessage) -> None:
+        if isinstance(message, ToolListChangedNotification):
+            self.hear()
+
+    def hear(self) -> None:
+        self.count += 1
+        self._heard.set()
+
+    async def hear_next(self) -> int:
+        with anyio.fail_after(5):
+            await self._heard.wait()
+        self._heard = anyio.Event()
+        return self.count
+
+
+MODES = pytest.mark.parametrize("mode", ["legacy", "auto"])
+
+
+@MODES
+async def test_a_client_over_stdio_lists_calls_and_hears(mode: str, api: Api, control: Control) -> None:
+    ears = Ears()
+    program, *arguments = control.command(api)
+    process = StdioServerParameters(command=program, args=arguments, cwd=ROOT, env=dict(os.environ))
+    async with Client(process, mode=mode, message_handler=ears.message) as client:
+        await _use(client, ears, control.change, api)
+
+
+@MODES
+async def test_a_client_over_http_lists_calls_and_hears(mode: str, api: Api, served: Served) -> None:
+    ears = Ears()
+    async with served.http() as url, Client(url, mode=mode, message_handler=ears.message) as client:
+        await _use(client, ears, served.change, api)
+
+
+async def _use(client: Client, ears: Ears, change: Change, api: Api) -> None:
+    assert client.server_capabilities.tools
+    assert client.server_capabilities.tools.list_changed is True
+    assert [tool.name for tool in (await client.list_tools()).tools] == sorted(TOOLS)
+    await _calls(client)
+    await _cancels(client, api)
+    if client.protocol_version == "2025-11-25":
+        await _hears(client, ears, change)
+        return
+    assert client.protocol_version == "2026-07-28"
+    async with client.listen(tools_list_changed=True):
+        await _hears(client, ears, change)
+
+
+async def _calls(client: Client) -> None:
+    echo = await client.call_tool("echo", {})
+    assert not echo.is_error
+    typed = await client.call_tool("typed", {})
+    assert typed.structured_content == {"path": "/typed", "text": "x", "nothing": None}
+    for name, arguments in (("fail", {}), ("strict", {}), ("strict", {"n": "one"})):
+        assert (await client.call_tool(name, arguments)).is_error
+    with pytest.raises(MCPError, match="Unknown tool: nothing-alike"):
+        await client.call_tool("nothing-alike", {})
+
+
+async def _cancels(client: Client, api: Api) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.call_tool, "hang", {})
+        with anyio.fail_after(5):
+            await api.entered.wait()
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(5):
+        await api.left.wait()
+
+
+async def _hears(client: Client, ears: Ears, change: Change) -> None:
+    """Each change once: a second telling of the first would be counted with the next."""
+    for number in (1, 2, 3):
+        await change("echo", f"new{number}")
+        assert await ears.hear_next() == number
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["echo", f"new{number}"]
+        assert not (await client.call_tool(f"new{number}", {})).is_error
+    with pytest.raises(MCPError, match="Unknown tool: new2"):
+        await client.call_tool("new2", {})

@@ -1,0 +1,146 @@
+import json
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from bridge.server.announce import Announcer
+from bridge.server.frames import MAX_BYTES
+from bridge.server.gate import LOCAL_NAMES, Gate
+from tests.server.support import request
+
+pytestmark = pytest.mark.anyio
+
+PING = json.dumps(request("ping")).encode()
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = (await receive()).get("body", b"")
+    await JSONResponse({"method": scope["method"], "size": len(body)})(scope, receive, send)
+
+
+def gate(*names: str, any_address: bool = False) -> Gate:
+    return Gate(echo, Announcer(), LOCAL_NAMES | set(names), any_address=any_address)
+
+
+async def send(
+    to: Gate,
+    body: bytes = PING,
+    *,
+    method: str = "POST",
+    media_type: str = "application/json",
+    **headers: str,
+) -> httpx.Response:
+    sent = {"host": "localhost:8000", "content-type": media_type} | headers
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(to), base_url="http://x") as web:
+        return await web.request(method, "/mcp", content=body, headers=sent)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:65535", "[::1]", "[::1]:8000", "api.example"],
+)
+async def test_a_host_that_is_ours_passes(host: str) -> None:
+    assert (await send(gate("api.example"), host=host)).json() == {"method": "POST", "size": len(PING)}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "localhost:evil.example",
+        "localhost:x@evil.example",
+        "localhost:",
+        "localhost:123456",
+        "127.0.0.2",
+        "10.0.0.1",
+        "[::2]",
+        "::1",
+        "user@localhost",
+    ],
+)
+async def test_another_host_is_misdirected(host: str) -> None:
+    assert (await send(gate(), host=host)).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("10.0.0.1:8000", 200), ("[fe80::1]:8000", 200), ("evil.example", 421), ("1.2.3", 421)],
+)
+async def test_where_it_is_open_to_others_any_address_passes_but_no_name(host: str, status: int) -> None:
+    assert (await send(gate(any_address=True), host=host)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:6274", 200),
+        ("https://127.0.0.1", 200),
+        ("http://[::1]:3000", 200),
+        ("null", 403),
+        ("", 403),
+        ("http://evil.example", 403),
+        ("http://10.0.0.1", 403),
+        ("http://localhost:3000.evil.example", 403),
+        ("http://localhost:x@evil", 403),
+        ("http://localhost/", 403),
+        ("file://localhost", 403),
+    ],
+)
+async def test_only_pages_of_this_machine_may_call(origin: str, status: int) -> None:
+    assert (await send(gate(any_address=True), origin=origin)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("media_type", "status"),
+    [
+        ("Application/JSON; charset=utf-8", 200),
+        ("application/jsonX", 415),
+        ("text/plain", 415),
+        ("", 415),
+    ],
+)
+async def test_a_body_is_declared_as_json(media_type: str, status: int) -> None:
+    assert (await send(gate(), media_type=media_type)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"", -32700), (b"{", -32700), (b"[]", -32600), (b'{"jsonrpc":"1.0"}', -32600)],
+)
+async def test_what_is_no_message_is_answered_without_the_sdk(body: bytes, code: int) -> None:
+    reply = await send(gate(), body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+
+
+async def test_a_body_past_the_limit_is_refused() -> None:
+    assert (await send(gate(), b" " * (MAX_BYTES + 1))).status_code == 413
+
+
+@pytest.mark.parametrize(("method", "status"), [("POST", 503), ("GET", 503), ("DELETE", 200)])
+async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -> None:
+    stopping = gate()
+    stopping.stopping.set()
+    assert (await send(stopping, method=method)).status_code == status
+
+
+async def test_nothing_comes_of_a_body_that_breaks_off() -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def answer(message: Message) -> None:
+        answered.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    await gate()(scope, receive, answer)
+    assert answered == []

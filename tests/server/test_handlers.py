@@ -1,0 +1,135 @@
+import json
+import logging
+
+import pytest
+
+from bridge import __version__
+from bridge.exchange import Reply
+from bridge.server.handlers import PAGE
+from bridge.upstream.client import Client
+from tests.server.support import META, Api, Json, Pipe, Served, call, initialize, request
+
+pytestmark = pytest.mark.anyio
+
+
+class BrokenClient(Client):
+    async def send(self, *_arguments: object, **_named: object) -> Reply:
+        raise RuntimeError("Bearer canary")
+
+
+async def test_the_server_says_who_it_is_and_that_its_tools_change(served: Served) -> None:
+    async with served.stdio() as pipe:
+        await pipe.send(initialize("2024-11-05"))
+        result = (await pipe.answer())["result"]
+    assert result["protocolVersion"] == "2024-11-05"
+    assert result["serverInfo"] == {"name": "restbridge", "version": __version__}
+    assert result["capabilities"]["tools"] == {"listChanged": True}
+    assert "list them again" in result["instructions"]
+
+
+async def test_tools_are_listed_by_name_in_the_same_bytes_each_time(served: Served) -> None:
+    served.show("b", "c", "a")
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(request("tools/list"))
+        first = await pipe.line()
+        await pipe.send(request("tools/list"))
+        second = await pipe.line()
+    assert first == second
+    assert [tool["name"] for tool in json.loads(first)["result"]["tools"]] == ["a", "b", "c"]
+
+
+async def test_a_modern_client_may_keep_the_list_for_a_moment(served: Served) -> None:
+    async with served.stdio() as pipe:
+        await pipe.send(request("tools/list", _meta=META))
+        result = (await pipe.answer())["result"]
+    assert (result["ttlMs"], result["cacheScope"]) == (5000, "private")
+
+
+async def test_a_reload_between_pages_loses_no_tool(served: Served) -> None:
+    names = [f"t{number:04}" for number in range(PAGE + 2)]
+    served.show(*names)
+    async with served.stdio() as pipe:
+        await pipe.open()
+        first = await _ask(pipe, request("tools/list"))
+        served.show(*names[1 : PAGE - 1], *names[PAGE:])  # the first is gone, and the last of the page
+        second = await _ask(pipe, request("tools/list", cursor=first["nextCursor"]))
+    assert len(first["tools"]) == PAGE
+    assert [tool["name"] for tool in second["tools"]] == names[PAGE:]
+    assert "nextCursor" not in second
+
+
+async def test_a_page_that_ends_with_the_last_tool_has_no_next(served: Served) -> None:
+    served.show(*(f"t{number}" for number in range(PAGE)))
+    async with served.stdio() as pipe:
+        await pipe.open()
+        assert "nextCursor" not in await _ask(pipe, request("tools/list"))
+
+
+@pytest.mark.parametrize("cursor", ["", "no name", "x" * 129])
+async def test_a_cursor_that_is_no_name_is_invalid(served: Served, cursor: str) -> None:
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(request("tools/list", cursor=cursor))
+        assert (await pipe.answer())["error"] == {"code": -32602, "message": "Invalid cursor"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing-alike", "Unknown tool: nothing-alike"),
+        ("ecko", "Unknown tool: ecko; did you mean echo?"),
+        ("x" * 1000, "Unknown tool: " + "x" * 128),
+    ],
+    ids=["far", "near", "long"],
+)
+async def test_an_unknown_tool_is_an_error_of_the_protocol(served: Served, name: str, message: str) -> None:
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call(name))
+        assert (await pipe.answer())["error"] == {"code": -32602, "message": message}
+
+
+async def test_among_very_many_tools_the_nearest_name_is_not_looked_for(served: Served) -> None:
+    served.show("echo", *(f"t{number}" for number in range(PAGE)))
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call("ecko"))
+        assert (await pipe.answer())["error"]["message"] == "Unknown tool: ecko"
+
+
+async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    broken = Served(api.url, BrokenClient())
+    broken.show("echo", "change")
+    async with broken.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call("echo"), call("change", 2))
+        read, written = await pipe.answer(), await pipe.answer()
+    assert read["error"] == {"code": -32603, "message": "The bridge itself failed on this call, not the API"}
+    assert written["error"]["message"].endswith("it may have been carried out: check before repeating it")
+    assert "canary" not in str((read, written))
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "fault: tool=echo request=1",
+        "fault: tool=change request=2",
+    ]
+
+
+async def test_structured_content_and_its_nulls_arrive(served: Served) -> None:
+    async with served.stdio() as pipe:
+        await pipe.open()
+        result = await _ask(pipe, call("typed"))
+    assert result["structuredContent"] == {"path": "/typed", "text": "x", "nothing": None}
+
+
+async def test_a_call_that_comes_while_the_server_stops_is_not_begun_for_long(served: Served) -> None:
+    served.server.stop(grace=0)
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call("hang"))
+        assert (await pipe.answer())["error"]["message"].startswith("The server stopped")
+
+
+async def _ask(pipe: Pipe, message: Json) -> Json:
+    await pipe.send(message)
+    result: Json = (await pipe.answer())["result"]
+    return result

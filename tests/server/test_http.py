@@ -1,0 +1,203 @@
+import socket
+from collections.abc import Awaitable, Callable
+
+import anyio
+import httpx
+import pytest
+
+from bridge.server.http import _listener, is_loopback, serve_http
+from tests.server.support import Api, Json, Served, Session, call, cancel, request
+
+ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example", False),
+    ],
+)
+def test_only_loopback_is_loopback(host: str, *, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY only where the listening socket names its protocol."""
+    with _listener("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.anyio
+async def test_the_url_names_the_port_that_was_found(served: Served) -> None:
+    async with served.http("::1") as url:
+        assert url.startswith("http://[::1]:")
+        assert not url.endswith(":0/mcp")
+
+
+@pytest.mark.anyio
+async def test_a_port_in_use_is_an_error_of_the_system(served: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        await serve_http(served.server, "127.0.0.1", taken.getsockname()[1], served.stop, print)
+
+
+@pytest.mark.anyio
+@ERAS
+async def test_a_call_in_flight_is_answered_before_the_end(
+    served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    answers: list[Json] = []
+    async with served.http() as url, anyio.create_task_group() as tasks:
+        ask = await _asking(web, url, modern=modern)
+
+        async def hang() -> None:
+            answers.append(await ask(call("hang")))
+
+        tasks.start_soon(hang)
+        await _entered(api)
+        served.stop.set()
+        api.release.set()
+    assert answers[0]["result"]["isError"] is False
+
+
+@pytest.mark.anyio
+@ERAS
+async def test_a_call_past_the_grace_is_aborted_and_told_so(
+    served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    answers: list[Json] = []
+    async with served.http(grace=0) as url, anyio.create_task_group() as tasks:
+        ask = await _asking(web, url, modern=modern)
+
+        async def hang() -> None:
+            answers.append(await ask(call("hang")))
+
+        tasks.start_soon(hang)
+        await _entered(api)
+        served.stop.set()
+        with anyio.fail_after(5):
+            await api.left.wait()
+    assert answers[0]["id"] == 1
+    assert answers[0]["error"]["message"].startswith("The server stopped")
+
+
+@pytest.mark.anyio
+async def test_cancelled_it_ends_at_once_and_frees_its_port(
+    served: Served, api: Api, web: httpx.AsyncClient
+) -> None:
+    started = anyio.Event()
+    urls: list[str] = []
+
+    def listening(url: str) -> None:
+        urls.append(url)
+        started.set()
+
+    with anyio.fail_after(4):  # the grace is 5
+        async with anyio.create_task_group() as calls, anyio.create_task_group() as tasks:
+            tasks.start_soon(serve_http, served.server, "127.0.0.1", 0, served.stop, listening)
+            await started.wait()
+            calls.start_soon(Session(web, urls[0]).ask_modern, call("hang"))
+            await api.entered.wait()
+            tasks.cancel_scope.cancel()
+    with _listener("127.0.0.1", httpx.URL(urls[0]).port or 0):
+        pass
+
+
+@pytest.mark.anyio
+async def test_a_stream_ends_cleanly_when_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
+    async with served.http() as url:
+        session = Session(web, url)
+        await session.open()
+        async with session.stream() as told:
+            served.stop.set()
+            assert [message async for message in told] == []
+
+
+@pytest.mark.anyio
+async def test_a_listener_is_told_that_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
+    async with served.http() as url, Session(web, url).listen(toolsListChanged=True) as told:
+        assert (await anext(told))["method"] == "notifications/subscriptions/acknowledged"
+        served.stop.set()
+        assert (await anext(told))["result"]["resultType"] == "complete"
+
+
+@pytest.mark.anyio
+async def test_a_modern_client_that_leaves_aborts_its_call(
+    served: Served, api: Api, web: httpx.AsyncClient
+) -> None:
+    async with served.http() as url:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Session(web, url).ask_modern, call("hang"))
+            await _entered(api)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await api.left.wait()
+
+
+@pytest.mark.anyio
+async def test_a_handshake_client_cancels_by_saying_so(
+    served: Served, api: Api, web: httpx.AsyncClient
+) -> None:
+    """One that only leaves does not: it may come back (MCP 2025-11-25, Streamable HTTP)."""
+    answers: list[Json] = []
+    async with served.http() as url, anyio.create_task_group() as tasks:
+        session = Session(web, url)
+        await session.open()
+
+        async def hang() -> None:
+            answers.append(await session.ask(call("hang")))
+
+        tasks.start_soon(hang)
+        await _entered(api)
+        await session.post(cancel(1))
+        with anyio.fail_after(5):
+            await api.left.wait()
+    assert answers[0]["error"]["message"] == "Request cancelled"
+
+
+@pytest.mark.anyio
+async def test_a_second_request_with_an_id_in_flight_is_refused(
+    served: Served, api: Api, web: httpx.AsyncClient
+) -> None:
+    answers: list[Json] = []
+    async with served.http() as url, anyio.create_task_group() as tasks:
+        session = Session(web, url)
+        await session.open()
+
+        async def hang() -> None:
+            answers.append(await session.ask(call("hang", 7)))
+
+        tasks.start_soon(hang)
+        await _entered(api)
+        refused = await session.post(request("ping", "7"))
+        assert (refused.status_code, refused.json()["id"]) == (409, "7")
+        api.release.set()
+    assert answers[0]["result"]["isError"] is False
+
+
+@pytest.mark.anyio
+async def test_a_session_has_one_stream(served: Served, web: httpx.AsyncClient) -> None:
+    async with served.http() as url:
+        session = Session(web, url)
+        await session.open()
+        async with session.stream():
+            assert (await web.get(url, headers=session.headers)).status_code == 409
+
+
+async def _asking(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable[[Json], Awaitable[Json]]:
+    session = Session(web, url)
+    if modern:
+        return session.ask_modern
+    await session.open()
+    return session.ask
+
+
+async def _entered(api: Api) -> None:
+    with anyio.fail_after(5):
+        await api.entered.wait()
