@@ -1,0 +1,168 @@
+"""Texts with placeholders: ``{name}``, ``{$uuid}``, ``{$now}``; ``{{name}}`` is the text ``{name}``.
+
+Every other brace is itself, so that GraphQL and PromQL can be written as they are.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from bridge.codec import NotJson, encode
+from bridge.diagnostics import Finding, InvalidSpec
+from bridge.errors import InvalidCall
+from bridge.spec import Json
+from bridge.tool.arguments import Arguments
+from bridge.tool.percent import not_unicode
+
+BUILTINS: Final = ("$uuid", "$now")
+"""What stands in the values of every call beside its arguments; no argument is named so."""
+
+SCALARS: Final = ("string", "integer", "number", "boolean")
+"""JSON types that have a text."""
+
+NAME: Final = r"\$?[0-9]*[A-Za-z_][A-Za-z0-9_.-]*"
+"""Names that can stand in braces; not plain numbers, which are counts in regular expressions."""
+
+_PLACEHOLDER: Final = re.compile(rf"\{{\{{(?P<literal>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """``name`` in braces; ``offset`` is that of the brace. Builtins begin with ``$``."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Literal parts and placeholders, in order."""
+
+    parts: tuple[str | Placeholder, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Text":
+        parts: list[str | Placeholder] = []
+        end = 0
+        for match in _PLACEHOLDER.finditer(text):
+            literal = text[end : match.start()]
+            if match["literal"]:
+                literal += f"{{{match['literal']}}}"
+            parts += [literal] if literal else []
+            parts += [Placeholder(match["name"], match.start())] if match["name"] else []
+            end = match.end()
+        rest = text[end:]
+        return cls((*parts, rest) if rest or not parts else tuple(parts))
+
+    @property
+    def placeholders(self) -> tuple[Placeholder, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Placeholder))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The arguments in it, without builtins."""
+        return frozenset(part.name for part in self.placeholders if part.name not in BUILTINS)
+
+    @property
+    def whole(self) -> str | None:
+        """The argument's name if the text is nothing but ``{name}``."""
+        match self.parts:
+            case (Placeholder(name=name),) if name not in BUILTINS:
+                return name
+        return None
+
+    @property
+    def constant(self) -> bool:
+        return not self.placeholders
+
+    @property
+    def sample(self) -> str:
+        """The text with a letter for each placeholder: what can be known of it before a call."""
+        return "".join(part if isinstance(part, str) else "x" for part in self.parts)
+
+    def render(self, values: Mapping[str, Json]) -> str | None:
+        """The text with its values put in; None if one of them is absent or null."""
+        rendered = []
+        for part in self.parts:
+            if isinstance(part, str):
+                rendered.append(part)
+                continue
+            value = values.get(part.name)
+            if value is None:
+                return None
+            rendered.append(to_text(part.name, value))
+        return "".join(rendered)
+
+    def check(self, arguments: Arguments) -> None:
+        """Raise ``InvalidSpec`` for each placeholder that names no argument, or one that has no text."""
+        findings = list(unknown(self.placeholders, arguments))
+        findings += [
+            Finding(
+                "not-text",
+                f"argument {part.name} may be an array or object, which has no text; "
+                "give it another type in inputSchema, such as string",
+                offset=part.offset,
+            )
+            for part in self.placeholders
+            if may_be(arguments, part.name, "array", "object")
+        ]
+        if findings:
+            raise InvalidSpec(*findings)
+
+
+def unknown(
+    placeholders: Iterable[Placeholder], arguments: Arguments, *, escapable: bool = True
+) -> Iterable[Finding]:
+    """A finding for each that is neither argument nor builtin; ``escapable`` where ``{{name}}`` is text."""
+    for part in placeholders:
+        builtin = part.name.startswith("$")
+        known = BUILTINS if builtin else tuple(arguments.properties)
+        if part.name in known:
+            continue
+        near = get_close_matches(part.name, known, n=1)
+        if near:
+            advice = f"did you mean {{{near[0]}}}?"
+        else:
+            advice = "there are {$uuid} and {$now}" if builtin else "declare it in inputSchema"
+            advice += f", or write {{{{{part.name}}}}} for the text itself" if escapable else ""
+        what = "builtin" if builtin else "argument"
+        yield Finding("unknown-argument", f"{{{part.name}}} names no {what}; {advice}", offset=part.offset)
+
+
+def may_be(arguments: Arguments, name: str, *types: str) -> bool:
+    """Whether the schema lets an argument be of one of these JSON types; builtins are strings."""
+    return name in arguments.properties and not arguments.types(name).isdisjoint(types)
+
+
+def to_text(name: str, value: Json) -> str:
+    """A scalar as it is written in a URL, header or text; a whole number never has a fraction.
+
+    Raises ``InvalidCall`` for arrays, objects and null, and for numbers that JSON cannot say.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    if not isinstance(value, (bool, int, float)):
+        raise nested_argument(name)
+    try:
+        return encode(value).decode()
+    except NotJson as problem:
+        message = f"argument {name} holds a number that cannot be written; pass a finite, shorter one"
+        raise InvalidCall("unwritable-value", message) from problem
+
+
+def nested_argument(name: str) -> InvalidCall:
+    """The refusal of an array or object where a text must stand."""
+    message = f"argument {name} holds an array, object or null where only text can stand; pass plain values"
+    return InvalidCall("nested-argument", message)
+
+
+def to_utf8(name: str, text: str) -> bytes:
+    """Raises ``InvalidCall`` for a lone surrogate."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as problem:
+        raise not_unicode(name) from problem
