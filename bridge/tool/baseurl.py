@@ -1,0 +1,125 @@
+"""The address of an upstream in its one spelling: scheme, host, port and path prefix (RFC 3986, WHATWG URL)."""
+
+import re
+import socket
+import unicodedata
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
+
+from bridge.codec import quote as shown
+from bridge.diagnostics import InvalidSpec, invalid
+from bridge.tool.percent import leads_elsewhere
+
+_ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#{]*)(?P<rest>.*)\Z", re.DOTALL)
+_ODD: Final = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]")
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?P<colon>:(?P<port>.*))?\Z")
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}\Z")
+_PREFIX: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*\Z")
+_LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
+_NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_DOTS: Final = str.maketrans("\u3002\uff0e\uff61", "...")  # as IDNA reads them
+
+
+def canonical(text: str) -> str:
+    """``scheme://host[:port][/prefix]``: lower case host, no default port, no slash at the end.
+
+    Raises ``InvalidSpec`` for whatever could be read in two ways, with the spelling to use; no message
+    shows a userinfo.
+    """
+    match = _ABSOLUTE.match(text)
+    if match is None or match["scheme"].lower() not in _DEFAULT_PORTS:
+        raise _bad("expected an address that begins with http:// or https://")
+    scheme, authority, rest = match["scheme"].lower(), match["authority"], match["rest"]
+    if "@" in authority:
+        raise _bad("credentials stand under auth, not in the address; take out what is before the @")
+    odd = _ODD.search(text)
+    if odd:
+        raise _bad(f"{shown(odd[0])} cannot stand in an address; take it out")
+    if "?" in rest or "#" in rest:
+        raise _bad("an address has no ? and no #; write query parameters in the tools")
+    prefix = rest.removesuffix("/")
+    if not _PREFIX.match(prefix) or leads_elsewhere(prefix):
+        raise _bad("expected a path of plain or percent-encoded segments, without //, . and ..; correct it")
+    return f"{scheme}://{_authority(scheme, authority)}{prefix}"
+
+
+def split(url: str) -> tuple[str, str]:
+    """An absolute URL template as its canonical origin and the template that follows, from its ``/`` on."""
+    match = _ABSOLUTE.match(url)
+    if match is None:
+        raise _bad("expected http:// or https://; without upstream, a tool's url is absolute")
+    rest = match["rest"]
+    if not rest.startswith("/"):
+        message = "expected a / after the host: no argument can stand in scheme, host or port"
+        raise invalid("bad-url", message, offset=match.start("rest"))
+    return canonical(f"{match['scheme']}://{match['authority']}"), rest
+
+
+def _bad(message: str) -> InvalidSpec:
+    return invalid("bad-url", message)
+
+
+def _authority(scheme: str, authority: str) -> str:
+    match = _AUTHORITY.match(authority)
+    if match is None:
+        raise _bad("expected host or host:port, an IPv6 address in brackets")
+    host = _host(match["host"])
+    port = match["port"]
+    if match["colon"] is None or port == _DEFAULT_PORTS[scheme]:
+        return host
+    if not _PORT.match(port) or int(port) > 65535:
+        raise _bad(f"{shown(port)} is no port; expected 1 to 65535 without leading zeros")
+    return f"{host}:{port}"
+
+
+def _host(host: str) -> str:
+    if host.startswith("["):
+        return f"[{_ipv6(host[1:-1])}]"
+    if not host.isascii():
+        raise _bad(f"the host has letters outside ASCII; {_ascii(host)}")
+    host = host.lower()
+    labels = host.split(".")
+    if _NUMBER.match(labels[-1]):
+        return _ipv4(host)
+    if len(host) > 253 or not all(_LABEL.match(label) for label in labels):
+        raise _bad("expected a host name such as api.example.com; correct it")
+    return host
+
+
+def _ipv4(host: str) -> str:
+    """An address in four decimal parts; other spellings mean different hosts to different readers."""
+    try:
+        return str(IPv4Address(host))
+    except AddressValueError as problem:
+        raise _bad(f"{shown(host)} is no IPv4 address as others read it{_dotted(host)}") from problem
+
+
+def _dotted(host: str) -> str:
+    try:
+        return f"; write {socket.inet_ntoa(socket.inet_aton(host))}"
+    except OSError:
+        return "; expected four numbers from 0 to 255"
+
+
+def _ipv6(host: str) -> str:
+    if "%" in host:
+        raise _bad("a zone id is known to one machine alone; take % and what follows out")
+    try:
+        address = IPv6Address(host)
+    except AddressValueError as problem:
+        raise _bad("expected an IPv6 address in the brackets, such as [::1]; correct it") from problem
+    spelling = str(address.ipv4_mapped or f"[{address}]")
+    if spelling != f"[{host.lower()}]":
+        raise _bad(f"the address has another spelling; write {spelling}")
+    return host.lower()
+
+
+def _ascii(host: str) -> str:
+    """Advice: compatibility characters as what they mean, other letters in Punycode (RFC 3492)."""
+    plain = unicodedata.normalize("NFKC", host.translate(_DOTS)).lower()
+    labels = [
+        label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in plain.split(".")
+    ]
+    known = all(_LABEL.match(label) for label in labels)
+    return f"if it is meant, write {'.'.join(labels)}" if known else "write it in ASCII"
