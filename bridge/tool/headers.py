@@ -1,0 +1,127 @@
+"""Header and cookie fields: which names a file may set, and which texts may stand in them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bridge.codec import quote
+from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
+from bridge.errors import InvalidCall
+from bridge.spec import Json, Scalar
+from bridge.tool.arguments import Arguments
+from bridge.tool.percent import not_unicode
+from bridge.tool.text import Text, to_text
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NO_COOKIE: Final = re.compile(r'[\s;,"\\]')  # RFC 6265 4.1.1
+_REFUSED: Final = {
+    "host": "it follows from the address",
+    "authorization": "credentials stand under auth in the upstream file",
+    "cookie": "write request.cookies",
+    "content-type": "write request.contentType",
+    "content-length": "it follows from the body",
+    "expect": "a call waits for no 100 (Continue)",
+    **dict.fromkeys(
+        ("transfer-encoding", "connection", "te", "trailer", "upgrade", "keep-alive"),
+        "it belongs to the connection, not to the request",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A header or a cookie, and the text that makes its value."""
+
+    name: str
+    text: Text
+    is_cookie: bool = False
+
+    def write(self, values: Mapping[str, Json]) -> str | None:
+        """The value, fit to be sent; None if an argument is absent. Raises ``InvalidCall``."""
+        value = self.text.render(values)
+        if value is None or self.text.constant:
+            return value
+        problem = _problem(value, is_cookie=self.is_cookie)
+        if problem is None:
+            return value
+        arguments = ", ".join(sorted(self.text.names))
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise not_unicode(arguments)
+        where = f"the {'cookie' if self.is_cookie else 'header'} {self.name}"
+        raise InvalidCall(
+            "unsafe-argument", f"argument {arguments} cannot stand in {where}: the value {problem}"
+        )
+
+
+def check_header(name: str, value: str, reserved: frozenset[str], *, credentials: bool = False) -> None:
+    """Raise ``InvalidSpec`` for a name that no file may set, or a value that cannot stand in a header.
+
+    ``reserved`` holds what the auth sets, as ``header x-key``; ``credentials`` is for the auth itself,
+    which alone may set Authorization. No message holds the value.
+    """
+    lower = name.lower()
+    why = "a proxy is set in the upstream file" if lower.startswith("proxy-") else _REFUSED.get(lower)
+    if why and not (credentials and lower == "authorization"):
+        raise _wrong_name("reserved-name", f"{name} cannot be set here: {why}")
+    _check_field(name, value, is_reserved=f"header {lower}" in reserved, is_cookie=False)
+
+
+def check_cookie(name: str, value: str, reserved: frozenset[str]) -> None:
+    """As ``check_header``; ``reserved`` holds ``cookie key`` if the auth sets it."""
+    _check_field(name, value, is_reserved=f"cookie {name}" in reserved, is_cookie=True)
+
+
+def compile_fields(
+    written: Mapping[str, Scalar],
+    arguments: Arguments,
+    reserved: frozenset[str],
+    findings: Findings,
+    *route: str | int,
+    is_cookie: bool = False,
+) -> tuple[Field, ...]:
+    """The fields of ``request.headers`` or ``request.cookies``."""
+    check = check_cookie if is_cookie else check_header
+    fields: dict[str, Field] = {}
+    for name, value in written.items():
+        text = Text.parse(to_text(name, value))
+        with findings.at(*route, name):
+            text.check(arguments)
+        with findings.at(*route, name):
+            check(name, text.sample, reserved)
+        key = name if is_cookie else name.lower()
+        if key in fields:
+            message = f"{name} stands here as {fields[key].name} already; keep one"
+            findings.error("duplicate-header", message, *route, name, at_key=True)
+        fields[key] = Field(name, text, is_cookie)
+    return tuple(fields.values())
+
+
+def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -> None:
+    if not _TOKEN.match(name):
+        raise _wrong_name("bad-name", f"{quote(name)} is no name here; use letters, digits, hyphens")
+    if is_reserved:
+        raise _wrong_name("reserved-name", f"{name} is where the upstream's auth puts its key; take it out")
+    problem = _problem(value, is_cookie=is_cookie)
+    if problem:
+        raise invalid("wrong-value", f"the value {problem}")
+
+
+def _wrong_name(code: str, message: str) -> InvalidSpec:
+    return InvalidSpec(Finding(code, message, at_key=True))
+
+
+def _problem(value: str, *, is_cookie: bool) -> str | None:
+    """What keeps a value out of a field, with what to do; RFC 9110 5.5, RFC 6265 4.1.1."""
+    if value.isascii() and value.isprintable() and not is_cookie and value == value.strip():
+        return None
+    if _CONTROL.search(value):
+        return "holds a line break, tab or other control character; take it out"
+    if is_cookie and _NO_COOKIE.search(value):
+        return 'holds a blank or one of ; , " \\; encode it'
+    if value != value.strip():
+        return "begins or ends with a blank; take it off"
+    return (
+        None if max(value, default="") <= "\xff" else "holds a character outside Latin-1; write it in ASCII"
+    )
