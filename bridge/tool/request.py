@@ -1,0 +1,302 @@
+"""Arguments become an HTTP request: whatever can be decided before a call is decided at load."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Self
+
+from bridge.diagnostics import Findings
+from bridge.errors import InvalidCall
+from bridge.exchange import Header, Request
+from bridge.spec import BODY_METHODS, Json, RequestSpec
+from bridge.tool.arguments import Arguments
+from bridge.tool.body import Body, compile_body, compile_leftovers
+from bridge.tool.departures import pointer
+from bridge.tool.headers import Field, compile_fields
+from bridge.tool.media import check_content_type
+from bridge.tool.query import Claims, Entry, Parameter, check_argument, compile_entry, write_unnamed
+from bridge.tool.structure import Whole
+from bridge.tool.template import Expression, Template
+from bridge.tool.text import BUILTINS
+
+MAX_URL: Final = 16 * 1024
+"""Bytes of a URL; common servers refuse half of that."""
+
+_NONE: Final[Mapping[str, Json]] = {}
+_PROPERTIES: Final = ("inputSchema", "properties")
+_RESERVED: Final = "the query parameter {name} is where the upstream's auth puts its key; choose another"
+_UNNAMED: Final = "an argument that inputSchema does not name"
+_BLINDING: Final = ("bad-template", "unknown-argument")
+"""After these it is not known which arguments are left over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Builtins:
+    """What ``{$uuid}`` and ``{$now}`` stand for, the same in all attempts and pages of one call."""
+
+    uuid: str
+    now: str
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """A random UUID (RFC 9562 5.4) and the time in UTC, to the second (RFC 3339)."""
+        return cls(str(uuid.uuid4()), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where arguments go together: if one of them is absent, none of them goes there."""
+
+    label: str
+    names: frozenset[str]
+    nullable: bool = False
+
+    def is_used(self, values: Mapping[str, Json]) -> bool:
+        if self.nullable:
+            return self.names <= values.keys()
+        return all(values.get(name) not in (None, [], {}) for name in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """What makes the request of each call."""
+
+    method: str
+    _base_url: str
+    _template: Template
+    _entries: tuple[Entry, ...]
+    _taken: frozenset[str]
+    _headers: tuple[Header, ...]
+    _fields: tuple[Field, ...]
+    _cookies: tuple[Field, ...]
+    _body: Body | None
+    _properties: tuple[str, ...]
+    _is_open: bool
+    _has_builtins: bool
+    _places: tuple[Place, ...]
+
+    @classmethod
+    def compile(
+        cls,
+        spec: RequestSpec,
+        *,
+        base_url: str,
+        arguments: Arguments,
+        reserved: frozenset[str],
+        accept: str,
+        url_offset: int = 0,
+    ) -> Self:
+        """Raises ``InvalidSpec`` with every finding; routes begin at the tool file's root.
+
+        ``base_url`` is canonical, ``spec.url`` begins with ``/`` and stands ``url_offset`` characters
+        into the file's text. ``reserved`` holds where the auth puts its key, as ``query key``.
+        """
+        parts = _Parts(spec, arguments, reserved, url_offset)
+        parts.findings.raise_errors()
+        return cls(
+            method=spec.method,
+            _base_url=base_url,
+            _template=parts.template,
+            _entries=tuple(parts.entries),
+            _taken=parts.query_names | {name[6:] for name in reserved if name.startswith("query ")},
+            _headers=_constant(parts.headers, accept),
+            _fields=tuple(field for field in parts.headers if not field.text.constant),
+            _cookies=parts.cookies,
+            _body=parts.body,
+            _properties=tuple(arguments.properties),
+            _is_open=arguments.open,
+            _has_builtins=any(name in repr(spec) for name in BUILTINS),
+            _places=tuple(parts.places()),
+        )
+
+    def build(self, values: Mapping[str, Json], builtins: Builtins | None = None) -> Request:
+        """The request for arguments that ``Arguments.check`` let through; raises nothing but ``InvalidCall``.
+
+        ``builtins`` are made here if they are needed and not given.
+        """
+        extra = self._extra(values)
+        if self._has_builtins:
+            builtins = builtins or Builtins.fresh()
+            values = {**values, "$uuid": builtins.uuid, "$now": builtins.now}
+        url = self._url(values, extra)
+        headers = self._headers
+        if self._fields or self._cookies:
+            headers += self._written(values)
+        built = self._body.build(values, extra) if self._body else None
+        if built is None:
+            return Request(self.method, url, headers)
+        content, content_type = built
+        return Request(self.method, url, (*headers, ("Content-Type", content_type)), content)
+
+    def placement(self, values: Mapping[str, Json]) -> dict[str, tuple[str, ...]]:
+        """Where each argument goes, as ``path``, ``query created[gte]`` or ``body /customer/id``.
+
+        Those that the schema names come first, in its order; what is not sent goes nowhere.
+        """
+        used = [place for place in self._places if place.is_used(values)]
+        placed = {
+            name: tuple(place.label for place in used if name in place.names) for name in self._properties
+        }
+        leftover = "leftover body" if self.method in BODY_METHODS else "leftover query"
+        return placed | dict.fromkeys(self._extra(values), (leftover,))
+
+    def _extra(self, values: Mapping[str, Json]) -> Mapping[str, Json]:
+        """Arguments that the schema lets pass without naming them."""
+        if not self._is_open:
+            return _NONE
+        return {name: value for name, value in values.items() if name not in self._properties}
+
+    def _url(self, values: Mapping[str, Json], extra: Mapping[str, Json]) -> str:
+        url = self._base_url + self._template.write_path(values)
+        if extra or self._entries or self._template.has_query:
+            url += self._query(values, extra)
+        if len(url) > MAX_URL:
+            message = (
+                f"the URL would have {len(url)} bytes, and {MAX_URL} can be sent; pass shorter arguments"
+            )
+            raise InvalidCall("url-too-long", message)
+        return url
+
+    def _query(self, values: Mapping[str, Json], extra: Mapping[str, Json]) -> str:
+        claims = Claims(self._taken)
+        pairs = self._template.write_query(values, claims)
+        for entry in self._entries:
+            pairs += entry.write(values, claims)
+        if extra and self.method not in BODY_METHODS:
+            pairs += write_unnamed(extra, claims)
+        return f"?{'&'.join(pairs)}" if pairs else ""
+
+    def _written(self, values: Mapping[str, Json]) -> tuple[Header, ...]:
+        """The headers that depend on the call, and the cookies as one header (RFC 6265 5.4)."""
+        headers = [
+            (field.name, value) for field in self._fields if (value := field.write(values)) is not None
+        ]
+        cookies = [
+            f"{field.name}={value}" for field in self._cookies if (value := field.write(values)) is not None
+        ]
+        return (*headers, ("Cookie", "; ".join(cookies))) if cookies else tuple(headers)
+
+
+class _Parts:
+    """The parts of a request as they are compiled, and what was found on the way."""
+
+    def __init__(
+        self, spec: RequestSpec, arguments: Arguments, reserved: frozenset[str], url_offset: int
+    ) -> None:
+        self.findings = Findings()
+        self._spec = spec
+        self._arguments = arguments
+        self._reserved = reserved
+        self.template = self._template(url_offset)
+        self.entries = [self._entry(name, value) for name, value in spec.query.items()]
+        self.headers = compile_fields(spec.headers, arguments, reserved, self.findings, "request", "headers")
+        self.cookies = compile_fields(
+            spec.cookies, arguments, reserved, self.findings, "request", "cookies", is_cookie=True
+        )
+        self._content_type = "application/json"
+        with self.findings.at("request", "contentType"):
+            check_content_type(spec.content_type)
+            self._content_type = spec.content_type
+        self._is_written = "body" in spec.model_fields_set
+        self.body = self._written_body() if self._is_written else None
+        self._left: tuple[str, ...] = ()
+        if not any(finding.code in _BLINDING for finding in self.findings):
+            named = {name for place in self.places() for name in place.names}
+            self._left = tuple(name for name in arguments.properties if name not in named)
+            self._place_leftovers()
+
+    @property
+    def query_names(self) -> frozenset[str]:
+        return self.template.query_names | {entry.parameter.name for entry in self.entries}
+
+    def places(self) -> Iterator[Place]:
+        yield from _url_places(self.template)
+        for entry in self.entries:
+            kind = "leftover query" if entry.argument in self._left else f"query {entry.parameter.name}"
+            for _, names, _ in entry.node.leaves():
+                yield Place(kind, names)
+        for field in (*self.headers, *self.cookies):
+            yield Place(f"{'cookie' if field.is_cookie else 'header'} {field.name}", field.text.names)
+        for route, names, nullable in self.body.leaves() if self.body else ():
+            label = f"body {pointer(route)}".rstrip() if self._is_written else "leftover body"
+            yield Place(label, names, nullable)
+
+    def _template(self, url_offset: int) -> Template:
+        found = Findings()
+        template = found.attempt(lambda: Template.parse(self._spec.url)) or Template((), (), ())
+        with found.at():
+            template.check(self._arguments)
+        for name in template.query_names:
+            if f"query {name}" in self._reserved:
+                found.error("reserved-name", _RESERVED.format(name=name), offset=0)
+        for finding in found:
+            shifted = replace(finding, offset=(finding.offset or 0) + url_offset)
+            self.findings.add(shifted.under("request", "url"))
+        return template
+
+    def _entry(self, name: str, value: Json) -> Entry:
+        route = ("request", "query", name)
+        if name in self.template.query_names:
+            message = f"the url writes the query parameter {name} already; keep one of the two"
+            self.findings.error("duplicate-parameter", message, *route, at_key=True)
+        if f"query {name}" in self._reserved:
+            self.findings.error("reserved-name", _RESERVED.format(name=name), *route, at_key=True)
+        return compile_entry(name, value, self._arguments, self.findings, *route)
+
+    def _written_body(self) -> Body | None:
+        route = ("request", "body")
+        if self._spec.method in ("GET", "HEAD"):
+            message = f"{self._spec.method} has no body; write request.query, or choose another method"
+            self.findings.error("body-not-allowed", message, *route, at_key=True)
+            return None
+        return compile_body(self._spec.body, self._content_type, self._arguments, self.findings, *route)
+
+    def _place_leftovers(self) -> None:
+        """Arguments that the file names nowhere: into the query or the body, by the method."""
+        left, findings = self._left, self.findings
+        if self._is_written:
+            for name in left:
+                advice = f"write {{{name}}} where it belongs, or take the body out"
+                self._never_sent(f"argument {name}", advice, "body")
+            if self._arguments.open:
+                self._never_sent(_UNNAMED, "set additionalProperties: false", "body")
+        elif self._spec.method not in BODY_METHODS:
+            self.entries += [self._leftover_entry(name) for name in left]
+        elif left or self._arguments.open:
+            self.body = compile_leftovers(left, self._content_type, self._arguments, findings, *_PROPERTIES)
+            if self.body is None:
+                advice = f"write request.body, as {self._content_type} has no names"
+                self._never_sent(f"argument {left[0]}" if left else _UNNAMED, advice, "contentType")
+
+    def _leftover_entry(self, name: str) -> Entry:
+        if name in self.query_names:
+            message = (
+                f"argument {name} is named nowhere, and the query parameter of that name is taken; name it"
+            )
+            self.findings.error("duplicate-parameter", message, *_PROPERTIES, name, at_key=True)
+        if f"query {name}" in self._reserved:
+            self.findings.error("reserved-name", _RESERVED.format(name=name), *_PROPERTIES, name, at_key=True)
+        check_argument(name, None, self._arguments, self.findings, *_PROPERTIES, name)
+        return Entry(Parameter(name), Whole(name), name)
+
+    def _never_sent(self, what: str, advice: str, key: str) -> None:
+        self.findings.error("never-sent", f"{what} is never sent; {advice}", "request", key, at_key=True)
+
+
+def _constant(fields: tuple[Field, ...], accept: str) -> tuple[Header, ...]:
+    """The headers that are the same in every call; the file's Accept stands in for the one given."""
+    given = {} if any(field.name.lower() == "accept" for field in fields) else {"Accept": accept}
+    return tuple((given | {field.name: field.text.sample for field in fields if field.text.constant}).items())
+
+
+def _url_places(template: Template) -> Iterator[Place]:
+    for part in template.path:
+        if isinstance(part, Expression):
+            for variable in part.variables:
+                yield Place("path", frozenset({variable.name}))
+    for pair in template.pairs:
+        names = frozenset(variable.name for variable in pair.variables)
+        yield Place(f"query {pair.name}", names.difference(BUILTINS))
+    for variable, _ in template.parameters:
+        yield Place(f"query {variable.name}", frozenset({variable.name}))
