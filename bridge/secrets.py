@@ -132,8 +132,8 @@ def resolve(name: str, spec: UpstreamSpec, sources: Sources) -> Upstream:
     proxy = texts.proxy(spec.proxy, base_url)
     texts.findings.raise_errors()
     update = {"base_url": base_url, "auth": auth, "headers": headers, "tls": tls, "proxy": proxy}
-    secrets = tuple(dict.fromkeys(texts.secrets))
-    return Upstream(name, spec.model_copy(update=update), secrets, tuple(texts.files), certificates)
+    secrets, files = (tuple(dict.fromkeys(found)) for found in (texts.secrets, texts.files))
+    return Upstream(name, spec.model_copy(update=update), secrets, files, certificates)
 
 
 class _Texts:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 Lookup: TypeAlias = Callable[[str, int], list[str]]
-"""Host and port to addresses, blocking; raises ``OSError``, or ``UnicodeError`` for what is no name."""
+"""Host and port to addresses, blocking; raises ``OSError``, or ``ValueError`` for what is no name."""
 
 _KEEP: Final = 10.0
 """Seconds for which a look-up's answer is used."""
@@ -112,7 +112,7 @@ class Resolver(AbstractResolver):
         outcome: list[str] | Exception
         try:
             outcome = self._lookup(host, port)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             outcome = error
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(answer.set_result, outcome)

@@ -178,7 +178,7 @@ def _sending(call: _Call) -> httpx.Request:
         extensions={
             "target": (target if target.startswith("/") else f"/{target}").encode(),
             "progress": call.progress,
-            "connect": spec.timeout.connect,
+            "timeout": {"connect": spec.timeout.connect},
             "fresh": not call.repeatable,
         },
     )

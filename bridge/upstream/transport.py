@@ -35,10 +35,10 @@ class Progress:
 class Transport(httpx.AsyncBaseTransport):
     """Sends to ``origin``, directly or through ``proxy`` (http, with user and password if need be).
 
-    A request says in its extensions: ``target`` (bytes, sent as they are), ``progress``, ``connect``
-    (seconds) and ``fresh`` (not on a connection that was at rest: the upstream may be closing it, and
-    the request could not be repeated). The reply says in its own whether its framing shows that it is
-    ``complete`` once it was read to its end. Must be made where the event loop runs.
+    A request says in its extensions: ``target`` (bytes, sent as they are) and ``timeout``, as httpx has
+    them; ``progress``; and ``fresh`` (not on a connection that was at rest: the upstream may be closing
+    it, and the request could not be repeated). The reply says in its own whether its framing shows that
+    it is ``complete`` once it was read to its end. Must be made where the event loop runs.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Transport(httpx.AsyncBaseTransport):
             (name.encode(), value.encode()) for name, value in credentials.items() if self._absolute
         ]
         # aiohttp would add Host to the headers, which are part of its key for connections at rest
-        headers = {"Host": f"{url.host_subcomponent}:{url.port}", "User-Agent": USER_AGENT, **credentials}
+        headers = {"Host": url.host_port_subcomponent or "", "User-Agent": USER_AGENT, **credentials}
         self._peer = ClientRequest(
             "GET",
             url,
@@ -69,34 +69,34 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The reply's head, its body still to be read; raises httpx's errors with the codes of ``failures``."""
+        data = self._head(request) + request.read()
         if not request.extensions["fresh"]:
             line = await self._connect(self._kept, request)
             try:
-                return await self._exchange(line, request)
+                return await self._exchange(line, request, data)
             except httpx.TransportError:
                 # The upstream ended a connection at rest while the request was on its way. This is no
                 # retry: nothing of the reply had come.
                 if not line.reused:
                     raise
-        return await self._exchange(await self._connect(self._single, request), request)
+        return await self._exchange(await self._connect(self._single, request), request, data)
 
     async def _connect(self, lines: Lines, request: httpx.Request) -> Line:
         if self._refused:
             raise httpx.ConnectError("address-refused")
         request.extensions["progress"].phase = "connecting"
         try:
-            async with asyncio.timeout(request.extensions["connect"]):
+            async with asyncio.timeout(request.extensions["timeout"]["connect"]):
                 return await lines.line(self._peer)
         except TimeoutError as error:
             raise httpx.ConnectTimeout("connect-timeout") from error
         except (*_FAULTS, OSError) as error:
             raise failures.while_connecting(error, proxied=self._proxied) from error
 
-    async def _exchange(self, line: Line, request: httpx.Request) -> httpx.Response:
+    async def _exchange(self, line: Line, request: httpx.Request, data: bytes) -> httpx.Response:
         progress: Progress = request.extensions["progress"]
         body: _Body | None = None
         try:
-            data = self._head(request) + request.read()
             progress.phase, progress.sent = "waiting for an answer", True
             line.send(data, head=request.method == "HEAD")
             message, stream = await line.wire.answer()

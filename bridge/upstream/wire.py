@@ -79,9 +79,11 @@ class Line:
     @property
     def is_stale(self) -> bool:
         """Whether bytes, or the end, have come since the last call that the event loop has not seen yet."""
+        if not self.reused:
+            return False
         poll = select.poll()
         poll.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
-        return self.reused and bool(poll.poll(0))
+        return bool(poll.poll(0))
 
     def send(self, data: bytes, *, head: bool) -> None:
         """Write a request; ``head`` says that its reply has no body whatever its headers say."""
