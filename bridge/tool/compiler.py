@@ -11,7 +11,6 @@ from bridge.spec import (
     ApiKeyAuth,
     BasicAuth,
     Json,
-    NoAuth,
     ToolSpec,
     UpstreamSpec,
     Words,
@@ -173,7 +172,8 @@ def _destination(spec: ToolSpec, upstream: Upstream | None) -> tuple[Upstream, s
         base_url, url = baseurl.split(spec.request.url)
     except InvalidSpec as problem:
         raise InvalidSpec(*(f.under("request", "url") for f in problem.findings)) from problem
-    return Upstream(base_url, UpstreamSpec(base_url=base_url, auth=NoAuth(type="none"))), url
+    spec_of_its_own = UpstreamSpec.model_validate({"baseUrl": base_url, "auth": {"type": "none"}})
+    return Upstream(base_url, spec_of_its_own), url
 
 
 def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments) -> RequestTemplate:
