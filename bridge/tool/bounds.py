@@ -1,0 +1,134 @@
+"""Text for a model: visible characters, and within ``response.maxBytes``."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
+from typing import Final
+
+from bridge import codec
+from bridge.errors import UnusableReply
+from bridge.spec import Json
+
+_HIDDEN: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # ANSI escapes and the like
+    "\u202a-\u202e\u2066-\u2069"  # turn the direction of what follows
+    "\U000e0001\U000e0020-\U000e007f]"  # tags: text that only a model sees
+    "|\r(?!\n)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """``text`` holds all, or says in its first line how much of it; ``meta`` says so to programs."""
+
+    text: str
+    meta: dict[str, Json] = field(default_factory=dict)
+
+
+def visible(text: str) -> str:
+    r"""The text with ``\u001b`` and so on for control, bidi and tag characters; JSON stays the same JSON."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _HIDDEN.sub(lambda hidden: json.dumps(hidden[0])[1:-1], text)
+
+
+def json_text(value: Json) -> str:
+    """Compact JSON of visible characters."""
+    return visible(codec.encode(value).decode())
+
+
+def write(value: Json, max_bytes: int, narrowing: Sequence[str]) -> str:
+    """A value as JSON, whole; raises ``UnusableReply`` that names the largest parts."""
+    text = json_text(value)
+    if _size(text) > max_bytes:
+        raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
+    return text
+
+
+def fit(value: Json, max_bytes: int, narrowing: Sequence[str]) -> Fitted:
+    """A value as JSON; of a list, or of an object's one list, as many whole items as there is room for."""
+    text = json_text(value)
+    if _size(text) <= max_bytes:
+        return Fitted(text)
+    name, items = _only_list(value)
+    rest: dict[str, Json] | None = value | {name: []} if isinstance(value, dict) else None
+    room = max_bytes - _size(_note(len(items), len(items), "items", narrowing)) - _size(json_text(rest or []))
+    kept = _count_fitting((_size(json_text(item)) + 1 for item in items), room)
+    if not kept:
+        raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
+    part = items[:kept] if rest is None else rest | {name: items[:kept]}
+    return _cut(kept, len(items), "items", json_text(part), narrowing)
+
+
+def fit_text(text: str, max_bytes: int, narrowing: Sequence[str]) -> Fitted:
+    """A text; of a longer one as many whole lines as there is room for."""
+    text = visible(text)
+    if _size(text) <= max_bytes:
+        return Fitted(text)
+    lines = text.splitlines(keepends=True)
+    room = max_bytes - _size(_note(len(lines), len(lines), "lines", narrowing))
+    kept = _count_fitting(map(_size, lines), room)
+    if not kept:
+        raise _too_large(_size(text), max_bytes, "", narrowing)
+    return _cut(kept, len(lines), "lines", "".join(lines[:kept]), narrowing)
+
+
+def require(size: int, max_bytes: int, what: str) -> None:
+    """Raise ``UnusableReply`` for what cannot be given in part."""
+    if size > max_bytes:
+        raise _too_large(size, max_bytes, f" of {what}", ())
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _only_list(value: Json) -> tuple[str, list[Json]]:
+    """The name and the items of an object's one list, or a list itself; no items where there is neither."""
+    if isinstance(value, list):
+        return "", value
+    parts = value.items() if isinstance(value, dict) else ()
+    lists = [(name, part) for name, part in parts if isinstance(part, list)]
+    return lists[0] if len(lists) == 1 else ("", [])
+
+
+def _count_fitting(sizes: Iterable[int], room: int) -> int:
+    return sum(1 for _ in takewhile(lambda used: used <= room, accumulate(sizes)))
+
+
+def _cut(kept: int, total: int, unit: str, text: str, narrowing: Sequence[str]) -> Fitted:
+    return Fitted(
+        _note(kept, total, unit, narrowing) + text, {"restbridge/shown": kept, "restbridge/total": total}
+    )
+
+
+def _note(kept: int, total: int, unit: str, narrowing: Sequence[str]) -> str:
+    how = f"narrow with {', '.join(narrowing[:10])}" if narrowing else "no argument of this tool narrows it"
+    return f"Only a part fits: showing {kept} of {total} {unit}; {how}.\n"
+
+
+def _too_large(size: int, max_bytes: int, parts: str, narrowing: Sequence[str]) -> UnusableReply:
+    how = "Tell the user that this tool has to project less."
+    if narrowing:
+        how = f"Narrow with {', '.join(narrowing[:10])}."
+    message = f"The result is {_human(size)}{parts}, and this tool gives {_human(max_bytes)} at most. {how}"
+    return UnusableReply("result-too-large", message)
+
+
+def _largest(value: Json) -> str:
+    """`` (items 2.1 MB, meta 30.0 kB)``"""
+    if isinstance(value, list):
+        return f" (its first item {_human(_size(json_text(value[0])))})"
+    if not isinstance(value, dict):
+        return ""
+    sizes = sorted(((_size(json_text(part)), name) for name, part in value.items()), reverse=True)
+    named = (f"{visible(name[:40])} {_human(size)}" for size, name in sizes[:3])
+    return f" ({', '.join(named)})"
+
+
+def _human(size: int) -> str:
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"

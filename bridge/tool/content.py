@@ -1,0 +1,179 @@
+"""A reply becomes what the model gets: MCP content blocks, as plain JSON."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Literal
+
+from bridge import codec
+from bridge.errors import UnusableReply
+from bridge.exchange import Reply
+from bridge.spec import Json, ResponseSpec
+from bridge.tool import blocks, bounds
+
+Kind = Literal["json", "text", "image", "audio", "resource", "blocks"]
+
+_TEXTUAL: Final = """
+    ecmascript graphql javascript json-seq jsonl ndjson sql toml x-javascript x-jsonl x-ndjson x-sh
+    x-www-form-urlencoded x-yaml xml yaml
+"""
+_TEXT_TYPES: Final = frozenset(f"application/{name}" for name in _TEXTUAL.split())
+_CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?([^\s;"]+)', re.IGNORECASE)
+_ENCODINGS: Final = {
+    **dict.fromkeys(("iso-8859-1", "latin-1", "latin1"), "latin-1"),
+    **{name: name for name in ("utf-16", "utf-16le", "utf-16be")},
+}
+"""Charsets that are read as declared; ASCII is UTF-8, and so is all that is not known."""
+
+_PICTURES: Final[Mapping[str, re.Pattern[bytes]]] = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+"""What models can see, by how it begins: a block that is no picture can end a whole conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What tools/call answers, in MCP's words; ``structured`` is ``structuredContent``, ``meta`` is ``_meta``."""
+
+    content: list[dict[str, Json]]
+    structured: dict[str, Json] | None = None
+    is_error: bool = False
+    meta: dict[str, Json] = field(default_factory=dict)
+
+
+def document(reply: Reply) -> Json:
+    """The JSON that a reply says, None for an empty one; raises ``UnusableReply``."""
+    if not reply.content.strip():
+        return None
+    try:
+        encoding = _declared_encoding(reply)
+        return codec.decode(reply.content.decode(encoding, "replace") if encoding else reply.content)
+    except codec.NotJson as problem:
+        declared = reply.media_type or "no Content-Type"
+        message = (
+            f"The API answered {reply.status} with {declared}, which cannot be read as JSON: {problem}."
+            f" It begins with {codec.quote(text(reply), 200)}. Tell the user; calling again will not help."
+        )
+        raise UnusableReply("not-json", message) from problem
+
+
+def whole(reply: Reply) -> dict[str, Json]:
+    """What a projection sees ``from: reply``; a body that is no JSON by its type is its text, or null."""
+    kind = kind_of(reply) if reply.content else "json"
+    body: Json = None
+    if kind == "json":
+        body = document(reply)
+    elif kind == "text":
+        body = text(reply)
+    return {"status": reply.status, "headers": reply.headers, "body": body}
+
+
+def of_reply(reply: Reply, response: ResponseSpec, *, tool: str, narrowing: Sequence[str] = ()) -> Result:
+    """A reply that is not projected, as ``response.content`` says; ``narrowing`` are optional arguments.
+
+    Raises ``UnusableReply``. Only text is held to ``response.maxBytes``, and what is given as a
+    resource: pictures and sound cost a model by what they show, and were bounded when they were read.
+    """
+    if not reply.content:
+        return Result([_block(f"The API answered {reply.status} and sent no content.")])
+    kind = kind_of(reply) if response.content == "auto" else response.content
+    if kind in ("json", "blocks"):
+        return of_value(document(reply), response, narrowing=narrowing)
+    if not reply.complete:
+        message = "Nothing shows that the API's reply is whole: its length was not told. Tell the user."
+        raise UnusableReply("incomplete-reply", message)
+    if kind == "text":
+        fitted = bounds.fit_text(text(reply), response.max_bytes, narrowing)
+        return Result([_block(fitted.text)], meta=fitted.meta)
+    if kind == "resource":
+        return Result([_resource(reply, response.max_bytes, tool)])
+    return Result([_media(reply, kind)])
+
+
+def of_value(value: Json, response: ResponseSpec, *, narrowing: Sequence[str] = ()) -> Result:
+    """A projected value, as ``response.content`` says; raises ``UnusableReply``."""
+    if response.content == "blocks":
+        return Result(blocks.read(value, response.max_bytes))
+    if response.content == "text" and isinstance(value, str):
+        fitted = bounds.fit_text(value, response.max_bytes, narrowing)
+    else:
+        fitted = bounds.fit(value, response.max_bytes, narrowing)
+    return Result([_block(fitted.text)], meta=fitted.meta)
+
+
+def of_structured(
+    structured: dict[str, Json], response: ResponseSpec, *, narrowing: Sequence[str] = ()
+) -> Result:
+    """``structuredContent`` and the same JSON as text; a part would break the schema, so it fits or fails."""
+    written = bounds.write(structured, response.max_bytes, narrowing)
+    return Result([_block(written)], structured)
+
+
+def _block(words: str) -> dict[str, Json]:
+    return {"type": "text", "text": words}
+
+
+def kind_of(reply: Reply) -> Kind:
+    """What a reply is by its Content-Type, and by its bytes where that is not enough (RFC 9110 8.3)."""
+    media_type = reply.media_type
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return "json"
+    if media_type.startswith("text/") or media_type.endswith("+xml") or media_type in _TEXT_TYPES:
+        return "text"
+    if media_type.startswith("image/"):
+        return "image" if _picture(reply.content) else "resource"
+    if media_type.startswith("audio/"):
+        return "audio"
+    return "resource" if media_type else _sniffed(reply.content)
+
+
+def text(reply: Reply) -> str:
+    """The body as text, in its declared charset or UTF-8; what is not is U+FFFD."""
+    return reply.content.decode(_declared_encoding(reply) or "utf-8-sig", "replace")
+
+
+def _declared_encoding(reply: Reply) -> str | None:
+    charset = _CHARSET.search(reply.headers.get("content-type", ""))
+    return _ENCODINGS.get(charset[1].lower()) if charset else None
+
+
+def _sniffed(content: bytes) -> Kind:
+    try:
+        codec.decode(content)
+    except codec.NotJson:
+        try:
+            return "resource" if "\0" in content.decode() else "text"
+        except UnicodeDecodeError:
+            return "resource"
+    return "json"
+
+
+def _picture(content: bytes) -> str | None:
+    return next((name for name, begin in _PICTURES.items() if begin.match(content)), None)
+
+
+def _media(reply: Reply, kind: str) -> dict[str, Json]:
+    media_type = _picture(reply.content) if kind == "image" else None
+    if media_type is None and reply.media_type.startswith(f"{kind}/"):
+        media_type = reply.media_type
+    if media_type is None:
+        declared = reply.media_type or "no Content-Type"
+        message = f"The API answered {reply.status} with {declared} instead of {kind}. Tell the user."
+        raise UnusableReply("wrong-content", message)
+    return {"type": kind, "data": base64.b64encode(reply.content).decode(), "mimeType": media_type}
+
+
+def _resource(reply: Reply, max_bytes: int, tool: str) -> dict[str, Json]:
+    """An embedded resource under an address of our own: the same content has the same one."""
+    media_type = reply.media_type or "application/octet-stream"
+    is_text = kind_of(reply) in ("json", "text")
+    written = bounds.visible(text(reply)) if is_text else base64.b64encode(reply.content).decode()
+    bounds.require(len(written.encode()), max_bytes, media_type)
+    uri = f"restbridge://{tool}/{sha256(reply.content).hexdigest()[:32]}"
+    resource = {"uri": uri, "mimeType": media_type, "text" if is_text else "blob": written}
+    return {"type": "resource", "resource": resource}

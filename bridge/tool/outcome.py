@@ -1,0 +1,138 @@
+"""How a call that failed is told: what happened, with what, and what to do."""
+
+import math
+from collections.abc import Mapping
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from bridge import codec
+from bridge.errors import BridgeError, StatusError, UnusableReply
+from bridge.exchange import Reply, Request
+from bridge.spec import ErrorSpec, Json
+from bridge.tool.bounds import json_text, visible
+from bridge.tool.content import Result, document, kind_of, text
+from bridge.tool.projection import Projection
+
+_LONGEST_MESSAGE: Final = 500
+
+_SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
+    "3xx": ("The API answered with a redirect", "It is not followed; tell the user."),
+    "400": ("The API did not understand the request", "Check the arguments."),
+    "401": ("The API did not accept this tool's credentials", "Calling again will not help; tell the user."),
+    "403": ("Permission denied for this operation", "Calling again will not help; tell the user."),
+    "404": ("Resource not found", "Check what the arguments name: look it up, or ask the user."),
+    "409": ("The request conflicts with the state of the resource", "Read it again before you decide."),
+    "410": ("The resource is gone", "Do not ask for it again."),
+    "422": ("The API did not accept these values", "Correct the arguments."),
+    "429": ("Too many requests", "Try again later."),
+    "4xx": ("The API refused the request", "Check the arguments; if they are right, tell the user."),
+    "503": ("The API is not available now", "Try again later."),
+    "5xx": ("The API failed", "Try again later; if it goes on, tell the user."),
+    "default": ("The API's answer is none that this tool takes for a success", "Tell the user."),
+}
+"""What happened and what to do, where the tool file has no sentence of its own."""
+
+
+def status_error(
+    reply: Reply,
+    errors: Mapping[str, ErrorSpec],
+    projections: Mapping[str, Projection],
+    request: Request,
+    retry_after: float | None = None,
+) -> StatusError:
+    """The error for a status that is no success: 404 before 4xx before default, ours where all lack.
+
+    ``projections`` holds the compiled ``jmespath`` of ``errors`` under the same keys; ``retry_after``
+    is in seconds. The text names the request's path, never its host or query.
+    """
+    status = reply.status
+    keys = (str(status), f"{status // 100}xx", "default")
+    key = next((key for key in keys if key in errors), None)
+    if key is not None:
+        sentences = [_ended(errors[key].message)]
+        message = _selected(reply, errors[key], projections.get(key))
+    else:
+        what, advice = next(_SENTENCES[key] for key in keys if key in _SENTENCES)
+        path = urlsplit(request.url).path[:200]
+        sentences = [f"{what}: {request.method} {path} was answered {status}.", advice]
+        message = upstream_message(reply)
+    if retry_after is not None:
+        sentences.append(f"The API asks to wait {math.ceil(retry_after)} seconds.")
+    if message:
+        sentences.append(f"The API says: {message}")
+    return StatusError(f"http-{status}", " ".join(sentences), status, retry_after)
+
+
+def upstream_message(reply: Reply) -> str | None:
+    """What the upstream says went wrong, at most 500 characters of visible text; None if it says nothing.
+
+    Of JSON: ``detail`` or ``title`` (RFC 9457), else ``error.message``, ``message``, ``error``, ``errors``;
+    a plain text is the message itself.
+    """
+    if reply.media_type == "text/plain":
+        return _bounded(text(reply))
+    if kind_of(reply) != "json":
+        return None
+    try:
+        return _bounded(_message(document(reply)))
+    except UnusableReply:
+        return None
+
+
+def error_result(
+    error: BridgeError,
+    *,
+    executed: int | Literal["unknown"] | None = None,
+    data: Json = None,
+    max_bytes: int = 100_000,
+) -> Result:
+    """An isError result. ``executed`` is for unsafe requests: the status of one that was carried out.
+
+    ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``.
+    """
+    words = visible(codec.clean(str(error)))
+    meta: dict[str, Json] = {"restbridge/error": error.code}
+    if isinstance(error, StatusError):
+        meta["restbridge/status"] = error.status
+    if executed == "unknown":
+        words = f"{words} It may have been carried out; check before repeating."
+    elif executed is not None:
+        words = f"The request was carried out ({executed}). Do not repeat it. {words}"
+        meta["restbridge/executed"] = True
+    content = [words]
+    if data is not None and len(written := json_text(data)) <= max_bytes:
+        content.append(written)
+    return Result([{"type": "text", "text": part} for part in content], is_error=True, meta=meta)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+
+
+def _selected(reply: Reply, error: ErrorSpec, projection: Projection | None) -> str | None:
+    if not error.upstream:
+        return None
+    if projection is None:
+        return upstream_message(reply)
+    try:
+        return _bounded(projection.apply(document(reply)))
+    except UnusableReply:
+        return None
+
+
+def _message(body: Json) -> Json:
+    if not isinstance(body, dict):
+        return body if isinstance(body, str) else None
+    error = body.get("error")
+    nested = error.get("message") if isinstance(error, dict) else None
+    words = (body.get("detail"), body.get("title"), nested, body.get("message"), error, body.get("errors"))
+    return next((word for word in words if word), None)
+
+
+def _bounded(message: Json) -> str | None:
+    """One line; of a value that is no text its JSON, as some frameworks answer lists of problems."""
+    if message is None:
+        return None
+    words = message if isinstance(message, str) else codec.encode(message).decode()
+    line = visible(" ".join(words.split()))
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"
