@@ -12,6 +12,7 @@ from bridge.spec import Retries
 _PASSING: Final = frozenset({"connect-refused", "connect-failed", "dns-failed", "proxy-failed"})
 """What may be over in a moment. A time-out to connect is not: TCP itself has tried three times by then."""
 _FIRST: Final = 0.1
+_DAY: Final = 86400.0
 _LONGEST: Final = 2.0
 _SAVED: Final = 10.0
 _EARNED: Final = 0.2
@@ -68,12 +69,12 @@ def _is_worth_another(outcome: Reply | UpstreamError, retries: Retries, *, repea
 
 
 def retry_after(value: str, now: float) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110 10.2.3), not below 0; None if it says nothing valid."""
+    """Seconds that a Retry-After header asks for (RFC 9110 10.2.3), 0 to a day; None if it says nothing valid."""
     if value.isascii() and value.isdigit():
-        return float(value)
+        return min(float(value), _DAY)
     if not _HTTP_DATE.fullmatch(value):
         return None
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), _DAY)
     except ValueError:
         return None

@@ -1,0 +1,128 @@
+"""One call, start to end: a row of named steps."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import anyio
+from anyio import to_thread
+
+from bridge import codec
+from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
+from bridge.events import CallFinished, Ear
+from bridge.exchange import Reply
+from bridge.secrets import Upstream
+from bridge.spec import Json
+from bridge.tool import content
+from bridge.tool.compiler import Tool
+from bridge.tool.content import Result
+from bridge.tool.outcome import error_result, status_error
+from bridge.tool.request import Builtins
+from bridge.upstream.client import Client
+from bridge.upstream.retry import retry_after
+
+_LARGE: Final = 128 * 1024
+"""Replies past this many bytes are read in a worker thread: the event loop must not stall."""
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a call has come; ``value`` is what the result was to be made of."""
+
+    reply: Reply | None = None
+    value: Json = None
+
+
+async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear) -> Result:
+    """Call a tool; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
+
+    ``CallFinished`` is emitted in any case, also when the call is cancelled.
+    """
+    course = _Course()
+    began, outcome = time.perf_counter(), "cancelled"
+    try:
+        result = await _answer(tool, arguments, client, course)
+        outcome = "ok"
+    except BridgeError as error:
+        outcome = error.code
+        executed = _executed(tool, error, course.reply)
+        limit = tool.spec.response.max_bytes
+        result = error_result(error, executed=executed, data=course.value, max_bytes=limit)
+    finally:
+        status = course.reply.status if course.reply else None
+        emit(CallFinished(tool.name, outcome, time.perf_counter() - began, tool.upstream.name, status))
+    return _redacted(result, tool.upstream)
+
+
+async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
+    request = tool.request.build(tool.arguments.check(arguments), Builtins.fresh())
+    course.reply = reply = await client.send(
+        request,
+        tool.upstream,
+        repeatable=tool.repeatable,
+        tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
+        deadline=anyio.current_time() + tool.upstream.spec.timeout.total,
+    )
+    if not _is_valid(tool, reply.status):
+        wait = retry_after(reply.headers.get("retry-after", ""), time.time())
+        raise status_error(reply, tool.spec.errors, tool.error_projections, request, wait)
+    if len(reply.content) > _LARGE:
+        return await to_thread.run_sync(_read, tool, reply, course, abandon_on_cancel=True)
+    return _read(tool, reply, course)
+
+
+def _read(tool: Tool, reply: Reply, course: _Course) -> Result:
+    """The reply as the tool file wants it seen."""
+    response = tool.spec.response
+    narrowing = sorted(tool.arguments.properties.keys() - tool.arguments.required)
+    is_whole = response.from_ == "reply" or tool.spec.request.method == "HEAD"
+    if not is_whole and not tool.output and (not tool.projection or not reply.content):
+        return content.of_reply(reply, response, tool=tool.name, narrowing=narrowing)
+    value = content.whole(reply) if is_whole else content.document(reply)
+    if tool.projection:
+        value = tool.projection.apply(value)
+    if tool.output is None:
+        return content.of_value(value, response, narrowing=narrowing)
+    course.value = value
+    return content.of_structured(tool.output.structured(value), response, narrowing=narrowing)
+
+
+def _is_valid(tool: Tool, status: int) -> bool:
+    return any(low <= status <= high for low, high in tool.spec.response.valid_status)
+
+
+def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Literal["unknown"] | None:
+    """The status that says that an unsafe request was carried out, although the call failed.
+
+    A gateway that answers 502 or 504 does not know what became of it (RFC 9110 15.6).
+    """
+    if tool.read_only:
+        return None
+    match error:
+        case UnusableReply():
+            status = reply.status if reply else error.status
+            return status if status and _is_valid(tool, status) else "unknown"
+        case NotAnswered() | StatusError(status=502 | 504):
+            return "unknown"
+    return None
+
+
+def _redacted(result: Result, upstream: Upstream) -> Result:
+    """The result without the upstream's secrets, should its reply have held one."""
+    blocks = [_redacted_block(block, upstream) for block in result.content]
+    if blocks == result.content:
+        return result
+    structured = result.structured
+    if structured is not None:
+        structured = codec.decode(upstream.redact(codec.encode(structured).decode()))
+    return replace(result, content=blocks, structured=structured)
+
+
+def _redacted_block(block: dict[str, Json], upstream: Upstream) -> dict[str, Json]:
+    match block:
+        case {"text": str(text)}:
+            return block | {"text": upstream.redact(text)}
+        case {"resource": {"text": str(text)} as resource}:
+            return block | {"resource": resource | {"text": upstream.redact(text)}}
+    return block
