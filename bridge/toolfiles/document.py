@@ -1,0 +1,457 @@
+"""YAML text as a plain value, and the line and column of every part of it.
+
+Both parsers of ruamel.yaml are used as sources of events alone, and values are built here: so bounds
+hold while a hostile text is being read, and what a scalar means is said in one place. The verdict is
+the pure parser's. The C parser is some twenty times faster but reads another YAML: whatever it finds
+fault with, or is known to read otherwise (``_READ_OTHERWISE``), goes to the pure one.
+"""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    StreamEndEvent,
+)
+from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says None where there is no extension
+
+from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
+from bridge.spec import Json
+
+MAX_BYTES: Final = 256 * 1024
+MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 20_000
+MAX_ALIASES: Final = 20
+MAX_DIGITS: Final = 400
+MAX_QUOTED: Final = 1000
+
+_DECEPTIVE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]"
+)
+"""C0, C1, bidirectional and tag characters, half surrogates: text that is not what it looks like."""
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
+_NOT_A_NUMBER: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
+_WORDS: Final[dict[str, Json]] = {"": None, "null": None, "true": True, "false": False}
+_READ_OTHERWISE: Final = re.compile(
+    r"""[\t\u2028\u2029%.|>&*] (?:
+        (?<=[\t\u2028\u2029])
+      | (?<=^[%.])                                            # a directive, the end of a document
+      | (?<=[|>]) [-+0-9]*\#                                  # a comment that touches the | before it
+      | (?<=[|>]) [-+0-9]*[ ]*(?:\#.*)?[\r\n][\r\n ]*[ ][\r\n]  # a text that begins with blank lines
+      | (?<=[&*]) (?<![^\s,:\[\]{}].) [a-zA-Z0-9_-]*[^a-zA-Z0-9_\s,\[\]{}-]  # an odd name of an anchor
+    )""",
+    re.MULTILINE | re.VERBOSE,
+)
+_DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
+_PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+
+_UNREADABLE: Final = "this cannot be read as YAML; check quotes, colons, brackets and indentation"
+_UNQUOTED: Final = "a value that begins with { is a mapping in YAML; put it in quotes"
+_FLOW_COMMA: Final = (
+    "found a key without a value: a text ended at the comma before it; put that text in quotes"
+)
+_EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
+_QUOTE: Final = "this quote is never closed; add the closing quote"
+_QUOTE_BRACKETS: Final = "put a text with , [ ] { } in it in quotes"
+_BRACKET: Final = "this bracket is never closed; add the closing bracket"
+_OPENED: Final = {
+    "unexpected end of stream": _QUOTE,
+    "unexpected document separator": _QUOTE,
+    "but got '<stream end>'": _BRACKET,
+    "expected ':'": "expected `key: value`; add the colon, or mend the indentation",
+}
+"""What ruamel.yaml says where something did not end, and what we say at the place where it began."""
+_SYNTAX: Final = {
+    "found character '\\t'": "a tab stands here; use spaces",
+    "cannot start any token": "a value cannot begin with this character; put the value in quotes",
+    "mapping values are not allowed": "a colon too many; quote the text that holds it, or mend the indentation",
+    "unexpected ':'": "a colon too many; put a text that holds a colon in quotes",
+    "entries are not allowed": "a list item cannot begin here; put it on a line of its own",
+    "keys are not allowed": "a key cannot begin here; put it on a line of its own",
+    "unknown escape character": "YAML has no such escape; write \\\\ for a backslash, or use single quotes",
+    "hexdecimal numbers": "this escape lacks hexadecimal digits; write \\\\ for a backslash",
+    "but found ']'": "this bracket closes nothing; take it out",
+    "but found '}'": "this bracket closes nothing; take it out",
+    "document end marker": "expected nothing after ... on its line; take it out",
+    "expected <block end>": "this does not line up with what stands above; mend the indentation",
+    "'<document start>'": "this does not line up with what stands above; mend the indentation",
+    "expected the node content": "expected a value here; put a text that begins like this in quotes",
+    "scanning an": "expected a name after & or *; put a text that begins with & or * in quotes",
+    "more indented follow up": "an empty line at the top of this text holds blanks; take them out",
+    "block scalar": "after | and > stand only +, - or a digit; put the text on the next lines, indented",
+}
+"""What ruamel.yaml says, and what we say: its own texts speak of tokens, and quote the file."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value and its place, as indices into the text; ``weight`` is its size with aliases expanded.
+
+    ``children`` holds, by key or index, where the key or the item begins and what stands there.
+    """
+
+    value: Json
+    start: int
+    end: int
+    weight: int
+    children: "dict[str | int, tuple[int, _Node]]"
+
+    def add(self, step: str | int, index: int, child: "_Node") -> None:
+        self.children[step] = (index, child)
+        self.weight += child.weight
+
+
+_NO_CHILDREN: Final[dict[str | int, tuple[int, _Node]]] = {}
+
+
+class _Problem(Exception):  # noqa: N818 - it is collected, and raised only where reading must end
+    def __init__(self, code: str, message: str, index: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.index = index
+
+
+class Document:
+    """One file, parsed; of a file with ``problems``, ``value`` holds what could be read of it.
+
+    What an alias stands for is the anchor's very value: whoever changes one changes both.
+    """
+
+    def __init__(self, path: str, text: str, private: frozenset[str]) -> None:
+        self.path = path
+        self.problems: tuple[Diagnostic, ...] = ()
+        self._text = text
+        self._private = private
+        self._root = _Node({}, 0, 0, 1, {})
+
+    @cached_property
+    def _lines(self) -> list[int]:
+        """Where each line begins."""
+        return [0, *(end.end() for end in _LINE_END.finditer(self._text))]
+
+    @property
+    def value(self) -> dict[str, Json]:
+        value: dict[str, Json] = self._root.value
+        return value
+
+    @classmethod
+    def parse(cls, data: bytes, path: str, private: frozenset[str] = frozenset()) -> "Document":
+        """Read a whole file: UTF-8 with or without BOM, one mapping, at most ``MAX_BYTES``.
+
+        Diagnostics quote no line of what stands under the top-level keys in ``private``, and none at
+        all where that cannot be told.
+        """
+        text, problem = _decode(data)
+        document = cls(path, text, private)
+        problems = [problem] if problem else []
+        if not problem:
+            reading = _read(text)
+            document._root, problems = reading.root, reading.problems
+        document.problems = tuple(
+            document._diagnostic(problem.index, problem.code, problem.message, quotable=not private)
+            for problem in sorted(problems, key=lambda problem: problem.index)
+        )
+        return document
+
+    def locate(self, finding: Finding) -> Diagnostic:
+        """The finding at its place; where the file lacks the end of the route, at what it has of it."""
+        key_index, node = self._root.start, self._root
+        whole = True
+        for step in finding.route:
+            if step not in node.children:
+                whole = False
+                break
+            key_index, node = node.children[step]
+        index = node.start
+        if finding.at_key or node.start == node.end:
+            index = key_index
+        elif finding.offset is not None and whole:
+            index = self._into(node, finding.offset)
+        return self._diagnostic(index, finding.code, finding.message, finding.severity)
+
+    def _into(self, node: _Node, offset: int) -> int:
+        """Where the character at ``offset`` of a text stands, if its line is spelt as it is."""
+        written = self._text[node.start : node.end]
+        if node.value == written:
+            return node.start + offset
+        if node.value == written[1:-1]:
+            return node.start + 1 + offset
+        if written.startswith("|"):
+            number = node.value.count("\n", 0, offset)
+            start = self._lines[self._line(node.start) + number]
+            line: str = node.value.split("\n")[number]
+            column: int = offset - node.value.rfind("\n", 0, offset) - 1
+            return self._text.index(line, start) + column
+        return node.start
+
+    def _line(self, index: int) -> int:
+        return bisect_right(self._lines, index)
+
+    def _diagnostic(
+        self, index: int, code: str, message: str, severity: Severity = "error", *, quotable: bool = True
+    ) -> Diagnostic:
+        line = self._line(index)
+        start = self._lines[line - 1]
+        source = None
+        if quotable and line not in self._private_lines():
+            source = _LINE_END.split(self._text[start : start + MAX_QUOTED], maxsplit=1)[0]
+        return Diagnostic(self.path, Mark(line, index - start + 1), severity, message, code, source)
+
+    def _private_lines(self) -> set[int]:
+        """Lines of the private keys, and of whatever their aliases stand for."""
+        lines: set[int] = set()
+        nodes = [child for key, child in self._root.children.items() if key in self._private]
+        while nodes:
+            key_index, node = nodes.pop()
+            lines.add(self._line(key_index))
+            if not node.children:
+                lines.update(range(self._line(node.start), self._line(max(node.start, node.end - 1)) + 1))
+            nodes += node.children.values()
+        return lines
+
+
+def _decode(data: bytes) -> tuple[str, _Problem | None]:
+    """The text without a BOM, and why it cannot be read, if so."""
+    if len(data) > MAX_BYTES:
+        message = f"found {len(data)} bytes, expected at most {MAX_BYTES}; split the file"
+        return "", _Problem("too-large", message, 0)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        text = data[: problem.start].decode("utf-8-sig")
+        return text, _Problem("not-utf8", "found a byte that is not UTF-8; save the file as UTF-8", len(text))
+    if found := _DECEPTIVE.search(text):
+        return text, _deceptive(found[0], found.start())
+    return text, None
+
+
+def _deceptive(character: str, index: int) -> _Problem:
+    message = f"found U+{ord(character):04X}, a character that no text may hold; take it out"
+    return _Problem("control-character", message, index)
+
+
+def _read(text: str) -> "_Reading":
+    fast = CParser is not None and not _READ_OTHERWISE.search(text)
+    return (fast and _read_fast(text)) or _Reading(_events(text).__next__, text)
+
+
+def _read_fast(text: str) -> "_Reading | None":
+    """What the C parser reads without finding fault, else None."""
+    try:
+        reading = _Reading(CParser(text).get_event, text)
+    except (YAMLError, ValueError):
+        return None
+    return None if reading.problems else reading
+
+
+def _events(text: str) -> Iterator[Any]:
+    """The pure parser's; a new one for each text, for a used one remembers directives."""
+    try:
+        yield from YAML(typ="safe", pure=True).parse(text)
+    except MarkedYAMLError as problem:
+        raise _syntax_problem(problem, text) from problem
+    except (YAMLError, AssertionError, ValueError, LookupError, ArithmeticError) as problem:
+        raise _Problem("yaml-syntax", _UNREADABLE, 0) from problem
+
+
+def _syntax_problem(problem: MarkedYAMLError, text: str) -> _Problem:
+    said = f"{problem.context}; {problem.problem}"
+    index = (problem.problem_mark or problem.context_mark).index
+    if "directive" in said:
+        return _directive(index)
+    for words, message in _OPENED.items():
+        if words in said:
+            return _Problem("yaml-syntax", message, problem.context_mark.index)
+    before = text[:index].rstrip(" ")
+    if placeholder := _PLACEHOLDER.search(before):
+        return _Problem("unquoted-placeholder", _UNQUOTED, placeholder.start())
+    if before.endswith(("'", '"')):
+        return _Problem(
+            "yaml-syntax", "expected nothing after this quote; put the whole text in quotes", index
+        )
+    if "expected ',' or" in said:
+        line = text.count("\n", 0, problem.context_mark.index) + 1
+        message = f"expected a comma, or the bracket that closes the one on line {line}; {_QUOTE_BRACKETS}"
+        return _Problem("yaml-syntax", message, index)
+    message = next((message for words, message in _SYNTAX.items() if words in said), _UNREADABLE)
+    return _Problem("yaml-syntax", message, index)
+
+
+def _directive(index: int) -> _Problem:
+    return _Problem("yaml-directive", "found a YAML directive; take the line out", index)
+
+
+class _Reading:
+    """One pass over the events of a text: the root as far as it was read, and all that is wrong."""
+
+    def __init__(self, next_event: Callable[[], Any], text: str) -> None:
+        self.root = _Node({}, 0, 0, 1, {})
+        self.problems: list[_Problem] = []
+        self._next = next_event
+        self._text = text
+        self._anchors: dict[str, _Node] = {}
+        self._aliases = 0
+        self._room = MAX_VALUES
+        try:
+            self._documents()
+        except _Problem as problem:
+            if not any((problem.code, problem.index) == (known.code, known.index) for known in self.problems):
+                self.problems.append(problem)
+
+    def _problem(self, code: str, message: str, index: int) -> None:
+        self.problems.append(_Problem(code, message, index))
+
+    def _documents(self) -> None:
+        begun = False
+        while not isinstance(event := self._next(), StreamEndEvent):
+            index = event.start_mark.index
+            if isinstance(event, DocumentStartEvent):
+                if begun:
+                    message = "a second document begins here; put each tool in a file of its own"
+                    raise _Problem("several-documents", message, index)
+                begun = True
+                if directive := _DIRECTIVE.search(self._text, 0, event.end_mark.index):
+                    self.problems.append(_directive(directive.start()))
+            elif isinstance(event, MappingStartEvent):
+                self._node(event, 1)
+            elif isinstance(event, NodeEvent):
+                self._not_a_mapping(event, index)
+        if not begun:
+            self._problem("empty-file", _EMPTY, 0)
+
+    def _not_a_mapping(self, event: Any, index: int) -> None:
+        if isinstance(event, ScalarEvent) and not event.style and not event.value:
+            raise _Problem("empty-file", _EMPTY, 0)
+        message = "found no mapping; expected lines of `key: value`"
+        raise _Problem("not-a-mapping", message, index)
+
+    def _node(self, event: Any, depth: int) -> _Node:
+        """The value that begins with ``event``, to its end."""
+        start, kind = event.start_mark.index, type(event)
+        if depth > MAX_DEPTH:
+            raise _Problem("too-deep", f"nested deeper than {MAX_DEPTH} levels; make it flatter", start)
+        if kind is AliasEvent:
+            return self._alias(event, start)
+        self._spend(1, start)
+        if event.tag is not None:
+            self._problem("yaml-tag", "found a YAML tag; take out the word that begins with !", start)
+        if kind is ScalarEvent:
+            node = self._scalar(event, start)
+        elif kind is MappingStartEvent:
+            node = self._mapping(event, start, depth)
+        else:
+            node = self._sequence(start, depth)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _spend(self, weight: int, index: int) -> None:
+        self._room -= weight
+        if self._room < 0:
+            message = f"found more than {MAX_VALUES} values, aliases written out; split the file"
+            raise _Problem("too-many-values", message, index)
+
+    def _alias(self, event: Any, start: int) -> _Node:
+        self._aliases += 1
+        if self._aliases > MAX_ALIASES:
+            message = f"found more than {MAX_ALIASES} aliases; write the values out"
+            raise _Problem("too-many-aliases", message, start)
+        if event.anchor not in self._anchors:
+            message = "no anchor of this name ends above; put a text that begins with * in quotes"
+            raise _Problem("unknown-alias", message, start)
+        node = self._anchors[event.anchor]
+        self._spend(node.weight, start)
+        return node
+
+    def _scalar(self, event: Any, start: int) -> _Node:
+        text = event.value
+        if event.style and (found := _DECEPTIVE.search(text)):
+            self.problems.append(_deceptive(found[0], start))
+        value = text if event.style else self._plain(text, start)
+        return _Node(value, start, event.end_mark.index, 1 + len(text) // 32, _NO_CHILDREN)
+
+    def _plain(self, text: str, start: int) -> Json:
+        """What an unquoted text means: JSON's words and numbers, else itself."""
+        if text in _WORDS:
+            return _WORDS[text]
+        if number := _NUMBER.match(text):
+            value = math.inf
+            if len(text) <= MAX_DIGITS:
+                value = float(text) if number[1] or number[2] else int(text)
+            if value in {math.inf, -math.inf}:
+                self._problem("not-json", "found a number too large to be read; put it in quotes", start)
+            return value
+        if _NOT_A_NUMBER.match(text):
+            self._problem("not-json", "JSON has no infinity and no NaN; put it in quotes", start)
+        return text
+
+    def _sequence(self, start: int, depth: int) -> _Node:
+        node = _Node([], start, start, 1, {})
+        while not isinstance(event := self._next(), SequenceEndEvent):
+            child = self._node(event, depth + 1)
+            node.add(len(node.value), event.start_mark.index, child)
+            node.value.append(child.value)
+        node.end = event.end_mark.index
+        return node
+
+    def _mapping(self, begin: Any, start: int, depth: int) -> _Node:
+        node = _Node({}, start, start, 1, {})
+        if depth == 1:
+            self.root = node
+        loose = []
+        keys = 0
+        while not isinstance(event := self._next(), MappingEndEvent):
+            keys += 1
+            index, key_end = event.start_mark.index, event.end_mark.index
+            key = self._key(event, depth)
+            child = self._node(self._next(), depth + 1)
+            if key is None:
+                continue
+            if begin.flow_style and child.start == child.end and ":" not in self._text[key_end : child.end]:
+                loose.append(index)
+            if key in node.children:
+                line = 1 + len(_LINE_END.findall(self._text, 0, node.children[key][0]))
+                self._problem("duplicate-key", f"this key stands on line {line} already; keep one", index)
+                continue
+            node.add(key, index, child)
+            node.value[key] = child.value
+        if loose and len(loose) == keys:
+            self._problem("unquoted-placeholder", _UNQUOTED, start)
+        else:
+            self.problems += [_Problem("flow-comma", _FLOW_COMMA, index) for index in loose]
+        node.end = event.end_mark.index
+        return node
+
+    def _key(self, event: Any, depth: int) -> str | None:
+        """A key as it is written; None where it is no text."""
+        start, known = event.start_mark.index, len(self.problems)
+        key: str = event.value if isinstance(event, ScalarEvent) else ""
+        node = self._node(event, depth + 1)
+        if isinstance(event, ScalarEvent):
+            node.value = key
+            if event.style or key not in {"", "<<"}:
+                return key
+        del self.problems[known:]
+        if key == "<<":
+            self._problem("merge-key", "found a merge key; write the keys out", start)
+        elif self._text.startswith("{", start):
+            self._problem("unquoted-placeholder", _UNQUOTED, start)
+        else:
+            self._problem("key-not-text", "expected a text as the key; put it in quotes", start)
+        return None

@@ -1,0 +1,225 @@
+"""Wakes when something changes, looks at it, and swaps in what it comes to.
+
+An event of the file system says only where to look first. A poll finds what events miss: writes from
+another machine, files behind links, a directory that was removed and made again.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final, Literal
+
+import anyio
+from anyio import to_thread
+from watchfiles import awatch
+
+from bridge.events import Ear, SnapshotReplaced
+from bridge.registry import Registry
+from bridge.secrets import Sources
+from bridge.toolfiles.files import Directories, Folder, Place, spoken_of
+from bridge.toolfiles.loader import Loaded, load
+from bridge.toolfiles.settling import GONE, Settling
+
+_log: Final = logging.getLogger("bridge")
+
+_THOROUGH: Final = 10
+"""Every so many polls look at the bytes of all files, not only at what they are known by."""
+_ANNOUNCEMENTS: Final = 4
+"""At most so many within a second: a burst is heard at once, a storm in sums."""
+_LONGEST: Final = 4 * GONE
+"""How long a reload that was asked for waits for files that move, in seconds."""
+
+
+class Reloader:
+    """Reloads when asked, on events and on polls, one at a time.
+
+    ``loaded`` is the last load, with all that is wrong. ``announce`` is awaited after a swap that
+    clients would see; ``emit`` hears of every one. ``keep``: whether a broken file's last good one
+    serves on. ``poll`` is in seconds; without ``events``, polls are all there is.
+    """
+
+    def __init__(
+        self,
+        directories: Directories,
+        registry: Registry,
+        sources: Sources,
+        *,
+        emit: Ear,
+        announce: Callable[[], Awaitable[None]],
+        keep: bool = True,
+        poll: float = 2.0,
+        events: bool = True,
+    ) -> None:
+        self.loaded = Loaded()
+        self.mode: Literal["events", "polling"] = "events" if events else "polling"
+        self._directories = directories
+        self._registry = registry
+        self._sources = sources
+        self._emit = emit
+        self._announce = announce
+        self._keep = keep
+        self._poll = poll
+        self._settling = Settling(directories, self._last_good, poll)
+        self._lock = anyio.Lock()
+        self._version = 0
+        self._polls = 0
+        self._paths: set[str] = set()
+        self._everything = False
+        self._woken = anyio.Event()
+        self._armed: set[Folder] = set()
+        self._rearm = anyio.Event()
+        self._unheard = False
+        self._announced: deque[float] = deque(maxlen=_ANNOUNCEMENTS)
+
+    async def reload(self) -> SnapshotReplaced:
+        """Look at everything, wait until what moves has settled, and answer what came of it.
+
+        The first one takes files as they are.
+        """
+        async with self._lock:
+            started = anyio.current_time()
+            await self._look(everything=True, bytes_too=True)
+            while (due := self._settling.due) is not None and due <= started + _LONGEST:
+                await anyio.sleep_until(due)
+                await self._look()
+            return await self._swap(await to_thread.run_sync(self._load), started)
+
+    async def run(self) -> None:
+        """Reload whenever something changes; ends when it is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            if self.mode == "events":
+                tasks.start_soon(self._watch)
+            next_poll = anyio.current_time() + self._poll
+            while True:
+                times = [next_poll, self._settling.due, self._announceable]
+                wait = min(time for time in times if time is not None) - anyio.current_time()
+                with anyio.move_on_after(max(wait, 0)):
+                    await self._woken.wait()
+                polled = anyio.current_time() >= next_poll
+                try:
+                    async with self._lock:
+                        await self._reload_what_moved(polled=polled)
+                except Exception:  # noqa: BLE001 - the outermost loop: our own fault is told, what serves serves on
+                    _log.exception("reload failed; the tools stay as they were")
+                if polled:
+                    next_poll = anyio.current_time() + self._poll
+
+    async def _reload_what_moved(self, *, polled: bool) -> None:
+        started = anyio.current_time()
+        self._woken = anyio.Event()
+        paths, self._paths = self._paths, set()
+        everything, self._everything = self._everything or polled, False
+        self._polls += polled
+        await self._look(paths, everything=everything, bytes_too=polled and self._polls % _THOROUGH == 0)
+        if everything or self._settling.version != self._version:
+            loaded = await to_thread.run_sync(self._load)
+            if loaded is not self.loaded:
+                await self._swap(loaded, started)
+        await self._announce_if_due()
+
+    async def _look(
+        self, paths: Iterable[str] = (), *, everything: bool = False, bytes_too: bool = False
+    ) -> None:
+        now = anyio.current_time()
+        look = partial(self._look_in_thread, now, paths, everything=everything, bytes_too=bytes_too)
+        await to_thread.run_sync(look)
+        if self._settling.folders != self._armed:
+            self._rearm.set()
+
+    def _look_in_thread(self, now: float, paths: Iterable[str], *, everything: bool, bytes_too: bool) -> None:
+        places = spoken_of(paths, self._directories, self._settling.folders)
+        if everything or places is None:
+            self._settling.look_at_all(now, bytes_too=bytes_too)
+        else:
+            self._settling.look(now, places)
+
+    def _last_good(self, place: Place) -> bytes | None:
+        return self.loaded.last_good(place)
+
+    def _load(self) -> Loaded:
+        settling = self._settling
+        self._version = settling.version
+        return load(
+            self._directories,
+            settling.contents,
+            self._sources,
+            self.loaded,
+            keep=self._keep,
+            blind=settling.blind,
+        )
+
+    async def _swap(self, loaded: Loaded, started: float) -> SnapshotReplaced:
+        """Serve what was loaded from now on, and tell of it."""
+        change = self._registry.replace(loaded.snapshot)
+        self.loaded = loaded
+        event = SnapshotReplaced(
+            added=change.added,
+            changed=change.changed,
+            removed=change.removed,
+            broken=loaded.broken,
+            visible=change.visible,
+            seconds=anyio.current_time() - started,
+        )
+        self._unheard |= change.visible
+        await self._announce_if_due()
+        self._emit(event)
+        return event
+
+    @property
+    def _announceable(self) -> float | None:
+        """When clients may be told of what they have not heard yet."""
+        if not self._unheard:
+            return None
+        is_full = len(self._announced) == _ANNOUNCEMENTS
+        return self._announced[0] + 1 if is_full else 0
+
+    async def _announce_if_due(self) -> None:
+        now = anyio.current_time()
+        if self._announceable is not None and self._announceable <= now:
+            self._unheard = False
+            self._announced.append(now)
+            await self._announce()
+
+    # --- events ---
+
+    async def _watch(self) -> None:
+        """Listen, and anew whenever a folder is another one: inotify would stay blind for ever."""
+        while True:
+            self._rearm, self._armed = anyio.Event(), self._settling.folders
+            try:
+                await self._listen()
+            except FileNotFoundError:  # a directory went in this very moment: a poll sees it come back
+                with anyio.move_on_after(self._poll):
+                    await self._rearm.wait()
+            except (OSError, RuntimeError) as problem:
+                self.mode = "polling"
+                message = (
+                    "cannot watch the directories (%s): looking every %g s instead; see fs.inotify limits"
+                )
+                _log.warning(message, type(problem).__name__, self._poll)
+                return
+
+    async def _listen(self) -> None:
+        roots = self._directories.there
+        if not roots:
+            await self._rearm.wait()
+            return
+        changes = awatch(
+            *roots,
+            watch_filter=None,
+            debounce=50,
+            step=10,
+            rust_timeout=200,
+            yield_on_timeout=True,
+            stop_event=self._rearm,
+            force_polling=False,
+            ignore_permission_denied=True,
+        )
+        is_first = True
+        async for batch in changes:
+            self._everything |= is_first  # what moved before the watch was set
+            self._paths |= {path for _, path in batch}
+            if batch or is_first:
+                self._woken.set()
+            is_first = False
