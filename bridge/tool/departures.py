@@ -110,7 +110,7 @@ def _enum(operand: Json, value: Json) -> str:
     more = f" or {len(operand) - 20} others" if len(operand) > 20 else ""
     near = ""
     if isinstance(value, str):
-        near = did_you_mean(value[:100], [option for option in operand if isinstance(option, str)])
+        near = did_you_mean(value[:100], [option for option in operand[:500] if isinstance(option, str)])
     return f"{excerpt(value)} is not one of {shown}{more}{near}"
 
 
@@ -130,7 +130,7 @@ SENTENCES: Final[Mapping[str, Callable[[Json, Json], str]]] = {
     "multipleOf": lambda step, value: f"{excerpt(value)} is no multiple of {step}",
     "maxLength": lambda limit, value: f"{excerpt(value)} is {len(value)} characters long, more than {limit}",
     "minLength": lambda limit, value: f"{excerpt(value)} is {len(value)} characters long, less than {limit}",
-    "pattern": lambda pattern, value: f"{excerpt(value)} does not match the pattern {pattern}",
+    "pattern": lambda pattern, value: f"{excerpt(value)} does not match the pattern {pattern[:200]}",
     "format": _format,
     "maxItems": lambda limit, value: f"it has {len(value)} items, more than {limit}",
     "minItems": lambda limit, value: f"it has {len(value)} items, less than {limit}",

@@ -68,9 +68,8 @@ class Schema:
                 inner = [((*route, *step), child) for step, child in children(schema)]
                 waiting += inner
                 _require_bounds(len(waiting), inner)
-                if near := [
-                    (str(there[len(route)]), there) for there, _ in inner if there[len(route)] in _IN_PLACE
-                ]:
+                steps = [(str(there[len(route)]), there) for there, _ in inner]
+                if near := [step for step in steps if step[0] in _IN_PLACE]:
                     self._in_place[route] = near
                 for keyword in ("$anchor", "$dynamicAnchor"):
                     if keyword in schema:
@@ -109,8 +108,8 @@ class Schema:
         found = {route: None}
         waiting = [route]
         for here in waiting:
-            new = [there for _, there in self.in_place(here) if there not in found]
-            found |= dict.fromkeys(new)
+            new = dict.fromkeys(there for _, there in self.in_place(here) if there not in found)
+            found |= new
             waiting += new
         return waiting
 

@@ -71,7 +71,7 @@ def test_names_are_gathered_through_references_combinators_and_cycles() -> None:
     schema = Schema(
         {
             "properties": {"a": {"type": "string"}},
-            "allOf": [{"$ref": "#/$defs/more"}, True],
+            "allOf": [{"$ref": "#/$defs/more"}, {"$ref": "#/$defs/more"}, True],
             "if": {"properties": {"a": {"const": "x"}}},
             "then": {"properties": {"d": {}}},
             "dependentSchemas": {"a": {"properties": {"e": {}}}},
