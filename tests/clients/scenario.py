@@ -172,7 +172,7 @@ async def _serving(command: list[str], shop: Mapping[str, str], errors: IO[bytes
         readers.start_soon(_copy, lines, errors)
         yield found[0].decode()
         process.terminate()
-        await _ended(process)
+        _expect("the bridge's exit code", await _ended(process), 0)
 
 
 async def _copy(lines: BufferedByteReceiveStream, errors: IO[bytes]) -> None:
