@@ -57,19 +57,20 @@ class _Restbridge(click.Group):
             return OUR_FAULT
 
 
-class _AddressType(click.ParamType):
-    name = "[HOST:]PORT"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        try:
-            return Address.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Address | None:
+    try:
+        return None if value is None else Address.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
+_DEFAULT: Final = Path("tools.d")
 _DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
 _HTTP: Final = click.option(
-    "--http", type=_AddressType(), help="Serve HTTP there, at /mcp, instead of stdio."
+    "--http",
+    metavar="[HOST:]PORT",
+    callback=_address,
+    help="Serve HTTP there, at /mcp, instead of stdio; port 0 is any free one.",
 )
 _DIRECTORIES: Final = click.argument("directories", nargs=-1, type=_DIRECTORY)
 _TOOLS: Final = click.option(
@@ -93,7 +94,7 @@ def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: 
 
 
 def _settings(directories: tuple[Path, ...], upstreams: Path | None, **more: Any) -> Settings:
-    return Settings(directories=directories or Settings.directories, upstreams=upstreams, **more)
+    return Settings(directories or (_DEFAULT,), upstreams, **more)
 
 
 @click.group(cls=_Restbridge, context_settings={"help_option_names": ["-h", "--help"]})
@@ -251,7 +252,7 @@ def schema(kind: Literal["tool", "upstream"]) -> int:
 
 
 @restbridge.command(epilog="restbridge demo\nrestbridge demo --http 9000 my-tools")
-@click.argument("directory", type=_DIRECTORY, default=Path("tools.d"))
+@click.argument("directory", type=_DIRECTORY, default=_DEFAULT)
 @_HTTP
 @click.option(
     "--stdio", is_flag=True, help="Serve the tools over stdio, for an agent that starts this command."

@@ -37,7 +37,7 @@ class Settings:
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds.
     """
 
-    directories: tuple[Path, ...] = (Path("tools.d"),)
+    directories: tuple[Path, ...]
     upstreams: Path | None = None
     strict: bool = False
     on_invalid: OnInvalid = "keep"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel
 
@@ -11,6 +11,7 @@ from bridge.spec import Json, QueryStyle, ToolSpec, UpstreamSpec
 Kind = Literal["tool", "upstream"]
 Schema = dict[str, Any]
 
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"tool": ToolSpec, "upstream": UpstreamSpec}
 _NAMED: Final = frozenset({"properties", "$defs"})
 """Keywords whose keys are the author's."""
@@ -66,9 +67,14 @@ _JSON_SCHEMA: Final[Schema] = {
 
 
 def run(kind: Kind) -> int:
-    """Prints the schema; answers an exit code."""
-    print(json.dumps(schema(kind), indent=2, ensure_ascii=False))
+    """Prints the schema."""
+    print(text(kind))
     return 0
+
+
+def text(kind: Kind) -> str:
+    """The schema as it is printed."""
+    return json.dumps(schema(kind), indent=2, ensure_ascii=False)
 
 
 def schema(kind: Kind) -> Schema:

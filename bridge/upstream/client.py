@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -149,6 +149,14 @@ class Client:
         if isinstance(outcome, UpstreamError):
             raise outcome
         return outcome
+
+
+def as_sent(request: Request, upstream: Upstream) -> Request:
+    """The request with all the headers and credentials that it leaves with, for people to read."""
+    sending = _sending(_Call(request, upstream, repeatable=False, deadline=0))
+    target: bytes = sending.extensions["target"]
+    headers = tuple((name.decode(), value.decode("latin-1")) for name, value in sending.headers.raw)
+    return replace(request, url=upstream.origin + target.decode(), headers=headers)
 
 
 async def _attempt(call: _Call, pool: Transport) -> Reply | UpstreamError:

@@ -1,0 +1,51 @@
+"""``restbridge check``: what is wrong with the tool files; nothing is sent."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bridge.commands import report
+from bridge.commands.loading import load
+from bridge.diagnostics import Diagnostic
+from bridge.settings import Settings
+from bridge.toolfiles.files import Place
+from bridge.toolfiles.loader import ToolFile, UpstreamFile
+
+
+def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
+    """Prints what is wrong; answers 1 if something is an error. ``secrets``: an unset one is, too."""
+    loaded = load(settings)
+    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in loaded.diagnostics]
+    severities = Counter(diagnostic.severity for diagnostic in diagnostics)
+    counts = {
+        "tools": _right(loaded.tools),
+        "upstreams": _right(loaded.upstreams),
+        "errors": severities["error"],
+        "warnings": severities["warning"],
+    }
+    if format_ == "json":
+        found = [report.as_json(diagnostic) for diagnostic in diagnostics]
+        print(json.dumps(counts | {"diagnostics": found}, ensure_ascii=False))
+    else:
+        report.mistakes(diagnostics, format_, sys.stdout)
+        print(_summary(counts))
+    return int(severities["error"] > 0)
+
+
+def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:
+    if secrets and diagnostic.code == "unset-secret":
+        return replace(diagnostic, severity="error")
+    return diagnostic
+
+
+def _summary(counts: dict[str, int]) -> str:
+    problems = [report.count(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
+    files = [report.count(counts["tools"], "tool"), report.count(counts["upstreams"], "upstream")]
+    return ", ".join(files + (problems or ["no problems"]))
+
+
+def _right(files: Mapping[Place, ToolFile] | Mapping[Place, UpstreamFile]) -> int:
+    """How many files are as they should be; their secrets may still be missing."""
+    return sum(file.state in {"good", "waiting"} for file in files.values())

@@ -1,0 +1,97 @@
+"""``restbridge explain``: the request that a call would send, and where each argument goes."""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, Literal
+
+from bridge.commands import arguments, loading
+from bridge.errors import InvalidCall
+from bridge.exchange import Request
+from bridge.secrets import Upstream
+from bridge.settings import Settings
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
+from bridge.upstream.client import as_sent
+
+HIDDEN: Final = "[hidden]"
+_MARK: Final = "--restbridge-hidden--"
+"""Stands for a secret while the request is made: every encoding but base64 leaves it as it is."""
+_BASIC_MARK: Final = b64encode(f"{_MARK}:{_MARK}".encode()).decode()
+
+
+def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json"]) -> int:
+    """Prints the request and where the arguments went; answers 1 if the call would be refused."""
+    tool = loading.find(settings, name)
+    try:
+        values = tool.arguments.check(arguments.read(words, tool.arguments))
+        request = _shown(as_sent(tool.request.build(values), _hidden(tool.upstream)))
+    except InvalidCall as refusal:
+        print(refusal)
+        return 1
+    placement = tool.request.placement(values)
+    if format_ == "json":
+        print(json.dumps(_as_json(request) | {"arguments": placement}, ensure_ascii=False, indent=2))
+    else:
+        print(*_lines(request), "", *_where(placement), sep="\n")
+    return 0
+
+
+def _hidden(upstream: Upstream) -> Upstream:
+    """The upstream with a mark in place of every secret."""
+    headers = {name: _without(str(value), upstream.secrets) for name, value in upstream.spec.headers.items()}
+    update = {"auth": _marked(upstream.spec.auth), "headers": headers}
+    return replace(upstream, spec=upstream.spec.model_copy(update=update))
+
+
+def _without(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, _MARK)
+    return text
+
+
+def _marked(auth: Auth) -> Auth:
+    match auth:
+        case BearerAuth():
+            return auth.model_copy(update={"credentials": _MARK})
+        case BasicAuth():
+            return auth.model_copy(update={"username": _MARK, "password": _MARK})
+        case ApiKeyAuth():
+            return auth.model_copy(update={"value": _MARK})
+        case NoAuth():
+            return auth
+
+
+def _shown(request: Request) -> Request:
+    headers = tuple((name, _unmarked(value)) for name, value in request.headers)
+    return replace(request, url=_unmarked(request.url), headers=headers)
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(_BASIC_MARK, HIDDEN).replace(_MARK, HIDDEN)
+
+
+def _lines(request: Request) -> Iterator[str]:
+    yield f"{request.method} {request.url}"
+    yield from (f"{name}: {value}" for name, value in request.headers)
+    if request.content is not None:
+        yield f"\n{_body(request.content)}"
+
+
+def _body(content: bytes) -> str:
+    text = content.decode(errors="replace")
+    return text if text.encode() == content else f"[{len(content)} bytes]"
+
+
+def _where(placement: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    for name, places in placement.items():
+        yield f"{name} → {', '.join(places) or 'not sent'}"
+
+
+def _as_json(request: Request) -> dict[str, object]:
+    return {
+        "method": request.method,
+        "url": request.url,
+        "headers": dict(request.headers),
+        "body": None if request.content is None else _body(request.content),
+    }

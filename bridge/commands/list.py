@@ -1,0 +1,40 @@
+"""``restbridge list``: the tools as agents see them, and what is wrong with the other files."""
+
+import json
+import shutil
+import sys
+from typing import Literal
+
+from bridge.commands import report
+from bridge.commands.loading import load
+from bridge.settings import Settings
+from bridge.tool.compiler import Tool
+
+
+def run(settings: Settings, format_: Literal["table", "json"]) -> int:
+    """Prints the tools; answers 1 if a file has errors."""
+    loaded = load(settings)
+    tools = loaded.snapshot.tools
+    if format_ == "json":
+        print(json.dumps({"tools": [tool.definition for tool in tools]}, ensure_ascii=False, indent=2))
+    else:
+        print(table(tools, shutil.get_terminal_size().columns))
+    report.mistakes(loaded.diagnostics, "text", sys.stderr)
+    for file in loaded.files:
+        if file.state != "good":
+            print(f"{file.place.shown} is not served: {file.state}", file=sys.stderr)
+    return int(bool(loaded.broken))
+
+
+def table(tools: tuple[Tool, ...], width: int) -> str:
+    """One line a tool: name, and as much of the description as fits into ``width``."""
+    if not tools:
+        return "no tools"
+    longest = max(len(tool.name) for tool in tools)
+    return "\n".join(_row(tool, longest, width) for tool in tools)
+
+
+def _row(tool: Tool, longest: int, width: int) -> str:
+    description = " ".join(tool.definition["description"].split())
+    row = f"{tool.name:{longest}}  {description}"
+    return row if len(row) <= width else f"{row[: width - 1]}…"

@@ -1,0 +1,118 @@
+"""``restbridge serve``: tool files become tools that agents call, over stdio or HTTP."""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeAlias
+
+import anyio
+import click
+
+from bridge.commands import report
+from bridge.commands.loading import directories
+from bridge.diagnostics import Diagnostic
+from bridge.events import Event
+from bridge.registry import Registry
+from bridge.secrets import Sources
+from bridge.server import logs
+from bridge.server.handlers import ToolServer
+from bridge.server.http import is_loopback, serve_http
+from bridge.server.stdio import private_stdio, serve_stdio
+from bridge.server.stop import stop_on_signal
+from bridge.settings import Address, Settings
+from bridge.toolfiles.reloader import Reloader
+from bridge.upstream.client import Client
+
+Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[int]]
+"""Serves until the event is set, and answers an exit code."""
+
+_log: Final = logging.getLogger("bridge")
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
+
+
+def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
+    """Serves until a signal or the end of input; answers 1 if ``strict`` kept it from starting."""
+    if http and not (insecure or is_loopback(http.host)):
+        raise click.UsageError(
+            f"on {http} others could call the tools, and are not asked who they are; leave the host out, "
+            "or add --insecure if something in front of the bridge asks"
+        )
+    logs.configure()
+    sources = Sources(os.environ)
+    if http:
+        return anyio.run(serve, settings, sources, partial(over_http, http, _say_url))
+    with private_stdio() as (source, sink):
+        return anyio.run(serve, settings, sources, partial(over_stdio, source, sink))
+
+
+async def serve(settings: Settings, sources: Sources, transport: Transport) -> int:
+    """Load, then serve over ``transport`` and reload meanwhile, until it or a signal ends that."""
+    bridge = Bridge(settings, sources)
+    await bridge.reloader.reload()
+    if settings.strict and bridge.reloader.loaded.broken:
+        _log.error("not started, for a file has errors and --strict was given")
+        return 1
+    stop = anyio.Event()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(stop_on_signal, stop)
+            tasks.start_soon(bridge.reloader.run)
+            code = await transport(bridge, stop)
+            tasks.cancel_scope.cancel()
+    finally:
+        await bridge.client.aclose()
+    return code
+
+
+class Bridge:
+    """The rooms of one process, wired."""
+
+    def __init__(self, settings: Settings, sources: Sources) -> None:
+        self.registry = Registry()
+        self.client = Client(emit=report.ear)
+        self.server = ToolServer(self.registry, self.client, report.ear)
+        self.reloader = Reloader(
+            directories(settings),
+            self.registry,
+            sources,
+            emit=self._hear,
+            announce=self.server.announcer.announce,
+            keep=settings.on_invalid == "keep",
+            poll=settings.poll,
+        )
+        self._told: frozenset[Diagnostic] = frozenset()
+
+    def _hear(self, event: Event) -> None:
+        """After a reload: what is wrong is told once, and what no tool sends to is let go."""
+        report.ear(event)
+        loaded = self.reloader.loaded
+        for diagnostic in loaded.diagnostics:
+            if diagnostic not in self._told:
+                _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic)
+        self._told = frozenset(loaded.diagnostics)
+        self.client.retire(tool.upstream for tool in loaded.snapshot.tools)
+
+
+async def over_http(
+    address: Address, started: Callable[[str, Registry], None], bridge: Bridge, stop: anyio.Event
+) -> int:
+    """Serve HTTP; ``started`` hears the URL, and what is served. Answers 2 where it cannot listen."""
+    try:
+        await serve_http(
+            bridge.server, address.host, address.port, stop, lambda url: started(url, bridge.registry)
+        )
+    except OSError as error:
+        _log.error("cannot listen on %s: %s", address, error.strerror)
+        return 2
+    return 0
+
+
+async def over_stdio(source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> int:
+    """Serve the one client at the other end of two descriptors."""
+    await serve_stdio(bridge.server, source, sink, stop)
+    return 0
+
+
+def _say_url(url: str, _registry: Registry) -> None:
+    _log.info("serving %s", url)

@@ -1,0 +1,77 @@
+"""The command line as a process of its own, read line by line."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final
+
+import anyio
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+ROOT: Final = Path(__file__).parents[2]
+_BOUND: Final = 20
+"""Seconds; starting a process on a busy machine takes a while."""
+
+
+class Running:
+    """A process; what it says is waited for."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdin
+        self.stdin = process.stdin
+        self.out = BufferedByteReceiveStream(process.stdout)
+        self.err = BufferedByteReceiveStream(process.stderr)
+        self._process = process
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        """The next line on stderr in which the pattern is found."""
+        return await _line(self.err, pattern)
+
+    async def prints(self, pattern: str) -> re.Match[str]:
+        """The next line on stdout in which the pattern is found."""
+        return await _line(self.out, pattern)
+
+    async def ends(self, how: signal.Signals | None = None) -> int:
+        """The exit code, after a signal if one is given."""
+        if how:
+            self._process.send_signal(how)
+        with anyio.fail_after(_BOUND):
+            return await self._process.wait()
+
+
+async def _line(stream: BufferedByteReceiveStream, pattern: str) -> re.Match[str]:
+    seen: list[str] = []
+    with anyio.fail_after(_BOUND):
+        while True:
+            try:
+                text = (await stream.receive_until(b"\n", 2**20)).decode()
+            except anyio.IncompleteRead:
+                raise AssertionError(f"{pattern!r} is not in {seen}") from None
+            if match := re.search(pattern, text):
+                return match
+            seen.append(text)
+
+
+@asynccontextmanager
+async def restbridge(
+    *words: str, cwd: Path, env: Mapping[str, str] | None = None, path: Path = ROOT
+) -> AsyncIterator[Running]:
+    """``path`` is where the package is imported from."""
+    environment = {**os.environ, "PYTHONPATH": str(path), **(env or {})}
+    command = [sys.executable, "-m", "bridge", *words]
+    async with await anyio.open_process(
+        command, cwd=cwd, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            if process.returncode is None:
+                process.kill()

@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Line
+
+LINES = 'lines:=[{"product_id": "p-107", "quantity": 2}]'
+
+
+@pytest.fixture(autouse=True)
+def _shop(shop: str, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tools.is_dir()
+    monkeypatch.setenv("SHOP_API_URL", shop)
+
+
+def test_the_text_is_what_the_model_reads(line: Line) -> None:
+    code, out, err = line("call", "get_product", "product_id=p-103")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["price"] == "89.00 EUR"
+
+
+def test_a_refusal_of_the_api_is_a_sentence_and_1(line: Line) -> None:
+    code, out, _ = line("call", "get_order", "order_id=o-9999")
+    assert code == 1
+    assert "No order has that number. Ask for the number on the receipt." in out
+    assert "There is no order 'o-9999'." in out
+
+
+def test_json_is_the_whole_result(line: Line) -> None:
+    code, out, _ = line("call", "get_product", "product_id=p-103", "--format", "json")
+    result = json.loads(out)
+    assert (code, result["isError"]) == (0, False)
+    assert result["structuredContent"]["name"] == "Copper Kettle"
+    assert json.loads(result["content"][0]["text"]) == result["structuredContent"]
+
+
+def test_an_error_carries_its_code(line: Line) -> None:
+    code, out, _ = line("call", "get_order", "order_id=o-9999", "--format", "json")
+    result = json.loads(out)
+    assert (code, result["isError"]) == (1, True)
+    assert result["_meta"]["restbridge/error"]
+
+
+def test_a_change_is_made_for_real(line: Line) -> None:
+    placed = json.loads(line("call", "create_order", "customer_id=c-110", LINES)[1])
+    assert placed["total"] == "30.70 EUR"
+    assert json.loads(line("call", "get_order", f"order_id={placed['order_id']}")[1])["status"] == "pending"
+
+
+def test_a_block_that_is_no_text_is_named(tools: Path, line: Line) -> None:
+    (tools / "image.yaml").write_text(
+        "description: An image.\nupstream: shop\nrequest: {method: GET, url: /api/products}\n"
+        "response:\n  content: blocks\n"
+        """  jmespath: "[{type: 'image', data: 'iVBORw0KGgo=', mimeType: 'image/png'}]"\n"""
+    )
+    assert line("call", "image") == (0, "[image image/png]\n", "")

@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+from tests.commands.conftest import Line
+
+
+def break_(tools: Path) -> None:
+    file = tools / "get_order.yaml"
+    file.write_text(file.read_text().replace("{order_id}", "{order}"))
+
+
+def test_right_files_are_counted(tools: Path, line: Line) -> None:
+    assert tools.is_dir()
+    assert line("check") == (0, "6 tools, 1 upstream, no problems\n", "")
+
+
+def test_a_mistake_is_told_with_its_place_and_answered_with_1(tools: Path, line: Line) -> None:
+    break_(tools)
+    code, out, _ = line("check")
+    assert code == 1
+    assert out.startswith("tools.d/get_order.yaml:9:42: error: {order} names no argument")
+    assert out.endswith("\n5 tools, 1 upstream, 1 error\n")
+
+
+def test_an_unset_secret_is_a_warning_unless_secrets_are_asked_for(tools: Path, line: Line) -> None:
+    upstream = tools / "shop.upstream.yaml"
+    upstream.write_text(upstream.read_text().replace("SHOP_API_KEY:-demo-key", "NO_SUCH_VARIABLE"))
+    code, out, _ = line("check", "tools.d")
+    assert code == 0
+    assert ": warning: " in out
+    assert out.endswith("\n6 tools, 1 upstream, 1 warning\n")
+    code, out, _ = line("check", "--secrets")
+    assert code == 1
+    assert ": error: " in out
+
+
+def test_a_program_reads_counts_and_diagnostics(tools: Path, line: Line) -> None:
+    break_(tools)
+    code, out, _ = line("check", "--format", "json")
+    found = json.loads(out)
+    diagnostic = found.pop("diagnostics")[0]
+    assert (code, found) == (1, {"tools": 5, "upstreams": 1, "errors": 1, "warnings": 0})
+    assert (diagnostic["path"], diagnostic["line"]) == ("tools.d/get_order.yaml", 9)
+
+
+def test_github_gets_annotations(tools: Path, line: Line) -> None:
+    break_(tools)
+    _, out, _ = line("check", "--format", "github")
+    assert out.startswith("::error file=tools.d/get_order.yaml,line=9,")
+
+
+def test_a_directory_that_is_not_there_is_wrong_use(tools: Path, line: Line) -> None:
+    code, _, err = line("check", "tools.d", "more.d")
+    assert (code, err) == (
+        2,
+        f"Error: {tools.parent / 'more.d'} is not there; make it, or name another directory\n",
+    )
+
+
+def test_upstream_files_can_be_kept_apart(tools: Path, line: Line) -> None:
+    upstreams = tools.parent / "upstreams"
+    upstreams.mkdir()
+    assert line("check", "--upstreams", "upstreams")[0] == 1
+    (tools / "shop.upstream.yaml").rename(upstreams / "shop.upstream.yaml")
+    assert line("check", "--upstreams", "upstreams") == (0, "6 tools, 1 upstream, no problems\n", "")

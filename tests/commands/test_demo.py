@@ -1,0 +1,105 @@
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from tests.commands.conftest import ROOT, Line
+from tests.commands.processes import restbridge
+
+pytestmark = pytest.mark.anyio
+
+SAMPLES = sorted(path.name for path in (ROOT / "tools.d").iterdir())
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Something listens on the port: this test, or whoever did so before."""
+    with ExitStack() as stack, suppress(OSError):
+        stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+        return
+    yield
+
+
+async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> None:
+    async with restbridge("demo", "--http", "0", cwd=tmp_path) as demo:
+        shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+), with the key demo-key$"))[1]
+        url = (await demo.prints(r"^The bridge +(http://127\.0\.0\.1:\d+/mcp)$"))[1]
+        await demo.prints("Its files +tools.d$")
+        await demo.prints("  get_order +Get the status")
+        await demo.prints(f"claude mcp add --transport http shop {url}$")
+        await demo.prints(r'Cursor +\{"mcpServers": \{"shop": \{"url": "' + url)
+        await demo.prints(r"restbridge call list_products category=garden$")
+        assert sorted(path.name for path in (tmp_path / "tools.d").iterdir()) == [".schemas", *SAMPLES]
+        order = tmp_path / "tools.d/get_order.yaml"
+        async with Client(url) as client, client.listen(tools_list_changed=True) as heard:
+            result = await client.call_tool("get_order", {"order_id": "o-1001"})
+            assert result.content[0].model_dump()["text"].startswith('{"id":"o-1001"')
+            order.write_text(order.read_text().replace("Get the", "Show the"))
+            async for _ in heard:
+                break
+        await demo.says("call tool=get_order outcome=ok")
+        assert shop != url
+        assert await demo.ends(signal.SIGINT) == 0
+
+
+async def test_over_stdio_it_says_nothing_but_the_protocol(tmp_path: Path) -> None:
+    command = StdioServerParameters(
+        command="python",
+        args=["-m", "bridge", "demo", "--stdio"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    async with Client(command) as client:
+        result = await client.call_tool("get_product", {"product_id": "p-103"})
+    assert result.structured_content is not None
+    assert result.structured_content["name"] == "Copper Kettle"
+
+
+async def test_files_that_are_there_are_kept(tools: Path) -> None:
+    order = tools / "get_order.yaml"
+    order.write_text(order.read_text().replace("Get the", "My own"))
+    async with restbridge("demo", "--http", "0", "tools.d", cwd=tools.parent) as demo:
+        await demo.prints("  get_order +My own")
+        assert await demo.ends(signal.SIGTERM) == 0
+
+
+async def test_ports_that_are_taken_are_gone_round(tmp_path: Path) -> None:
+    with taken(8100), taken(8101):
+        async with restbridge("demo", "my shop", cwd=tmp_path) as demo:
+            shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+)"))[1]
+            await demo.prints(f"  SHOP_API_URL={shop} restbridge call --tools 'my shop' list_products")
+            assert await demo.ends(signal.SIGTERM) == 0
+    assert not shop.endswith(":8100")
+
+
+async def test_the_copies_name_the_schemas_that_lie_beside_them(tmp_path: Path) -> None:
+    async with restbridge("demo", "--http", "0", "shop.d", cwd=tmp_path) as demo:
+        await demo.prints("Its files +shop.d$")
+        assert await demo.ends(signal.SIGTERM) == 0
+    first = (tmp_path / "shop.d/get_order.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=.schemas/tool.schema.json"
+    schema = json.loads((tmp_path / "shop.d/.schemas/tool.schema.json").read_text())
+    assert schema["title"] == "restbridge tool file"
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, line: Line) -> None:
+    (tmp_path / "mine.yaml").write_text("description: Mine.\n")
+    code, _, err = line("demo", str(tmp_path))
+    assert (code, err) == (
+        2,
+        f"Error: {tmp_path} holds other files; name a new folder: restbridge demo my-shop\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, line: Line) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = line("demo", str(tmp_path / "file/tools.d"))
+    assert code == 2
+    assert err.startswith(f"Error: cannot write the samples to {tmp_path / 'file/tools.d'}: ")

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from bridge import __version__
+from tests.commands.conftest import Line
+
+SECRETS = {"ONE": "s3cret-one", "TWO": "s3cret two/&"}
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_request_is_shown_whole_and_its_secret_is_not(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_URL", "https://shop.example/v2")
+    monkeypatch.setenv("SHOP_API_KEY", "a-real-key")
+    assert line("explain", "add_customer_note", "customer_id=c-101", "text=Zoë") == (
+        0,
+        f"""\
+POST https://shop.example/v2/api/customers/c-101/notes
+Host: shop.example
+Content-Length: 15
+Accept: application/json, */*;q=0.5
+Content-Type: application/json
+User-Agent: restbridge/{__version__}
+Accept-Encoding: gzip
+Authorization: Bearer [hidden]
+
+{{"text":"Zoë"}}
+
+customer_id → path
+text → body /text
+""",
+        "",
+    )
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_argument_that_is_left_out_is_not_sent(line: Line) -> None:
+    _, out, _ = line("explain", "list_products")
+    assert "/api/products?limit=20\n" in out
+    assert out.endswith("category → not sent\nlimit → leftover query\n")
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_program_reads_the_request(line: Line) -> None:
+    words = ("create_order", "customer_id=c-101", 'lines:=[{"product_id": "p-107", "quantity": 2}]')
+    request = json.loads(line("explain", *words, "--format", "json")[1])
+    assert (request["method"], request["headers"]["Authorization"]) == ("POST", "Bearer [hidden]")
+    assert json.loads(request["body"])["lines"] == [{"product_id": "p-107", "quantity": 2}]
+    assert request["arguments"]["lines"] == ["leftover body"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_arguments_that_would_be_refused_are_refused_with_1(line: Line) -> None:
+    code, out, _ = line("explain", "get_order", "order_id=1001")
+    assert code == 1
+    assert "order_id" in out
+
+
+@pytest.mark.parametrize(
+    ("auth", "shown"),
+    [
+        ('{type: http, scheme: basic, username: "${env:ONE}", password: "${env:TWO}"}', "Basic [hidden]"),
+        ('{type: apiKey, in: header, name: X-Key, value: "${env:TWO}"}', "X-Key: [hidden]"),
+        ('{type: apiKey, in: query, name: key, value: "${env:TWO}"}', "?limit=20&key=[hidden]"),
+        ('{type: apiKey, in: cookie, name: key, value: "${env:ONE}"}', "Cookie: key=[hidden]"),
+        ("{type: none}", "GET http://shop.example/api/products?limit=20\n"),
+    ],
+)
+def test_no_way_to_authenticate_shows_its_secret(
+    tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch, auth: str, shown: str
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    (tools / "shop.upstream.yaml").write_text(
+        f'baseUrl: http://shop.example\nauth: {auth}\nheaders: {{X-Tenant: "a ${{env:ONE}}"}}\n'
+    )
+    code, out, err = line("explain", "list_products")
+    assert (code, err) == (0, "")
+    assert shown in out
+    assert "X-Tenant: a [hidden]" in out
+    assert "s3cret" not in out
+
+
+def test_a_body_that_is_no_text_is_measured(tmp_path: Path, line: Line) -> None:
+    (tmp_path / "upload.yaml").write_text(
+        "description: Upload.\n"
+        "inputSchema: {properties: {data: {type: string}}, required: [data]}\n"
+        "request: {method: PUT, url: http://files.example/f, contentType: application/octet-stream,"
+        ' body: {value: "{data}", encoding: base64}}\n'
+    )
+    _, out, _ = line("explain", "upload", "data=//8=", "--tools", str(tmp_path))
+    assert "\n[2 bytes]\n" in out
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_unknown_tool_is_wrong_use_and_the_nearest_is_named(line: Line) -> None:
+    assert line("explain", "get_ordr") == (
+        2,
+        "",
+        "Error: no tool is named get_ordr; did you mean get_order?\n",
+    )
+    assert line("explain", "x")[2] == "Error: no tool is named x; see restbridge list\n"
+
+
+def test_a_tool_whose_file_is_broken_is_told_with_the_mistake(tools: Path, line: Line) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    code, _, err = line("explain", "get_order")
+    assert code == 2
+    assert err.startswith("tools.d/get_order.yaml:1:1: error: ")

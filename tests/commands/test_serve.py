@@ -1,0 +1,112 @@
+import json
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client
+
+from tests.commands.conftest import Line
+from tests.commands.processes import restbridge
+
+pytestmark = pytest.mark.anyio
+
+_HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+
+
+async def test_stdio_carries_the_protocol_and_nothing_else(tools: Path) -> None:
+    async with restbridge("serve", cwd=tools.parent) as bridge:
+        for message in (_HELLO, {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}):
+            await bridge.stdin.send(json.dumps(message).encode() + b"\n")
+        assert json.loads((await bridge.prints("")).string)["result"]["serverInfo"]["name"] == "restbridge"
+        assert len(json.loads((await bridge.prints("")).string)["result"]["tools"]) == 6
+        await bridge.stdin.aclose()
+        assert await bridge.ends() == 0
+        with pytest.raises(anyio.EndOfStream):
+            await bridge.out.receive()
+
+
+async def test_http_serves_calls_and_writes_a_line_for_each(tools: Path, shop: str) -> None:
+    environment = {"SHOP_API_URL": shop}
+    async with restbridge("serve", "--http", "0", cwd=tools.parent, env=environment) as bridge:
+        url = (await bridge.says(r"http://127\.0\.0\.1:\d+/mcp"))[0]
+        async with Client(url) as client:
+            result = await client.call_tool("get_order", {"order_id": "o-1001"})
+        assert not result.is_error
+        await bridge.says(r"INFO call tool=get_order outcome=ok status=200 ms=\d+$")
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Path, shop: str) -> None:
+    environment = {"SHOP_API_URL": shop}
+    order = tools / "get_order.yaml"
+    async with restbridge("serve", "--http", "0", cwd=tools.parent, env=environment) as bridge:
+        await bridge.says(r"INFO reload: \+6 ~0 -0 !0 in \d+ ms$")
+        url = (await bridge.says(r"http://\S+"))[0]
+        order.write_text(order.read_text().replace("method: GET", "method: FETCH"))
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !1 in \d+ ms \(tools\.d/get_order\.yaml:9:\d+\)$")
+        await bridge.says(r"ERROR tools\.d/get_order\.yaml:9:\d+: error: .*\[[a-z-]+\]$")
+        async with Client(url) as client:
+            assert not (await client.call_tool("get_order", {"order_id": "o-1001"})).is_error
+        await bridge.says(r"INFO call tool=get_order outcome=ok")
+        (tools / "get_product.yaml").unlink()
+        await bridge.says(r"INFO reload: \+0 ~0 -1 !1 ")
+        await bridge.says(r"INFO reload: |$")  # nothing more is told of the broken file
+        assert await bridge.ends(signal.SIGINT) == 0
+
+
+async def test_withdraw_takes_a_broken_tool_out(tools: Path) -> None:
+    order = tools / "get_order.yaml"
+    words = ("serve", "--http", "0", "--on-invalid", "withdraw", "--poll", "0.2")
+    async with restbridge(*words, cwd=tools.parent) as bridge:
+        await bridge.says(r"reload: \+6 ")
+        order.write_text("description: Broken.\n")
+        await bridge.says(r"reload: \+0 ~0 -1 !1 ")
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+async def test_strict_does_not_start_while_a_file_is_broken(tools: Path) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    async with restbridge("serve", "--strict", cwd=tools.parent) as bridge:
+        await bridge.says(r"ERROR tools\.d/get_order\.yaml:1:1: error: ")
+        await bridge.says("--strict")
+        assert await bridge.ends() == 1
+
+
+async def test_a_port_that_is_taken_is_wrong_use(tools: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with restbridge("serve", "--http", port, cwd=tools.parent) as bridge:
+            await bridge.says(f"ERROR cannot listen on 127.0.0.1:{port}: Address already in use$")
+            assert await bridge.ends() == 2
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_address_that_others_can_reach_is_refused(line: Line) -> None:
+    code, _, err = line("serve", "--http", "0.0.0.0:8000")
+    assert code == 2
+    assert "on 0.0.0.0:8000 others could call the tools" in err
+
+
+async def test_insecure_listens_there_all_the_same(tools: Path) -> None:
+    words = ("serve", "--http", "0.0.0.0:0", "--insecure")
+    async with restbridge(*words, cwd=tools.parent) as bridge:
+        await bridge.says(r"serving http://0\.0\.0\.0:\d+/mcp")
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("words", [("serve",), ("serve", "--http", "0"), ("serve", "--strict")])
+async def test_a_directory_that_is_not_there_is_wrong_use(tmp_path: Path, words: tuple[str, ...]) -> None:
+    async with restbridge(*words, cwd=tmp_path) as bridge:
+        await bridge.says(f"Error: {tmp_path / 'tools.d'} is not there")
+        assert await bridge.ends() == 2

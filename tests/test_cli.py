@@ -1,0 +1,117 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from bridge import __version__, cli
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("call", "check", "demo", "explain", "list", "schema", "serve")
+
+
+@pytest.fixture
+def failing() -> Iterator[None]:
+    """Two more verbs: one with a fault, one that is interrupted."""
+
+    @cli.restbridge.command()
+    def fault() -> None:
+        raise ZeroDivisionError("sensitive")
+
+    @cli.restbridge.command()
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    yield
+    del cli.restbridge.commands["fault"], cli.restbridge.commands["interrupt"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"restbridge, version {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    assert f"Examples:\n  restbridge {verb}" in capsys.readouterr().out
+
+
+def test_all_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["-h"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert tuple(line.split()[0] for line in commands) == VERBS
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nosuch"], "No such command 'nosuch'"),
+        (["serve", "--http", "here"], "'here' is no address; write a port such as 8000, or host:port"),
+        (["serve", "--poll", "0"], "0.0 is not in the range"),
+        (["check", __file__], "is a file"),
+        (["schema"], "Missing argument"),
+    ],
+)
+def test_wrong_use_is_told_and_answered_with_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_fault_of_ours_is_one_sentence_and_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fault"]) == 3
+    assert capsys.readouterr().err == (
+        "restbridge: failed inside (ZeroDivisionError); see where with: restbridge --verbose …\n"
+    )
+
+
+@pytest.mark.usefixtures("failing")
+def test_verbose_shows_where_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["--verbose", "fault"]) == 3
+    assert "in fault" in capsys.readouterr().err
+    monkeypatch.setenv("RESTBRIDGE_VERBOSE", "1")
+    assert cli.main(["fault"]) == 3
+    assert "in fault" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("failing")
+def test_an_interrupt_is_answered_with_130() -> None:
+    assert cli.main(["interrupt"]) == 130
+
+
+def test_a_reader_that_has_gone_ends_it_quietly() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "schema", "tool"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate()
+    assert (process.returncode, err) == (1, b"")
+
+
+def test_starting_imports_no_room_that_the_command_does_not_need() -> None:
+    code = "import sys, bridge.cli; print(*[m for m in sys.modules if m.startswith('bridge.')])"
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert set(out.split()) == {"bridge.cli", "bridge.settings"}
+
+
+def test_click_shows_errors_without_a_context(capsys: pytest.CaptureFixture[str]) -> None:
+    @cli.restbridge.command()
+    def refuse() -> None:
+        raise click.ClickException("the shop is closed")
+
+    try:
+        assert cli.main(["refuse"]) == 2
+    finally:
+        del cli.restbridge.commands["refuse"]
+    assert capsys.readouterr().err == "Error: the shop is closed\n"
