@@ -76,15 +76,20 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
         case BasicAuth(username=username) if ":" in username:
             message = "the user name holds a colon, which basic authentication cannot carry; use another name"
             findings.error("wrong-value", message, "auth", "username")
+    if upstream.spec.tls.key_file and not upstream.spec.tls.cert_file:
+        message = "the key certFile is missing, and keyFile belongs to it; add it"
+        findings.error("missing-key", message, "tls")
     findings.raise_errors()
     return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}))
 
 
-def compile_tool(stem: str, spec: ToolSpec, upstream: Upstream | None) -> tuple[Tool, tuple[Finding, ...]]:
+def compile_tool(
+    stem: str, spec: ToolSpec, upstream: Upstream | None, sources: Sources
+) -> tuple[Tool, tuple[Finding, ...]]:
     """The tool and its warnings; ``stem`` is its name where the spec gives none.
 
-    ``upstream`` is the one that the spec names, None where it names none. Raises ``InvalidSpec`` with
-    every finding, warnings included.
+    ``upstream`` is the one that the spec names, None where it names none; then ``sources`` says by which
+    proxy the tool sends. Raises ``InvalidSpec`` with every finding, warnings included.
     """
     name = spec.name or stem
     findings = Findings()
@@ -92,7 +97,7 @@ def compile_tool(stem: str, spec: ToolSpec, upstream: Upstream | None) -> tuple[
     projections = _projections(spec, findings)
     output = findings.attempt(lambda: _output(spec, findings), "outputSchema")
     arguments = findings.attempt(lambda: _arguments(spec, findings), "inputSchema")
-    destination = findings.attempt(lambda: _destination(spec, upstream))
+    destination = findings.attempt(lambda: _destination(spec, upstream, sources))
     request = None
     if arguments and destination:
         request = findings.attempt(lambda: _request(destination, spec, arguments))
@@ -126,8 +131,9 @@ def _check_words(name: str, spec: ToolSpec, findings: Findings) -> None:
     if spec.output_schema is not None and content not in ("auto", "json"):
         message = f"a tool with an outputSchema answers JSON, not {content}; take one of the two out"
         findings.error("content-conflict", message, "response", "content")
-    if spec.response.jmespath is not None and content in ("image", "audio", "resource"):
-        message = f"a projection answers JSON, and {content} content is bytes; take one of the two out"
+    is_json = spec.response.jmespath is not None or spec.response.from_ == "reply"
+    if is_json and content in ("image", "audio", "resource"):
+        message = f"jmespath and from: reply answer JSON, and {content} is the body's bytes; take one out"
         findings.error("content-conflict", message, "response", "content")
 
 
@@ -161,7 +167,7 @@ def _arguments(spec: ToolSpec, findings: Findings) -> Arguments:
     return arguments
 
 
-def _destination(spec: ToolSpec, upstream: Upstream | None) -> tuple[Upstream, str]:
+def _destination(spec: ToolSpec, upstream: Upstream | None, sources: Sources) -> tuple[Upstream, str]:
     """Where the tool sends: an upstream, and the URL template that is appended to its ``baseUrl``.
 
     A tool that names no upstream gets one of its own, without credentials, for the origin of its URL.
@@ -170,10 +176,10 @@ def _destination(spec: ToolSpec, upstream: Upstream | None) -> tuple[Upstream, s
         return upstream, spec.request.url
     try:
         base_url, url = baseurl.split(spec.request.url)
+        words = UpstreamSpec.model_validate({"baseUrl": base_url, "auth": {"type": "none"}})
+        return resolve(base_url, words, sources), url
     except InvalidSpec as problem:
-        raise InvalidSpec(*(f.under("request", "url") for f in problem.findings)) from problem
-    spec_of_its_own = UpstreamSpec.model_validate({"baseUrl": base_url, "auth": {"type": "none"}})
-    return Upstream(base_url, spec_of_its_own), url
+        raise InvalidSpec(*(replace(f, route=("request", "url")) for f in problem.findings)) from problem
 
 
 def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments) -> RequestTemplate:

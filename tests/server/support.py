@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,11 +13,12 @@ import anyio
 import httpx
 
 from bridge.registry import Registry, Snapshot
+from bridge.secrets import Sources
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
 from bridge.server.stdio import serve_stdio
 from bridge.spec import ToolSpec
-from bridge.tool.compiler import Tool, compile_tool
+from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
 
 Json: TypeAlias = dict[str, Any]
@@ -28,7 +28,6 @@ META: Json = {
     "io.modelcontextprotocol/clientCapabilities": {},
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
 }
-ROOT = Path(__file__).parents[2]
 TOOLS = ("any", "change", "echo", "fail", "hang", "large", "strict", "typed")
 INITIALIZED: Json = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
@@ -94,22 +93,44 @@ class Api:
         return not self.left.is_set()
 
 
-@dataclass(frozen=True)
-class Control:
-    """Tells ``tests.server.entry`` what tools to have."""
+def tool_file(api_url: str, name: str) -> Json:
+    """A tool that calls the API's path of its name."""
+    spec: Json = {
+        "description": f"Calls {name}.",
+        "inputSchema": {
+            "properties": {"n": {"type": "integer"}},
+            "required": ["n"] if name == "strict" else [],
+            "additionalProperties": name == "any",
+        },
+        "request": {"method": "POST" if name == "change" else "GET", "url": f"{api_url}/{name}"},
+        "response": {"maxBytes": "1MB"},
+        "retries": {"max": 0},
+    }
+    return spec | ({"outputSchema": {"type": "object"}} if name == "typed" else {})
 
-    port: int
-    joined: asyncio.Future[asyncio.StreamWriter]
 
-    def command(self, api: Api) -> list[str]:
-        return [sys.executable, "-m", "tests.server.entry", api.url, str(self.port)]
+class Files:
+    """The tools of a bridge in a process of its own."""
 
-    async def change(self, *names: str) -> None:
-        (await self.joined).write(" ".join(names).encode())
+    def __init__(self, directory: Path, api_url: str) -> None:
+        self.command = [sys.executable, "-m", "bridge", "serve", str(directory)]
+        self._directory = directory
+        self._api_url = api_url
+        for name in TOOLS:
+            self._write(name)
+
+    async def add(self, name: str) -> None:
+        self._write(name)
+
+    async def drop(self, name: str) -> None:
+        (self._directory / f"{name}.yaml").unlink()
+
+    def _write(self, name: str) -> None:
+        (self._directory / f"{name}.yaml").write_text(json.dumps(tool_file(self._api_url, name)))
 
 
 class Served:
-    """A bridge whose tools the test names; each calls the API's path of that name."""
+    """A bridge whose tools the test names."""
 
     def __init__(self, api_url: str, client: Client) -> None:
         self.registry = Registry()
@@ -118,28 +139,25 @@ class Served:
         self.stopped = anyio.Event()
         self._api_url = api_url
 
-    def _tool(self, name: str) -> Tool:
-        spec: Json = {
-            "description": f"Calls {name}.",
-            "inputSchema": {
-                "properties": {"n": {"type": "integer"}},
-                "required": ["n"] if name == "strict" else [],
-                "additionalProperties": name == "any",
-            },
-            "request": {"method": "POST" if name == "change" else "GET", "url": f"{self._api_url}/{name}"},
-            "response": {"maxBytes": "1MB"},
-            "retries": {"max": 0},
-        }
-        if name == "typed":
-            spec["outputSchema"] = {"type": "object"}
-        return compile_tool(name, ToolSpec.model_validate(spec), None)[0]
-
     def show(self, *names: str) -> None:
-        self.registry.replace(Snapshot([self._tool(name) for name in names]))
+        tools = (
+            compile_tool(name, ToolSpec.model_validate(tool_file(self._api_url, name)), None, Sources({}))
+            for name in names
+        )
+        self.registry.replace(Snapshot([tool for tool, _ in tools]))
 
     async def change(self, *names: str) -> None:
         self.show(*names)
         await self.server.announcer.announce()
+
+    async def add(self, name: str) -> None:
+        await self.change(name, *self._names())
+
+    async def drop(self, name: str) -> None:
+        await self.change(*(self._names() - {name}))
+
+    def _names(self) -> set[str]:
+        return {tool.name for tool in self.registry.current.tools}
 
     @asynccontextmanager
     async def http(self, host: str = "127.0.0.1", *, grace: int = 5) -> AsyncIterator[str]:
@@ -209,9 +227,9 @@ class Pipe:
         """The server has begun to write."""
         await anyio.wait_readable(self._from_server)
 
-    async def line(self) -> bytes:
+    async def line(self, patience: float = 5) -> bytes:
         """The next line, empty at the end."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(patience):
             while b"\n" not in self._buffer:
                 await anyio.wait_readable(self._from_server)
                 chunk = os.read(self._from_server, 1 << 20)
@@ -225,10 +243,10 @@ class Pipe:
         message: Json = json.loads(await self.line())
         return message
 
-    async def open(self, version: str = "2025-11-25") -> None:
+    async def open(self, patience: float = 5) -> None:
         """Shake hands."""
-        await self.send(initialize(version))
-        await self.answer()
+        await self.send(initialize())
+        await self.line(patience)
         await self.send(INITIALIZED)
 
     def hang_up(self) -> None:

@@ -1,0 +1,263 @@
+"""Calls, start to end, against an upstream that answers what the test says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from bridge.codec import decode, encode
+from bridge.events import CallFinished, Event
+from bridge.invoke import invoke
+from bridge.secrets import Sources
+from bridge.spec import Json, ToolSpec, UpstreamSpec
+from bridge.tool.compiler import compile_tool, compile_upstream
+from bridge.tool.content import Result
+from bridge.upstream.client import Client
+
+pytestmark = pytest.mark.anyio
+
+KEY = "a-very-secret-key"
+ITEM = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}}
+
+
+@dataclass
+class Bridge:
+    """Calls tools whose upstream answers ``reply``, and keeps what is emitted."""
+
+    client: Client
+    reply: bytes = b""
+    events: list[Event] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    heads: list[bytes] = field(default_factory=list)
+    url: str = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        self.asked.set()
+        if self.reply:
+            writer.write(self.reply)
+        else:
+            await reader.read()
+        writer.close()
+
+    def says(self, body: Json = None, status: int = 200, *headers: str) -> None:
+        content = body if isinstance(body, bytes) else encode(body)
+        given = headers or ("Content-Type: application/json",)
+        lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(content)}", "Connection: close", *given]
+        self.reply = "\r\n".join([*lines, "", ""]).encode() + content
+
+    async def call(self, arguments: dict[str, Json] | None = None, **words: Json) -> Result:
+        """Call a tool of these words, under GET /x where they say nothing else."""
+        auth = {"type": "http", "scheme": "bearer", "credentials": KEY}
+        upstream = UpstreamSpec.model_validate({"baseUrl": self.url, "auth": auth})
+        written = {"description": "Try.", "request": {"method": "GET", "url": "/x"}, **words}
+        spec = ToolSpec.model_validate(written)
+        sources = Sources({})
+        tool, _ = compile_tool("try", spec, compile_upstream("api", upstream, sources), sources)
+        return await invoke(tool, arguments or {}, self.client, self.events.append)
+
+    @property
+    def finished(self) -> CallFinished:
+        last = self.events[-1]
+        assert isinstance(last, CallFinished)
+        return last
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    bridge = Bridge(Client())
+    async with await asyncio.start_server(bridge.answer, "127.0.0.1") as server:
+        bridge.url = "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
+        yield bridge
+        await bridge.client.aclose()
+
+
+def words(result: Result) -> str:
+    text = result.content[0]["text"]
+    assert isinstance(text, str)
+    return text
+
+
+POST = {"method": "POST", "url": "/x"}
+
+
+async def test_a_reply_is_given_as_compact_json(bridge: Bridge) -> None:
+    bridge.says(b'{ "a": [1, 2],\n "b": "\xc3\xbc" }')
+    result = await bridge.call()
+    assert (words(result), result.is_error, result.meta) == ('{"a":[1,2],"b":"ü"}', False, {})
+    assert bridge.finished.outcome == "ok"
+    assert (bridge.finished.tool, bridge.finished.upstream, bridge.finished.status) == ("try", "api", 200)
+
+
+async def test_a_projection_picks_what_the_model_sees(bridge: Bridge) -> None:
+    bridge.says({"items": [{"id": 1, "secret": 2}]})
+    result = await bridge.call(response={"jmespath": "items[].id"})
+    assert words(result) == "[1]"
+
+
+async def test_a_projection_may_see_the_whole_reply(bridge: Bridge) -> None:
+    bridge.says({"id": 7}, 201, "Content-Type: application/json", "Location: /x/7")
+    response = {"from": "reply", "jmespath": "[status, headers.location, body.id]"}
+    assert words(await bridge.call(request=POST, response=response)) == '[201,"/x/7",7]'
+
+
+async def test_head_answers_with_status_and_headers(bridge: Bridge) -> None:
+    bridge.says(b"", 200, "X-Total-Count: 12")
+    request = {"method": "HEAD", "url": "/x"}
+    result = await bridge.call(request=request, response={"jmespath": 'headers."x-total-count"'})
+    assert words(result) == '"12"'
+
+
+async def test_an_empty_reply_is_a_sentence_also_under_a_projection(bridge: Bridge) -> None:
+    bridge.reply = b"HTTP/1.1 204 Done\r\nConnection: close\r\n\r\n"
+    result = await bridge.call(response={"jmespath": "id"})
+    assert "204" in words(result)
+    assert not result.is_error
+
+
+async def test_an_output_schema_gives_structured_content_and_the_same_text(bridge: Bridge) -> None:
+    bridge.says({"id": 1})
+    result = await bridge.call(outputSchema=ITEM)
+    assert (result.structured, words(result)) == ({"id": 1}, '{"id":1}')
+
+
+async def test_an_empty_reply_is_null_to_an_output_schema(bridge: Bridge) -> None:
+    bridge.reply = b"HTTP/1.1 204 Done\r\nConnection: close\r\n\r\n"
+    result = await bridge.call(outputSchema={"type": ["object", "null"]})
+    assert result.structured == {"result": None}
+
+
+async def test_a_reply_that_departs_from_its_schema_is_an_error_with_the_data(bridge: Bridge) -> None:
+    bridge.says({"id": "one"})
+    result = await bridge.call(outputSchema=ITEM)
+    assert result.meta["restbridge/error"] == bridge.finished.outcome == "result-drift"
+    assert result.content[1]["text"] == '{"id":"one"}'
+    assert "restbridge/executed" not in result.meta
+
+
+async def test_arguments_that_do_not_fit_are_not_sent(bridge: Bridge) -> None:
+    result = await bridge.call({"limit": "many"}, inputSchema={"properties": {"limit": {"type": "integer"}}})
+    assert result.meta == {"restbridge/error": "invalid-arguments"}
+    assert bridge.heads == []
+    assert bridge.finished.status is None
+
+
+async def test_a_status_is_told_in_the_words_of_the_tool_file(bridge: Bridge) -> None:
+    bridge.says({"detail": "no such thing"}, 404)
+    result = await bridge.call(errors={"404": "Look elsewhere."})
+    assert words(result) == "Look elsewhere. The API says: no such thing"
+    assert bridge.finished.outcome == "http-404"
+
+
+async def test_a_status_that_is_valid_here_is_a_success(bridge: Bridge) -> None:
+    bridge.says({"known": False}, 404)
+    result = await bridge.call(response={"validStatus": ["2xx", 404]})
+    assert (words(result), result.is_error) == ('{"known":false}', False)
+
+
+async def test_a_wait_that_the_api_asks_for_is_passed_on(bridge: Bridge) -> None:
+    bridge.says({}, 429, "Retry-After: 99999999999999999999999")
+    result = await bridge.call(retries={"max": 0})
+    assert "86400 seconds" in words(result)
+
+
+@pytest.mark.parametrize(
+    ("body", "response"),
+    [
+        (b"<p>", {}),
+        (b"[1,", {"content": "json"}),
+        (b'{"a":1}', {"jmespath": "sort(a)"}),
+        (encode(["x" * 90] * 40), {"jmespath": "join('', @)", "maxBytes": "1kB"}),
+    ],
+)
+async def test_what_fails_after_an_unsafe_request_was_done_says_so(
+    bridge: Bridge, body: bytes, response: Json
+) -> None:
+    bridge.says(body, 201)
+    result = await bridge.call(request=POST, response=response)
+    assert result.is_error
+    assert words(result).startswith("The request was carried out (201). Do not repeat it.")
+    assert result.meta["restbridge/executed"] is True
+
+
+async def test_a_reply_too_large_to_be_read_leaves_an_unsafe_request_done(bridge: Bridge) -> None:
+    bridge.says(b"x" * 2000, 201)
+    result = await bridge.call(request=POST, maxBytes="1kB")
+    assert result.meta == {"restbridge/error": "reply-too-large", "restbridge/executed": True}
+
+
+async def test_a_failure_too_large_to_be_read_leaves_it_open(bridge: Bridge) -> None:
+    bridge.says(b"x" * 2000, 500)
+    result = await bridge.call(request=POST, maxBytes="1kB")
+    assert "restbridge/executed" not in result.meta
+    assert words(result).endswith("It may have been carried out; check before repeating.")
+
+
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_gateway_leaves_open_what_became_of_an_unsafe_request(bridge: Bridge, status: int) -> None:
+    bridge.says({}, status)
+    result = await bridge.call(request=POST)
+    assert words(result).endswith("It may have been carried out; check before repeating.")
+
+
+async def test_a_reply_that_is_cut_leaves_open_what_became_of_an_unsafe_request(bridge: Bridge) -> None:
+    bridge.reply = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\n{"
+    result = await bridge.call(request=POST)
+    assert result.meta["restbridge/error"] == "reply-cut"
+    assert words(result).endswith("It may have been carried out; check before repeating.")
+
+
+async def test_a_safe_request_says_nothing_of_being_carried_out(bridge: Bridge) -> None:
+    bridge.says(b"[1,")
+    result = await bridge.call()
+    assert result.meta == {"restbridge/error": "not-json"}
+    assert "carried out" not in words(result)
+
+
+async def test_a_post_that_is_said_to_change_nothing_is_safe(bridge: Bridge) -> None:
+    bridge.says(b"[1,")
+    result = await bridge.call(request=POST, annotations={"readOnlyHint": True})
+    assert "carried out" not in words(result)
+
+
+async def test_a_secret_that_the_api_repeats_is_not_passed_on(bridge: Bridge) -> None:
+    bridge.says({"detail": f"bad key {KEY}"}, 401)
+    assert words(await bridge.call()).endswith("bad key [redacted]")
+    bridge.says({"id": 1, "key": KEY})
+    result = await bridge.call(outputSchema=ITEM)
+    assert result.structured == {"id": 1, "key": "[redacted]"} == decode(words(result))
+    bridge.says(KEY.encode(), 200, "Content-Type: text/plain")
+    result = await bridge.call(response={"content": "resource"})
+    assert result.content[0]["resource"]["text"] == "[redacted]"
+    bridge.says(b"\x89PNG\r\n\x1a\n", 200, "Content-Type: image/png")
+    result = await bridge.call()
+    assert result.content[0]["type"] == "image"
+
+
+async def test_a_large_reply_is_read_beside_the_event_loop(bridge: Bridge) -> None:
+    bridge.says([{"id": number, "text": "x" * 100} for number in range(5000)])
+    result = await bridge.call(response={"jmespath": "[-1].id"})
+    assert words(result) == "4999"
+
+
+async def test_a_tools_own_limits_count_under_its_name(bridge: Bridge) -> None:
+    bridge.says({})
+    result = await bridge.call(limits={"concurrency": 1})
+    assert words(result) == "{}"
+
+
+async def test_a_call_that_takes_too_long_ends_with_its_deadline(bridge: Bridge) -> None:
+    result = await bridge.call(timeout="100ms", request=POST)
+    assert result.meta["restbridge/error"] == bridge.finished.outcome == "timeout"
+    assert words(result).endswith("It may have been carried out; check before repeating.")
+
+
+async def test_a_call_that_is_cancelled_is_told_to_the_ear(bridge: Bridge) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bridge.call)
+        with anyio.fail_after(5):
+            await bridge.asked.wait()
+        tasks.cancel_scope.cancel()
+    assert (bridge.finished.outcome, bridge.finished.status) == ("cancelled", None)

@@ -1,0 +1,37 @@
+from bridge.registry import Change, Registry, Snapshot
+from bridge.secrets import Sources
+from bridge.spec import Json, ToolSpec
+from bridge.tool.compiler import Tool, compile_tool
+
+
+def tool(name: str, **words: Json) -> Tool:
+    written = {"description": "Try.", "request": {"method": "GET", "url": "https://api.example/x"}, **words}
+    return compile_tool(name, ToolSpec.model_validate(written), None, Sources({}))[0]
+
+
+def test_tools_are_listed_by_name_and_found_by_alias() -> None:
+    snapshot = Snapshot([tool("b", aliases=["old_b"]), tool("a")])
+    assert [each.name for each in snapshot.tools] == ["a", "b"]
+    assert snapshot.find("old_b") is snapshot.find("b") is snapshot.tools[1]
+    assert snapshot.find("c") is None
+
+
+def test_a_swap_answers_what_changed() -> None:
+    kept, gone, edited = tool("kept"), tool("gone"), tool("edited")
+    registry = Registry(Snapshot([kept, gone, edited]))
+    change = registry.replace(Snapshot([kept, tool("edited", title="Edited"), tool("new")]))
+    assert change == Change(added=("new",), changed=("edited",), removed=("gone",), visible=True)
+
+
+def test_what_clients_do_not_see_is_no_visible_change() -> None:
+    registry = Registry(Snapshot([tool("a")]))
+    change = registry.replace(Snapshot([tool("a", timeout="3s", response={"jmespath": "id"})]))
+    assert (change.changed, change.visible) == (("a",), False)
+
+
+def test_a_call_keeps_the_snapshot_that_it_took() -> None:
+    registry = Registry(Snapshot([tool("a")]))
+    taken = registry.current
+    registry.replace(Snapshot())
+    assert taken.find("a")
+    assert registry.current.tools == ()

@@ -1,0 +1,215 @@
+import pytest
+
+from bridge.diagnostics import InvalidSpec
+from bridge.secrets import Sources, Upstream
+from bridge.spec import Json, ToolSpec, UpstreamSpec
+from bridge.tool.compiler import Tool, compile_tool, compile_upstream
+from bridge.tool.request import Builtins
+
+ENVIRON = {"KEY": "k-123", "HTTPS_PROXY": "http://proxy.example:3128"}
+
+
+def upstream(auth: Json = None, **words: Json) -> Upstream:
+    written = {"baseUrl": "http://api.example/v1/", "auth": auth or {"type": "none"}, **words}
+    return compile_upstream("api", UpstreamSpec.model_validate(written), Sources(ENVIRON))
+
+
+def tool(method: str = "GET", over: Upstream | None = None, **words: Json) -> Tool:
+    request = {"method": method, "url": "/x", **words.pop("request", {})}
+    spec = ToolSpec.model_validate({"description": "Try it.", "request": request, **words})
+    if over is None and request["url"].startswith("/"):
+        over = upstream()
+    return compile_tool("try", spec, over, Sources(ENVIRON))[0]
+
+
+def findings(problem: pytest.ExceptionInfo[InvalidSpec]) -> list[tuple[str, str]]:
+    return [(f.code, "/".join(map(str, f.route))) for f in problem.value.findings]
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "hints"),
+    [
+        ("GET", {}, (True, False, True, True)),
+        ("HEAD", {}, (True, False, True, True)),
+        ("OPTIONS", {}, (True, False, True, True)),
+        ("POST", {}, (False, True, False, True)),
+        ("PATCH", {}, (False, True, False, True)),
+        ("PUT", {}, (False, True, True, True)),
+        ("DELETE", {}, (False, True, True, True)),
+        ("POST", {"idempotent": True}, (False, True, True, True)),
+        ("PUT", {"idempotent": False}, (False, True, False, True)),
+        ("POST", {"annotations": {"readOnlyHint": True, "openWorldHint": False}}, (True, True, False, False)),
+    ],
+)
+def test_hints_are_explicit_and_derived_from_the_method(
+    method: str, words: Json, hints: tuple[bool, ...]
+) -> None:
+    compiled = tool(method, **words)
+    names = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+    assert tuple(compiled.definition["annotations"][name] for name in names) == hints
+    assert compiled.read_only is hints[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "repeatable"),
+    [
+        ("GET", {}, True),
+        ("PUT", {}, True),
+        ("DELETE", {}, True),
+        ("PUT", {"idempotent": False}, False),
+        ("POST", {}, False),
+        ("POST", {"idempotent": True}, True),
+        ("POST", {"annotations": {"idempotentHint": True}}, False),
+        ("POST", {"request": {"headers": {"Idempotency-Key": "{$uuid}"}}}, True),
+    ],
+)
+def test_only_what_may_be_done_twice_is_repeated(method: str, words: Json, *, repeatable: bool) -> None:
+    assert tool(method, **words).repeatable is repeatable
+
+
+def test_the_definition_says_what_the_file_says() -> None:
+    compiled = tool(
+        name="better",
+        title="Better",
+        deprecated="Use best.",
+        inputSchema={"properties": {"q": {"type": "string"}}},
+        outputSchema={"type": "array", "items": {"type": "string"}},
+        icons=[{"src": "https://a.example/i.png", "mimeType": "image/png"}],
+        _meta={"team": "shop"},
+    )
+    assert compiled.definition == {
+        "name": "better",
+        "title": "Better",
+        "description": "Use best. Try it.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"q": {"type": "string"}},
+            "additionalProperties": False,
+        },
+        "outputSchema": compiled.output.schema if compiled.output else None,
+        "annotations": compiled.definition["annotations"],
+        "icons": [{"src": "https://a.example/i.png", "mimeType": "image/png"}],
+        "_meta": {"team": "shop"},
+    }
+
+
+def test_a_tools_own_words_go_over_the_upstreams_key_by_key() -> None:
+    over = upstream(timeout={"total": "9s", "connect": "2s"}, retries={"max": 5}, maxBytes="1MiB")
+    spec = tool(
+        over=over, timeout={"connect": "1s"}, retries={"statuses": [503]}, maxBytes="2kB"
+    ).upstream.spec
+    assert (spec.timeout.total, spec.timeout.connect) == (9, 1)
+    assert (spec.retries.max, spec.retries.statuses, spec.max_bytes) == (5, (503,), 2000)
+    assert over.spec.timeout.connect == 2
+
+
+def test_without_an_upstream_a_tool_sends_to_the_origin_of_its_url() -> None:
+    compiled = tool(request={"url": "https://API.example:443/x{?q}"}, inputSchema={"properties": {"q": {}}})
+    assert compiled.upstream.name == compiled.upstream.origin == "https://api.example"
+    assert compiled.request.build({"q": 1}, Builtins.fresh()).url == "https://api.example/x?q=1"
+    assert compiled.upstream.spec.proxy == "http://proxy.example:3128"
+
+
+def test_what_a_key_needs_is_taken_by_no_tool() -> None:
+    over = upstream({"type": "apiKey", "in": "query", "name": "key", "value": "${env:KEY}"})
+    with pytest.raises(InvalidSpec) as problem:
+        tool(over=over, request={"query": {"key": "mine"}})
+    assert findings(problem) == [("reserved-name", "request/query/key")]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({"aliases": ["old", "try"]}, [("duplicate-name", "aliases/1")]),
+        ({"outputSchema": {}, "response": {"content": "text"}}, [("content-conflict", "response/content")]),
+        ({"response": {"content": "image", "jmespath": "a"}}, [("content-conflict", "response/content")]),
+        ({"response": {"content": "audio", "from": "reply"}}, [("content-conflict", "response/content")]),
+        ({"response": {"jmespath": "a["}}, [("bad-projection", "response/jmespath")]),
+        (
+            {"errors": {"404": {"message": "No.", "jmespath": "a["}}},
+            [("bad-projection", "errors/404/jmespath")],
+        ),
+        ({"request": {"url": "ftp://a.example/x"}}, [("bad-url", "request/url")]),
+        (
+            {"request": {"url": "/{b}"}, "inputSchema": {"properties": {"a": {"typ": "string"}}}},
+            [
+                ("unknown-keyword", "inputSchema/properties/a/typ"),
+                ("unknown-argument", "request/url"),
+            ],
+        ),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused_where_it_is_wrong(
+    words: Json, found: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(InvalidSpec) as problem:
+        tool(**words)
+    assert findings(problem)[: len(found)] == found
+
+
+def test_a_projection_of_an_error_is_compiled_beside_that_of_the_reply() -> None:
+    compiled = tool(response={"jmespath": "a"}, errors={"404": {"message": "No.", "jmespath": "b"}})
+    assert compiled.projection
+    assert compiled.projection.apply({"a": 1}) == 1
+    assert compiled.error_projections["404"].apply({"b": 2}) == 2
+
+
+def test_what_is_doubtful_is_a_warning() -> None:
+    spec = ToolSpec.model_validate(
+        {
+            "description": "Try.",
+            "request": {"method": "GET", "url": "/x"},
+            "response": {"jmespath": '[?s == "x"]'},
+            "outputSchema": {"tittle": "x"},
+        }
+    )
+    _, warnings = compile_tool("try", spec, upstream(), Sources(ENVIRON))
+    assert {(w.code, w.route[0], w.severity) for w in warnings} == {
+        ("quoted-identifier", "response", "warning"),
+        ("unknown-keyword", "outputSchema", "warning"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({"baseUrl": "http://a.example/?q=1"}, [("bad-url", "baseUrl")]),
+        ({"headers": {"Host": "b.example"}}, [("reserved-name", "headers/Host")]),
+        (
+            {
+                "auth": {"type": "apiKey", "in": "header", "name": "X-Key", "value": "k"},
+                "headers": {"x-key": "mine"},
+            },
+            [("reserved-name", "headers/x-key")],
+        ),
+        (
+            {"auth": {"type": "apiKey", "in": "header", "name": "X Key", "value": "k"}},
+            [("bad-name", "auth/name")],
+        ),
+        (
+            {"auth": {"type": "apiKey", "in": "cookie", "name": "a=b", "value": "k"}},
+            [("bad-name", "auth/name")],
+        ),
+        (
+            {"auth": {"type": "http", "scheme": "basic", "username": "a:b", "password": "p"}},
+            [("wrong-value", "auth/username")],
+        ),
+        ({"tls": {"keyFile": "/key.pem"}}, [("missing-key", "tls")]),
+    ],
+)
+def test_an_upstream_that_cannot_work_is_refused_where_it_is_wrong(
+    words: Json, found: list[tuple[str, str]]
+) -> None:
+    written = {"baseUrl": "http://api.example", "auth": {"type": "none"}, **words}
+    sources = Sources({}, read=lambda _: "pem")
+    with pytest.raises(InvalidSpec) as problem:
+        compile_upstream("api", UpstreamSpec.model_validate(written), sources)
+    assert findings(problem) == found
+
+
+def test_an_upstream_is_canonical_once_its_variables_are_known() -> None:
+    words = {"baseUrl": "${env:URL}", "auth": {"type": "apiKey", "in": "query", "name": "k", "value": "v"}}
+    spec = UpstreamSpec.model_validate(words)
+    compiled = compile_upstream("api", spec, Sources({"URL": "HTTP://Api.Example:80/v1/"}))
+    assert compiled.spec.base_url == "http://api.example/v1"
+    assert compiled.place == "api.example:80"
