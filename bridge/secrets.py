@@ -196,7 +196,8 @@ class _Texts:
         ):
             if path is not None:
                 paths[key] = self.resolved(path, "tls", route)
-                digest.update(self._file(paths[key], ("tls", route), None).encode())
+                if not self._failed("tls", route):
+                    digest.update(self._file(paths[key], ("tls", route), None).encode())
         return tls.model_copy(update=paths), digest.hexdigest() if paths else ""
 
     def proxy(self, written: str | None, base_url: str) -> str | None:
@@ -232,10 +233,13 @@ class _Texts:
         return value
 
     def _check(self, value: str, form: str, *route: str) -> None:
-        """One finding is enough for a text: what could not be resolved is not looked at again."""
         pattern, expected = _FORMS[form]
-        if not pattern.fullmatch(value) and not any(f.route == route for f in self.findings.errors):
+        if not pattern.fullmatch(value) and not self._failed(*route):
             self.findings.error("bad-secret", f"the value is not {expected}; correct it", *route)
+
+    def _failed(self, *route: str) -> bool:
+        """Whether a text could not be resolved: one finding is enough, it is not looked at again."""
+        return any(finding.route == route for finding in self.findings.errors)
 
     def _value(self, place: re.Match[str], route: Route) -> str:
         """What ``${…}`` stands for; a finding, and nothing, where that is not to be had."""

@@ -268,9 +268,14 @@ def test_what_cannot_be_resolved_is_a_finding_at_its_place(
 
 def test_one_run_reports_everything() -> None:
     with pytest.raises(InvalidSpec) as caught:
-        resolved(baseUrl="${env:A}", auth={**BEARER, "credentials": "${env:B}${env:C}"}, proxy="${env:D}")
+        resolved(
+            baseUrl="${env:A}",
+            auth={**BEARER, "credentials": "${env:B}${env:C}"},
+            tls={"caFile": "${env:D}"},
+            proxy="${env:E}",
+        )
     assert [finding.message[:14] for finding in caught.value.findings] == [
-        f"the variable {name}" for name in "ABCD"
+        f"the variable {name}" for name in "ABCDE"
     ]
 
 
