@@ -40,7 +40,7 @@ _ESCAPE: Final = re.compile(
 )
 
 
-class NotJson(ValueError):  # noqa: N818 - the name says what is the case, as errors here do
+class NotJson(ValueError):
     """Not JSON, or more than JSON can say; the text says where and what, and shows no content."""
 
 

@@ -4,16 +4,91 @@ A check knows a *route* (the keys and indices that lead to a value) and raises o
 ``Finding``s. Only ``toolfiles/document`` knows lines: it turns a finding into a ``Diagnostic``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 _T = TypeVar("_T")
 
 Route = tuple[str | int, ...]
 Severity = Literal["error", "warning"]
+
+CODES: Final[Mapping[str, str]] = {
+    "array-without-items": "A warning: an array in a schema says nothing of its items.",
+    "bad-argument-name": "An argument's name is empty, too long, or cannot be written as a placeholder.",
+    "bad-default": "A default does not fit its own schema.",
+    "bad-name": "A name holds characters that it cannot hold: of a tool, upstream, header, cookie or part.",
+    "bad-pattern": "A pattern is no regular expression, or needs look-around or back-references.",
+    "bad-projection": "A JMESPath expression cannot be parsed, or could never be applied.",
+    "bad-proxy": "A proxy is not of the form http://[user:password@]host:port.",
+    "bad-secret": "A ${…} is malformed, or its value cannot stand where it goes.",
+    "bad-template": "A URL template breaks its grammar, or its path has a dot segment.",
+    "bad-url": "An address is not http or https, or could be read in two ways.",
+    "bare-literal": "A warning: true, false or null without backticks is a field's name in JMESPath.",
+    "body-not-allowed": "A GET or HEAD has a body.",
+    "combined-schema": "A warning: anyOf, oneOf or allOf at the top, where some clients drop the tool.",
+    "content-conflict": "Two keys want the reply in different forms.",
+    "control-character": "An invisible or misleading character: control, bidirectional, tag, half a surrogate pair.",
+    "dotted-name": "A warning: a tool's name with a dot, which some clients refuse.",
+    "duplicate-header": "The same header or cookie is written twice.",
+    "duplicate-key": "The same key stands twice in one mapping.",
+    "duplicate-name": "A tool's name or alias is taken by another file.",
+    "duplicate-parameter": "The same query parameter is written twice.",
+    "duplicate-upstream": "An upstream's name is taken by another file.",
+    "empty-file": "There is nothing in the file.",
+    "external-ref": "A schema refers to something outside itself; nothing is ever fetched.",
+    "flow-comma": "A text in { } ended at a comma, so that its rest became a key.",
+    "invalid-schema": "A JSON Schema breaks the rules of its dialect.",
+    "key-not-text": "A key is a list or a mapping.",
+    "long-description": "A warning: a description past 1024 characters, where some clients cut.",
+    "long-name": "A warning: a tool's name past 64 characters, which some clients refuse.",
+    "mcp-header": "An x-mcp-header for which clients would drop the tool.",
+    "merge-key": "A YAML merge key.",
+    "misplaced-upstream": "An upstream file, or a tool without upstream, outside the directory given by --upstreams.",
+    "missing-key": "A key that is needed is not there.",
+    "nested-value": "An array or object stands where only plain values fit.",
+    "never-sent": "An argument is named nowhere, and nothing takes what is left over.",
+    "no-style": "An object goes into the query, and no style says how.",
+    "no-value": "A key of the format stands there without a value.",
+    "not-a-file": "What lies there is no regular file.",
+    "not-a-mapping": "The file is not `key: value` lines.",
+    "not-an-object": "inputSchema is not of type object.",
+    "not-json": "A number that JSON cannot say: infinite, NaN, too large.",
+    "not-supported": "A key or word that is planned, and refused until then.",
+    "not-text": "An argument inside a text may be an array or an object.",
+    "not-utf8": "The file is not UTF-8.",
+    "optional-in-path": "An argument in the path may be absent.",
+    "optional-in-query": "An argument in ?name={argument} may be absent.",
+    "quoted-identifier": "A warning: double quotes name a field in JMESPath, where a text was probably meant.",
+    "rename": "A warning: the file's name ends with .yml, which is not read.",
+    "reserved-name": "A header, cookie or parameter that no tool may set.",
+    "schema-id": "A schema has an $id, which would move what its references lead to.",
+    "schema-too-large": "A schema has too many parts, or is nested too deep.",
+    "several-documents": "A second YAML document begins.",
+    "too-deep": "The file is nested too deep.",
+    "too-large": "The file is too large.",
+    "too-many-aliases": "The file has too many YAML aliases.",
+    "too-many-values": "The file holds too many values, counting what its aliases stand for.",
+    "unknown-alias": "A YAML alias names no anchor before it.",
+    "unknown-argument": "A placeholder names no argument.",
+    "unknown-dialect": "A $schema that is not known, or not at the root.",
+    "unknown-key": "A key that the format does not have.",
+    "unknown-keyword": "A warning: a schema keyword that does nothing.",
+    "unknown-upstream": "A tool names an upstream that has no file.",
+    "unquoted-placeholder": "An unquoted {argument}, which YAML reads as a mapping.",
+    "unreadable": "The file or directory cannot be read.",
+    "unresolved-ref": "A reference in a schema leads nowhere.",
+    "unset-secret": "A variable or file that a ${…} names is not there.",
+    "unusual-argument-name": "A warning: an argument's name that some models' APIs refuse.",
+    "wrong-type": "A value of another type than the key takes.",
+    "wrong-value": "A value that the key does not take.",
+    "yaml-directive": "A YAML directive.",
+    "yaml-syntax": "The file is not YAML.",
+    "yaml-tag": "A YAML tag.",
+}
+"""What can be wrong with a file. The codes are stable: programs may rely on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +136,7 @@ class Diagnostic:
         return f"{where}: {self.severity}: {self.message} [{self.code}]"
 
 
-class InvalidSpec(Exception):  # noqa: N818 - the name says what is the case, as errors here do
+class InvalidSpec(Exception):
     """A file, or a part of it, cannot be used; holds one finding or more."""
 
     def __init__(self, *findings: Finding) -> None:

@@ -8,13 +8,50 @@ BridgeError                  str() is a text fit for a model: no secret, no addr
 └── UnusableReply            the reply is whole and accepted, but cannot be given to the model
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Final
+
+CODES: Final[Mapping[str, str]] = {
+    "address-refused": "The API's name leads to a link-local or cloud metadata address.",
+    "arguments-too-large": "The arguments are larger than 1 MiB, or nested deeper than 64.",
+    "bad-encoding": "The reply is compressed in a way that was not asked for, or damaged.",
+    "busy": "Too many calls to this API are running, and none ended in time.",
+    "connect-failed": "No connection, for another reason than those below.",
+    "connect-refused": "Nobody listens at the API's host and port.",
+    "connect-timeout": "No connection within `timeout.connect`.",
+    "dns-failed": "The API's name leads to no address.",
+    "http-STATUS": "The API answered with this status, which the tool does not take for a success.",
+    "incomplete-reply": "Nothing shows that a reply that is not JSON is whole.",
+    "invalid-arguments": "The arguments do not fit `inputSchema`.",
+    "invalid-blocks": "The projection was to answer MCP content blocks, and did not.",
+    "nested-argument": "An array or object stands where only text can.",
+    "not-base64": "An argument that is sent as bytes is no base64.",
+    "not-json": "The reply cannot be read as JSON.",
+    "not-unicode": "An argument holds half a surrogate pair.",
+    "projection-failed": "The projection does not fit this reply.",
+    "projection-too-large": "The projection would take too many steps, or make too much.",
+    "protocol-error": "The API does not speak HTTP as it should.",
+    "proxy-failed": "The proxy cannot be reached, or refused.",
+    "reply-cut": "The connection ended before the reply did.",
+    "reply-too-large": "The reply is larger than `maxBytes`.",
+    "result-drift": "The reply departs from `outputSchema`.",
+    "result-too-large": "The result is larger than `response.maxBytes`, and cannot be cut.",
+    "timeout": "The call took longer than `timeout`.",
+    "tls-failed": "TLS failed, or is not spoken there.",
+    "tls-files": "A file named under `tls` cannot be used.",
+    "tls-name": "The API's certificate is for another name.",
+    "tls-untrusted": "The API's certificate is not trusted, or has expired.",
+    "unsafe-argument": "An argument cannot stand where it would go, such as `..` in a path.",
+    "unsafe-request": "A request that could be read in two ways was not sent.",
+    "unwritable-value": "A number that cannot be written.",
+    "url-too-long": "The URL would be longer than 16 KiB.",
+    "wrong-content": "The reply is not the image or audio that it should be.",
+}
+"""What a call may end in. The codes are stable: programs may rely on them."""
 
 
 class BridgeError(Exception):
     """Base of the tree. ``code`` is kebab-case, stable, and listed in the README."""
-
-    whose: ClassVar[str] = "bridge"
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -24,13 +61,9 @@ class BridgeError(Exception):
 class InvalidCall(BridgeError):
     """The arguments cannot be used: nothing was sent, and the model can mend them."""
 
-    whose = "caller"
-
 
 class UpstreamError(BridgeError):
     """The upstream, or the way to it, is at fault."""
-
-    whose = "upstream"
 
 
 class NotSent(UpstreamError):

@@ -32,7 +32,6 @@ DOORS = {
     "yarl": ["upstream/"],
     "mcp": ["server/"],
     "mcp_types": ["server/"],
-    "sse_starlette": ["server/"],
     "starlette": ["server/", "demo/"],
     "uvicorn": ["server/"],
     "click": ["cli", "commands/"],
