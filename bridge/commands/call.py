@@ -47,7 +47,8 @@ def _as_sent(result: Result) -> dict[str, Any]:
 
 
 def _readable(block: dict[str, Any]) -> str:
-    """A text as it is; of other blocks what they are."""
-    if block["type"] == "text":
-        return str(block["text"])
-    return f"[{block['type']} {block.get('mimeType', '')}]"
+    """A text as it is, also a resource's; of other blocks what they are."""
+    part = block.get("resource", block)
+    if "text" in part:
+        return str(part["text"])
+    return f"[{block['type']} {part.get('mimeType') or part['uri']}]"

@@ -48,10 +48,18 @@ def test_a_change_is_made_for_real(line: Line) -> None:
     assert json.loads(line("call", "get_order", f"order_id={placed['order_id']}")[1])["status"] == "pending"
 
 
-def test_a_block_that_is_no_text_is_named(tools: Path, line: Line) -> None:
-    (tools / "image.yaml").write_text(
-        "description: An image.\nupstream: shop\nrequest: {method: GET, url: /api/products}\n"
-        "response:\n  content: blocks\n"
-        """  jmespath: "[{type: 'image', data: 'iVBORw0KGgo=', mimeType: 'image/png'}]"\n"""
+@pytest.mark.parametrize(
+    ("block", "shown"),
+    [
+        ("type: 'image', data: 'iVBORw0KGgo=', mimeType: 'image/png'", "[image image/png]"),
+        ("type: 'resource', resource: {uri: 'x:y', blob: 'AAAA', mimeType: 'a/b'}", "[resource a/b]"),
+        ("type: 'resource', resource: {uri: 'x:y', text: 'a, b'}", "a, b"),
+        ("type: 'resource_link', uri: 'x:y', name: 'z'", "[resource_link x:y]"),
+    ],
+)
+def test_a_block_is_shown_as_its_text_or_named(tools: Path, line: Line, block: str, shown: str) -> None:
+    (tools / "blocks.yaml").write_text(
+        "description: Blocks.\nupstream: shop\nrequest: {method: GET, url: /api/products}\n"
+        f"""response: {{content: blocks, jmespath: "[{{{block}}}]"}}\n"""
     )
-    assert line("call", "image") == (0, "[image image/png]\n", "")
+    assert line("call", "blocks") == (0, f"{shown}\n", "")
