@@ -209,6 +209,11 @@ async def test_a_reply_that_is_cut_leaves_open_what_became_of_an_unsafe_request(
     assert words(result).endswith("It may have been carried out; check before repeating.")
 
 
+async def test_a_safe_request_that_was_not_answered_may_be_repeated(bridge: Bridge) -> None:
+    bridge.reply = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{"
+    assert words(await bridge.call()).endswith("It changed nothing; you may call again.")
+
+
 async def test_a_safe_request_says_nothing_of_being_carried_out(bridge: Bridge) -> None:
     bridge.says(b"[1,")
     result = await bridge.call()

@@ -6,7 +6,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from bridge import codec
-from bridge.errors import BridgeError, StatusError, UnusableReply
+from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.exchange import Reply, Request
 from bridge.spec import ErrorSpec, Json
 from bridge.tool.bounds import json_text, visible
@@ -88,6 +88,8 @@ def error_result(
 ) -> Result:
     """An isError result. ``executed`` is for unsafe requests: the status of one that was carried out.
 
+    A safe one that was not answered may be called again, and that is said.
+
     ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``.
     """
     words = visible(codec.clean(str(error)))
@@ -96,6 +98,8 @@ def error_result(
         meta["restbridge/status"] = error.status
     if executed == "unknown":
         words = f"{words} It may have been carried out; check before repeating."
+    elif isinstance(error, NotAnswered):
+        words = f"{words} It changed nothing; you may call again."
     elif executed is not None:
         words = f"The request was carried out ({executed}). Do not repeat it. {words}"
         meta["restbridge/executed"] = True
