@@ -90,6 +90,7 @@ _SYNTAX: Final = {
     "document end marker": "expected nothing after ... on its line; take it out",
     "expected <block end>": "this does not line up with what stands above; mend the indentation",
     "'<document start>'": "this does not line up with what stands above; mend the indentation",
+    "but found '<stream end>'": "the file ends within a bracket; close it",
     "expected the node content": "expected a value here; put a text that begins like this in quotes",
     "scanning an": "expected a name after & or *; put a text that begins with & or * in quotes",
     "more indented follow up": "an empty line at the top of this text holds blanks; take them out",
@@ -119,7 +120,7 @@ class _Node:
 _NO_CHILDREN: Final[dict[str | int, tuple[int, _Node]]] = {}
 
 
-class _Problem(Exception):  # noqa: N818 - it is collected, and raised only where reading must end
+class _Problem(Exception):
     def __init__(self, code: str, message: str, index: int) -> None:
         super().__init__(message)
         self.code = code
@@ -252,12 +253,13 @@ def _read(text: str) -> "_Reading":
 
 
 def _read_fast(text: str) -> "_Reading | None":
-    """What the C parser reads without finding fault, else None."""
+    """What the C parser reads without finding fault, but with bounds; else None."""
     try:
         reading = _Reading(CParser(text).get_event, text)
     except (YAMLError, ValueError):
         return None
-    return None if reading.problems else reading
+    is_sure = all(problem.code.startswith("too-") for problem in reading.problems)
+    return reading if is_sure else None
 
 
 def _events(text: str) -> Iterator[Any]:

@@ -198,13 +198,19 @@ def read(place: Place) -> tuple[Look, Content] | None:
     except OSError as problem:
         unreadable = Finding("unreadable", _reason(problem))
         return unreadable, unreadable
-    with os.fdopen(descriptor, "rb") as file:
-        before = _judge(os.fstat(descriptor))
-        if isinstance(before, Finding):
-            return before, before
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> tuple[Look, Content] | None:
+    before = _judge(os.fstat(descriptor))
+    if isinstance(before, Finding):
+        return before, before
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
         data = file.read(MAX_BYTES + 1)
-        moved = before != _judge(os.fstat(descriptor))
-    if moved:
+    if before != _judge(os.fstat(descriptor)):
         return None
     if len(data) != before.size:
         return before, Finding("not-a-file", "found no file of a disk; copy it here")

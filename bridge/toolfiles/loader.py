@@ -9,6 +9,7 @@ claims    which tools serve: a name has one holder    all tools, and who held it
 ========  ==========================================  ================================
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -156,7 +157,7 @@ def load(
     upstreams = _upstream_files(directories, contents, sources, before.upstreams, keep=keep)
     if (contents, upstreams, unseen) == (before.contents, before.upstreams, before.blind):
         return before
-    claims = _Claims(directories, upstreams, before, keep=keep)
+    claims = _Claims(directories, upstreams, sources, before, keep=keep)
     tools = claims.tool_files(contents)
     snapshot = Snapshot(file.tool for file in tools.values() if file.tool)
     return Loaded(snapshot, dict(contents), tools, upstreams, claims.names, unseen)
@@ -307,6 +308,7 @@ class _Claims:
         self,
         directories: Directories,
         upstreams: Mapping[Place, UpstreamFile],
+        sources: Sources,
         before: Loaded,
         *,
         keep: bool,
@@ -315,7 +317,9 @@ class _Claims:
         self._directories = directories
         self._upstreams = upstreams
         self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
+        self._sources = sources
         self._standings: dict[str, Standing] = {}
+        self._sources = sources
         self._before = before
         self._keep = keep
 
@@ -356,7 +360,7 @@ class _Claims:
         if not standing.usable and standing.upstream is None:
             return Compiled(standing, None, ())
         try:
-            tool, findings = compile_tool(place.stem, words.spec, standing.upstream)
+            tool, findings = compile_tool(place.stem, words.spec, standing.upstream, self._sources)
         except InvalidSpec as problem:
             return Compiled(standing, None, _locate(place, words, *problem.findings))
         return Compiled(standing, tool if standing.usable else None, _locate(place, words, *findings))
@@ -375,7 +379,8 @@ class _Claims:
         file = self._holders.get(name)
         if file:
             return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
-        message = f"no file is named {name}.upstream.yaml{did_you_mean(name, self._holders) or '; add it'}"
+        hint = did_you_mean(name, self._holders) or "; add its file, NAME.upstream.yaml"
+        message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
         return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
 
     def _rank(self, candidate: _Candidate) -> int:

@@ -282,7 +282,7 @@ class _Translation:
 def _no_value(step: str | int) -> str:
     if isinstance(step, int):
         return "this item has no value; write one, or take it out"
-    return f"{step} has no value; write one, or take the key out"
+    return f"{_shown(step)} has no value; write one, or take the key out"
 
 
 def _shown(value: Json) -> str:

@@ -27,7 +27,9 @@ def lines(case: Path, place: Path) -> list[str]:
         shutil.copy(case, tools)
     shutil.copy(BAD / "shop.upstream.yaml", place / "tools.d")
     upstreams = "upstreams" if (place / "upstreams").exists() else None
-    loaded = load_once(Directories(("tools.d",), upstreams), Sources({"SHOP_API_KEY": "correct-horse-battery"}))
+    loaded = load_once(
+        Directories(("tools.d",), upstreams), Sources({"SHOP_API_KEY": "correct-horse-battery"})
+    )
     return [str(diagnostic) for diagnostic in loaded.diagnostics]
 
 
@@ -46,4 +48,4 @@ def test_a_wrong_file_earns_exactly_these_lines(
 
 
 def test_no_lines_are_left_of_a_case_that_is_gone() -> None:
-    assert {path for path in BAD.glob("*/*.txt")} == {expected(case) for case in CASES}
+    assert set(BAD.glob("*/*.txt")) == {expected(case) for case in CASES}
