@@ -13,6 +13,8 @@ from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 Format = Literal["text", "json", "github"]
 
 _log: Final = logging.getLogger("bridge")
+_PLACES: Final = 3
+"""Broken files that a reload's line names: one deleted upstream can break thousands."""
 
 _COLOUR: Final = {"error": "red", "warning": "yellow"}
 _GITHUB: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -71,8 +73,10 @@ def ear(event: Event) -> None:
 
 def _reload_line(event: SnapshotReplaced) -> str:
     counts = f"+{len(event.added)} ~{len(event.changed)} -{len(event.removed)} !{len(event.broken)}"
-    places = f" ({', '.join(event.broken)})" if event.broken else ""
-    return f"reload: {counts} in {event.seconds * 1000:.0f} ms{places}"
+    more = len(event.broken) - _PLACES
+    places = [*event.broken[:_PLACES], *([f"{more} more"] if more > 0 else [])]
+    where = f" ({', '.join(places)})" if places else ""
+    return f"reload: {counts} in {event.seconds * 1000:.0f} ms{where}"
 
 
 def _is_terminal(out: TextIO) -> bool:

@@ -98,6 +98,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             SnapshotReplaced((), (), ("a",), (), visible=True, seconds=0.0004),
             "reload: +0 ~0 -1 !0 in 0 ms",
         ),
+        (
+            SnapshotReplaced((), (), (), tuple("abcde"), visible=False, seconds=0),
+            "reload: +0 ~0 -0 !5 in 0 ms (a, b, c, 2 more)",
+        ),
     ],
 )
 def test_what_happened_is_one_line_in_the_log(
