@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 
 from bridge.commands import schema
 from bridge.commands.list import table
+from bridge.commands.loading import directories
 from bridge.commands.serve import Transport, over_http, over_stdio, serve
 from bridge.demo import samples
 from bridge.demo.shop import create_app
@@ -76,7 +77,8 @@ async def _demo(directory: Path, transport: Callable[[str], Transport]) -> int:
     async with anyio.create_task_group() as tasks:
         shop = await tasks.start(_serve_shop)
         sources = Sources({**os.environ, "SHOP_API_URL": shop, "SHOP_API_KEY": _key()})
-        code = await serve(Settings((directory,)), sources, transport(shop))
+        settings = Settings((directory,))
+        code = await serve(settings, directories(settings), sources, transport(shop))
         tasks.cancel_scope.cancel()
     return code
 

@@ -34,10 +34,11 @@ def find(settings: Settings, name: str) -> Tool:
     """One tool by name or alias; else what is wrong with the files is told, and wrong use raised."""
     loaded = load(settings)
     tool = loaded.snapshot.find(name)
-    if tool is None:
-        report.mistakes(loaded.diagnostics, "text", sys.stderr)
-        names = [tool.name for tool in loaded.snapshot.tools]
-        raise click.ClickException(
-            f"no tool is named {name}{did_you_mean(name, names) or '; see restbridge list'}"
-        )
-    return tool
+    if tool is not None:
+        return tool
+    report.mistakes(loaded.diagnostics, "text", sys.stderr)
+    for file in loaded.tools.values():
+        if file.place.stem == name:
+            raise click.ClickException(f"{name} is not served: {file.place.shown} is {file.state}")
+    nearest = did_you_mean(name, [tool.name for tool in loaded.snapshot.tools])
+    raise click.ClickException(f"no tool is named {name}{nearest or '; see restbridge list'}")

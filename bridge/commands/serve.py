@@ -21,6 +21,7 @@ from bridge.server.http import is_loopback, serve_http
 from bridge.server.stdio import private_stdio, serve_stdio
 from bridge.server.stop import stop_on_signal
 from bridge.settings import Address, Settings
+from bridge.toolfiles.files import Directories
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
 
@@ -32,23 +33,27 @@ _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
 
 
 def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
-    """Serves until a signal or the end of input; answers 1 if ``strict`` kept it from starting."""
+    """Serves until a signal or the end of input."""
     if http and not (insecure or is_loopback(http.host)):
         raise click.UsageError(
             f"on {http} others could call the tools, and are not asked who they are; leave the host out, "
             "or add --insecure if something in front of the bridge asks"
         )
+    places = directories(settings)
     logs.configure()
-    sources = Sources(os.environ)
+    serve_over = partial(serve, settings, places, Sources(os.environ))
     if http:
-        return anyio.run(serve, settings, sources, partial(over_http, http, _say_url))
+        return anyio.run(serve_over, partial(over_http, http, _say_url))
     with private_stdio() as (source, sink):
-        return anyio.run(serve, settings, sources, partial(over_stdio, source, sink))
+        return anyio.run(serve_over, partial(over_stdio, source, sink))
 
 
-async def serve(settings: Settings, sources: Sources, transport: Transport) -> int:
-    """Load, then serve over ``transport`` and reload meanwhile, until it or a signal ends that."""
-    bridge = Bridge(settings, sources)
+async def serve(settings: Settings, places: Directories, sources: Sources, transport: Transport) -> int:
+    """Load, then serve over ``transport`` and reload meanwhile, until it or a signal ends that.
+
+    Answers what ``transport`` does, or 1 if a file has errors and ``settings`` are strict.
+    """
+    bridge = Bridge(settings, places, sources)
     await bridge.reloader.reload()
     if settings.strict and bridge.reloader.loaded.broken:
         _log.error("not started, for a file has errors and --strict was given")
@@ -68,12 +73,12 @@ async def serve(settings: Settings, sources: Sources, transport: Transport) -> i
 class Bridge:
     """The rooms of one process, wired."""
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(self, settings: Settings, places: Directories, sources: Sources) -> None:
         self.registry = Registry()
         self.client = Client(emit=report.ear)
         self.server = ToolServer(self.registry, self.client, report.ear)
         self.reloader = Reloader(
-            directories(settings),
+            places,
             self.registry,
             sources,
             emit=self._hear,

@@ -39,6 +39,11 @@ class Running:
         """The next line on stdout in which the pattern is found."""
         return await _line(self.out, pattern)
 
+    async def rest(self) -> str:
+        """What stderr still holds when the process has ended."""
+        chunks = [self.err.buffer, *[chunk async for chunk in self.err]]
+        return b"".join(chunks).decode()
+
     async def ends(self, how: signal.Signals | None = None) -> int:
         """The exit code, after a signal if one is given."""
         if how:

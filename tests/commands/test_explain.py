@@ -110,3 +110,4 @@ def test_a_tool_whose_file_is_broken_is_told_with_the_mistake(tools: Path, line:
     code, _, err = line("explain", "get_order")
     assert code == 2
     assert err.startswith("tools.d/get_order.yaml:1:1: error: ")
+    assert err.endswith("\nError: get_order is not served: tools.d/get_order.yaml is broken\n")
