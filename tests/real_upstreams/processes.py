@@ -20,7 +20,6 @@ from mcp.types import CallToolResult, TextContent
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-INSTALL = "run .ci/upstreams as root on Debian"
 
 
 def free_port() -> int:
@@ -33,7 +32,7 @@ def program(name: str, path: Path | None = None) -> str:
     """Where a program is; skips the test where it is not installed."""
     found = shutil.which(name, path=path)
     if found is None:
-        pytest.skip(f"{name} is not installed; {INSTALL}")
+        pytest.skip(f"{name} is not installed; run .ci/upstreams as root on Debian")
     return found
 
 
@@ -68,7 +67,7 @@ class Log:
     def wait_for(self, text: str) -> str:
         """The first line that holds ``text``."""
         with self._grown:
-            self._grown.wait_for(lambda: self._ended or self._find(text), 20)
+            self._grown.wait_for(lambda: self._ended or self._find(text), 60)
             found = self._find(text)
         assert found, f"no {text!r} in:\n{''.join(self.lines)}"
         return found
@@ -103,8 +102,6 @@ class Bridge:
     """The bridge as a user's agent sees it."""
 
     client: Client
-    log: Path | None = None
-    """Where the bridge writes its log."""
 
     async def call(self, tool: str, **arguments: Any) -> CallToolResult:
         return await self.client.call_tool(tool, arguments)
@@ -146,4 +143,4 @@ async def over_stdio(
     )
     with log.open("w") as stderr:
         async with Client(stdio_client(command, errlog=stderr), mode=mode) as client:
-            yield Bridge(client, log)
+            yield Bridge(client)

@@ -46,7 +46,7 @@ async def bridge(httpbin: str) -> AsyncIterator[Bridge]:
 
 def direct(url: str) -> bytes:
     """What httpbin answers without the bridge."""
-    return httpx.get(url).content
+    return httpx.get(url, trust_env=False).content
 
 
 # --- methods ---

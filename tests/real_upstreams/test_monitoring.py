@@ -100,7 +100,7 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
                 ready="Server is ready to receive web requests",
             ),
         ):
-            assert notified.wait(30), "no alert came through"
+            assert notified.wait(60), "no alert came through"
             yield place
 
 
