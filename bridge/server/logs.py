@@ -20,6 +20,7 @@ _QUIET: Final = {
     "mcp": logging.ERROR,  # its WARNING lines hold session ids
     "uvicorn": logging.ERROR,
     "uvicorn.access": logging.CRITICAL,
+    "watchfiles": logging.WARNING,
 }
 
 

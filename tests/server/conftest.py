@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from bridge.upstream.client import Client
-from tests.server.support import TOOLS, Api, Control, Served
+from tests.server.support import TOOLS, Api, Files, Served
 
 
 @pytest.fixture
@@ -35,13 +36,8 @@ def served(api: Api, client: Client) -> Served:
 
 
 @pytest.fixture
-async def control() -> AsyncIterator[Control]:
-    """Where a bridge in a process of its own hears of changes."""
-    joined: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
-    server = await asyncio.start_server(lambda _, writer: joined.set_result(writer), "127.0.0.1", 0)
-    yield Control(server.sockets[0].getsockname()[1], joined)
-    (await joined).close()
-    server.close()
+def files(tmp_path: Path, api: Api) -> Files:
+    return Files(tmp_path, api.url)
 
 
 @pytest.fixture
