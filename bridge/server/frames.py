@@ -24,7 +24,7 @@ MAX_BYTES: Final = 4 * 1024**2
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class Refused(Exception):  # noqa: N818 - the name says what is the case, as errors here do
+class Refused(Exception):
     """No message; ``code`` is JSON-RPC's, ``id`` the request's where it could be read."""
 
     def __init__(self, code: int, message: str, id: RequestId | None = None) -> None:
