@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """One tools/call, answered or cancelled. ``outcome`` is ``ok`` or an error code; seconds of wall time."""
+    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time."""
 
     tool: str
     outcome: str

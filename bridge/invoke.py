@@ -40,7 +40,7 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
     ``CallFinished`` is emitted in any case, also when the call is cancelled.
     """
     course = _Course()
-    began, outcome = time.perf_counter(), "cancelled"
+    began, outcome = time.perf_counter(), "fault"
     try:
         result = await _answer(tool, arguments, client, course)
         outcome = "ok"
@@ -49,6 +49,9 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
         executed = _executed(tool, error, course.reply)
         limit = tool.spec.response.max_bytes
         result = error_result(error, executed=executed, data=course.value, max_bytes=limit)
+    except anyio.get_cancelled_exc_class():
+        outcome = "cancelled"
+        raise
     finally:
         status = course.reply.status if course.reply else None
         emit(CallFinished(tool.name, outcome, time.perf_counter() - began, tool.upstream.name, status))

@@ -209,9 +209,11 @@ async def test_a_reply_that_is_cut_leaves_open_what_became_of_an_unsafe_request(
     assert words(result).endswith("It may have been carried out; check before repeating.")
 
 
-async def test_a_safe_request_that_was_not_answered_may_be_repeated(bridge: Bridge) -> None:
+async def test_of_a_safe_request_that_was_not_answered_it_is_said_that_it_changed_nothing(
+    bridge: Bridge,
+) -> None:
     bridge.reply = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{"
-    assert words(await bridge.call()).endswith("It changed nothing; you may call again.")
+    assert words(await bridge.call()).endswith("It changed nothing.")
 
 
 async def test_a_safe_request_says_nothing_of_being_carried_out(bridge: Bridge) -> None:
@@ -257,6 +259,14 @@ async def test_a_call_that_takes_too_long_ends_with_its_deadline(bridge: Bridge)
     result = await bridge.call(timeout="100ms", request=POST)
     assert result.meta["restbridge/error"] == bridge.finished.outcome == "timeout"
     assert words(result).endswith("It may have been carried out; check before repeating.")
+
+
+async def test_a_fault_of_our_own_is_raised_and_told_as_one(bridge: Bridge) -> None:
+    await bridge.client.aclose()
+    bridge.client.send = None  # type: ignore[method-assign,assignment]
+    with pytest.raises(TypeError):
+        await bridge.call()
+    assert bridge.finished.outcome == "fault"
 
 
 async def test_a_call_that_is_cancelled_is_told_to_the_ear(bridge: Bridge) -> None:

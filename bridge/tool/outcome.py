@@ -1,6 +1,7 @@
 """How a call that failed is told: what happened, with what, and what to do."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -56,11 +57,19 @@ def status_error(
         path = urlsplit(request.url).path[:200]
         sentences = [f"{what}: {request.method} {path} was answered {status}.", advice]
         message = upstream_message(reply)
+        if destination := _destination(reply):
+            sentences.insert(1, f"It leads to {destination}.")
     if retry_after is not None:
         sentences.append(f"The API asks to wait {math.ceil(retry_after)} seconds.")
     if message:
         sentences.append(f"The API says: {message}")
     return StatusError(f"http-{status}", " ".join(sentences), status, retry_after)
+
+
+def _destination(reply: Reply) -> str | None:
+    """Where a redirect leads, without its query, which may hold what nobody else should see."""
+    location = reply.headers.get("location", "") if reply.status // 100 == 3 else ""
+    return _bounded(re.split("[?#]", location, maxsplit=1)[0])
 
 
 def upstream_message(reply: Reply) -> str | None:
@@ -88,7 +97,7 @@ def error_result(
 ) -> Result:
     """An isError result. ``executed`` is for unsafe requests: the status of one that was carried out.
 
-    A safe one that was not answered may be called again, and that is said.
+    Of a safe one that was not answered it is said that it changed nothing.
 
     ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``.
     """
@@ -99,7 +108,7 @@ def error_result(
     if executed == "unknown":
         words = f"{words} It may have been carried out; check before repeating."
     elif isinstance(error, NotAnswered):
-        words = f"{words} It changed nothing; you may call again."
+        words = f"{words} It changed nothing."
     elif executed is not None:
         words = f"The request was carried out ({executed}). Do not repeat it. {words}"
         meta["restbridge/executed"] = True

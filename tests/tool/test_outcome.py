@@ -48,6 +48,11 @@ def test_a_status_is_told_with_what_was_asked_and_what_to_do(status: int, text: 
     assert "secret" not in str(error)
 
 
+def test_a_redirect_is_told_with_where_it_leads_but_not_with_its_query() -> None:
+    error = told(Reply(301, {"location": "https://api.example/orders/?token=secret"}, b""))
+    assert "was answered 301. It leads to https://api.example/orders/. It is not followed" in str(error)
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [(404, "Not there."), (410, "Client error."), (500, "Something else!"), (302, "Something else!")],
