@@ -165,7 +165,9 @@ class _Texts:
                     update={"credentials": self._secret(auth.credentials, "credentials", "token")}
                 )
             case BasicAuth():
-                username = self._secret(auth.username, "username", "text")
+                # Who we are is written in many a reply: a user name is a secret only where the operator says so.
+                username = self.resolved(auth.username, "auth", "username", secret=True)
+                self._check(username, "text", "auth", "username")
                 password = self._secret(auth.password, "password", "text")
                 self.secrets.append(b64encode(f"{username}:{password}".encode()).decode())
                 return auth.model_copy(update={"username": username, "password": password})

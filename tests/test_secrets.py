@@ -282,14 +282,13 @@ def test_one_run_reports_everything() -> None:
 # --- what is secret ---
 
 
-def test_secrets_are_the_values_of_auth_what_stands_for_places_in_headers_and_the_proxys_user() -> None:
+def test_secret_are_the_values_of_auth_but_a_plain_user_name_places_in_headers_and_the_proxys_user() -> None:
     auth = {"type": "http", "scheme": "basic", "username": "alice-user", "password": "${env:PASSWORD}"}
     upstream = resolved(
         auth=auth, headers={"X-A": "Key ${env:TOKEN}", "X-B": "open"}, proxy="http://us%65r:p%40ss@proxy.test"
     )
     assert isinstance(upstream.spec.auth, BasicAuth)
     assert set(upstream.secrets) == {
-        "alice-user",
         "pass/word+1",
         "YWxpY2UtdXNlcjpwYXNzL3dvcmQrMQ==",
         "t0ken-t0ken",
