@@ -3,7 +3,9 @@
 import json
 import os
 import shlex
+import shutil
 import socket
+import sys
 import textwrap
 from collections.abc import Callable
 from functools import partial
@@ -135,6 +137,15 @@ def _welcome(directory: Path, shop: str, url: str, registry: Registry) -> None:
 
 def _call(directory: Path, shop: str) -> str:
     """How to call a tool of this demo from another terminal, as a shell reads it."""
-    place = "" if directory == Path("tools.d") else f" --tools {shlex.quote(str(directory))}"
+    words = ["restbridge"] if shutil.which("restbridge") else _typed()
+    words.append("call")
+    if directory != Path("tools.d"):
+        words += ["--tools", str(directory)]
     environment = "" if shop.endswith(f":{_SHOP_PORT}") else f"SHOP_API_URL={shop} "
-    return f"{environment}restbridge call{place}"
+    return environment + shlex.join(words)
+
+
+def _typed() -> list[str]:
+    """How this command was started: its script, or the package."""
+    script = sys.argv[0]
+    return [script] if Path(script).name == "restbridge" else [sys.executable, "-m", "bridge"]

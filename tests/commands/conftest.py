@@ -5,13 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-import anyio
 import pytest
-from anyio.from_thread import start_blocking_portal
 
 from bridge import cli
-from bridge.demo.shop import create_app
-from bridge.server.http import serve_app
+from tests.commands.shop import serving_shop
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,16 +26,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def shop() -> Iterator[str]:
     """The URL of the sample shop."""
-    with start_blocking_portal() as portal:
-        stop = portal.call(anyio.Event)
-
-        async def serve(*, task_status: anyio.abc.TaskStatus[str]) -> None:
-            await serve_app(create_app("demo-key"), "127.0.0.1", 0, stop, task_status.started)
-
-        running, url = portal.start_task(serve)
+    with serving_shop() as url:
         yield url
-        portal.call(stop.set)
-        running.result(5)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import json
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,14 +28,14 @@ def taken(port: int) -> Iterator[None]:
 
 
 async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> None:
-    async with restbridge("demo", "--http", "0", cwd=tmp_path) as demo:
+    async with restbridge("demo", "--http", "0", cwd=tmp_path, env={"PATH": ""}) as demo:
         shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+), with the key demo-key$"))[1]
         url = (await demo.prints(r"^The bridge +(http://127\.0\.0\.1:\d+/mcp)$"))[1]
         await demo.prints("Its files +tools.d$")
         await demo.prints("  get_order +Get the status")
         await demo.prints(f"claude mcp add --transport http shop {url}$")
         await demo.prints(r'Cursor +\{"mcpServers": \{"shop": \{"url": "' + url)
-        await demo.prints(r"restbridge call list_products category=garden$")
+        await demo.prints(r"python\S* -m bridge call list_products category=garden$")
         assert sorted(path.name for path in (tmp_path / "tools.d").iterdir()) == [".schemas", *SAMPLES]
         order = tmp_path / "tools.d/get_order.yaml"
         async with Client(url) as client, client.listen(tools_list_changed=True) as heard:
@@ -50,7 +51,7 @@ async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> 
 
 async def test_over_stdio_it_says_nothing_but_the_protocol(tmp_path: Path) -> None:
     command = StdioServerParameters(
-        command="python",
+        command=sys.executable,
         args=["-m", "bridge", "demo", "--stdio"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
@@ -70,8 +71,11 @@ async def test_files_that_are_there_are_kept(tools: Path) -> None:
 
 
 async def test_ports_that_are_taken_are_gone_round(tmp_path: Path) -> None:
+    on_path = tmp_path / "bin/restbridge"
+    on_path.parent.mkdir()
+    on_path.touch(0o755)
     with taken(8100), taken(8101):
-        async with restbridge("demo", "my shop", cwd=tmp_path) as demo:
+        async with restbridge("demo", "my shop", cwd=tmp_path, env={"PATH": str(on_path.parent)}) as demo:
             shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+)"))[1]
             await demo.prints(f"  SHOP_API_URL={shop} restbridge call --tools 'my shop' list_products")
             assert await demo.ends(signal.SIGTERM) == 0
