@@ -195,7 +195,7 @@ class Reloader:
             except (OSError, RuntimeError) as problem:
                 self.mode = "polling"
                 message = (
-                    "cannot watch the directories (%s): looking every %g s instead; see fs.inotify limits"
+                    "cannot watch (%s): looking every %g s instead; raise the limits fs.inotify.max_user_*"
                 )
                 _log.warning(message, type(problem).__name__, self._poll)
                 return
@@ -214,7 +214,7 @@ class Reloader:
             yield_on_timeout=True,
             stop_event=self._rearm,
             force_polling=False,
-            ignore_permission_denied=True,
+            ignore_permission_denied=False,  # True ignores limits and missing directories, too
         )
         is_first = True
         async for batch in changes:

@@ -1,0 +1,461 @@
+import logging
+import os
+import resource
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bridge.events import Event, SnapshotReplaced
+from bridge.registry import Registry
+from bridge.secrets import Sources
+from bridge.toolfiles.files import Directories, look
+from bridge.toolfiles.reloader import Reloader
+
+pytestmark = pytest.mark.anyio
+
+
+def tool(description: str) -> str:
+    return f"description: {description}\nrequest: {{method: GET, url: http://localhost:1/x}}\n"
+
+
+class Service:
+    """A reloader at work on one directory, and what was heard of it."""
+
+    def __init__(
+        self, root: Path, *, events: bool, poll: float, directories: Directories | None = None
+    ) -> None:
+        self.root = root
+        self.registry = Registry()
+        self.swaps: list[SnapshotReplaced] = []
+        self.announced: list[float] = []
+        self.environ: dict[str, str] = {}
+        self._moved = anyio.Event()
+        self.reloader = Reloader(
+            directories or Directories((str(root),)),
+            self.registry,
+            Sources(self.environ),
+            emit=self.hear,
+            announce=self.announce,
+            events=events,
+            poll=poll,
+        )
+
+    def hear(self, event: Event) -> None:
+        assert isinstance(event, SnapshotReplaced)
+        self.swaps.append(event)
+        self._move()
+
+    async def announce(self) -> None:
+        self.announced.append(anyio.current_time())
+        self._move()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = anyio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                await self._moved.wait()
+
+    def description(self, name: str = "a") -> str | None:
+        found = self.registry.current.find(name)
+        return found.spec.description if found else None
+
+    async def says(self, description: str | None, name: str = "a") -> None:
+        try:
+            await self.until(lambda: self.description(name) == description)
+        except TimeoutError as late:
+            late.add_note(f"{self.root}: {name} says {self.description(name)}, not {description}")
+            raise
+
+
+@asynccontextmanager
+async def serving(
+    root: Path, *, events: bool = True, poll: float = 60, directories: Directories | None = None
+) -> AsyncIterator[Service]:
+    service = Service(root, events=events, poll=poll, directories=directories)
+    await service.reloader.reload()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.reloader.run)
+        yield service
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "tools.d").mkdir()
+    (tmp_path / "tools.d" / "a.yaml").write_text(tool("old"))
+    return tmp_path / "tools.d"
+
+
+# --- every way to edit a file ---
+
+
+def in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def rename_over(path: Path, text: str) -> None:
+    path.with_name("a.tmp").write_text(text)
+    path.with_name("a.tmp").replace(path)
+
+
+def vim(path: Path, text: str) -> None:
+    path.with_name(".a.yaml.swp").write_text("swap")
+    path.with_name("4913").touch()
+    path.with_name("4913").unlink()
+    path.replace(path.with_name("a.yaml~"))
+    path.write_text(text)
+    path.with_name("a.yaml~").unlink()
+    path.with_name(".a.yaml.swp").unlink()
+
+
+def emacs(path: Path, text: str) -> None:
+    path.with_name(".#a.yaml").symlink_to("user@host.1:2")
+    path.with_name("#a.yaml#").write_text(text)
+    shutil.copy(path, path.with_name("a.yaml~"))
+    path.write_text(text)
+    path.with_name("#a.yaml#").unlink()
+    path.with_name(".#a.yaml").unlink()
+
+
+def sed(path: Path, text: str) -> None:
+    path.with_name("sedAbC123").write_text(text)
+    path.with_name("sedAbC123").chmod(0o644)
+    path.with_name("sedAbC123").replace(path)
+
+
+def unlink_and_create(path: Path, text: str) -> None:
+    path.unlink()
+    path.write_text(text)
+
+
+async def slowly(path: Path, text: str) -> None:
+    """In halves that are right by themselves; what the last good one begins with is no news."""
+    with path.open("w") as file:
+        for part in (text[:20], text[20:]):
+            file.write(part)
+            file.flush()
+            await anyio.sleep(0.01)
+
+
+def with_the_same_size_and_time(path: Path, text: str) -> None:
+    path.write_text(text)
+    os.utime(path, ns=(1, 1))
+
+
+def with_an_older_time(path: Path, text: str) -> None:
+    path.with_name("a.tmp").write_text(text)
+    os.utime(path.with_name("a.tmp"), (1, 1))
+    path.with_name("a.tmp").replace(path)
+
+
+def config_map(path: Path, text: str) -> None:
+    """As the kubelet does: a new folder, and one link is turned to it."""
+    data = path.with_name("..data")
+    new = path.with_name(f"..{text.split()[1]}")
+    new.mkdir()
+    (new / "a.yaml").write_text(text)
+    path.with_name("..data_tmp").symlink_to(new.name)
+    old = data.resolve() if data.is_symlink() else None
+    path.with_name("..data_tmp").replace(data)
+    if old:
+        shutil.rmtree(old)
+    if not path.is_symlink():
+        path.with_name("link").symlink_to("..data/a.yaml")
+        path.with_name("link").replace(path)
+
+
+def link_to_another_file(path: Path, text: str) -> None:
+    target = path.parent.parent / f"{text.split()[1]}.yaml"
+    target.write_text(text)
+    path.with_name("a.tmp").symlink_to(target)
+    path.with_name("a.tmp").replace(path)
+
+
+def behind_a_link(path: Path, text: str) -> None:
+    target = path.parent.parent / "target.yaml"
+    target.write_text(text)
+    if not path.is_symlink():
+        path.unlink()
+        path.symlink_to(target)
+
+
+def directory_made_anew(path: Path, text: str) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    path.write_text(text)
+
+
+def directory_renamed_over(path: Path, text: str) -> None:
+    new = path.parent.with_name("new")
+    new.mkdir()
+    (new / path.name).write_text(text)
+    shutil.rmtree(path.parent)
+    new.rename(path.parent)
+
+
+def directory_behind_a_link(path: Path, text: str) -> None:
+    """As git-sync does."""
+    root = path.parent
+    checkout = root.with_name(text.split()[1])
+    checkout.mkdir()
+    (checkout / path.name).write_text(text)
+    root.with_name("next").symlink_to(checkout)
+    if not root.is_symlink():
+        shutil.rmtree(root)
+    root.with_name("next").rename(root)
+
+
+Edit = Callable[[Path, str], Awaitable[None] | None]
+SEEN: list[Edit] = [
+    *(in_place, rename_over, vim, emacs, sed, unlink_and_create, slowly, with_the_same_size_and_time),
+    *(with_an_older_time, config_map, link_to_another_file),
+]
+MISSED: list[Edit] = [behind_a_link, directory_made_anew, directory_renamed_over, directory_behind_a_link]
+
+
+async def check_all(edits: list[Edit], place: Path, *, events: bool, poll: float) -> None:
+    """Edit a file twice in every way at once, each in a directory of its own."""
+
+    async def check(edit: Edit) -> None:
+        root = place / edit.__name__ / "tools.d"
+        root.mkdir(parents=True)
+        (root / "a.yaml").write_text(tool("old"))
+        async with serving(root, events=events, poll=poll) as service:
+            for text in ("one", "two"):
+                if (writing := edit(root / "a.yaml", tool(text))) is not None:
+                    await writing
+                await service.says(text)
+            assert [each.name for each in service.registry.current.tools] == ["a"]
+            assert all(swap.removed == () for swap in service.swaps)
+            assert service.reloader.mode == ("events" if events else "polling")
+
+    async with anyio.create_task_group() as tasks:
+        for edit in edits:
+            tasks.start_soon(check, edit)
+
+
+async def test_events_show_every_edit(tmp_path: Path) -> None:
+    await check_all(SEEN, tmp_path, events=True, poll=60)
+
+
+async def test_polls_show_every_edit(tmp_path: Path) -> None:
+    await check_all(SEEN + MISSED, tmp_path, events=False, poll=0.05)
+
+
+async def test_polls_show_what_events_miss(tmp_path: Path) -> None:
+    await check_all(MISSED, tmp_path, events=True, poll=0.1)
+
+
+@pytest.mark.parametrize("events", [True, False])
+async def test_what_changes_nothing_for_clients_is_not_announced(root: Path, events: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    path = root / "a.yaml"
+    async with serving(root, events=events, poll=60 if events else 0.05) as service:
+        heard = len(service.announced)
+        path.touch()
+        path.chmod(0o600)
+        (root / "README.md").write_text("read me")
+        path.write_text(tool("old"))
+        path.write_text(tool("old") + "# a comment\n")
+        await service.until(lambda: len(service.swaps) == 2)
+        path.write_text(tool("old") + "timeout: 5s\n")
+        await service.until(lambda: len(service.swaps) == 3)
+        assert len(service.announced) == heard
+        path.write_text(tool("new"))
+        await service.until(lambda: len(service.swaps) == 4)
+        assert len(service.announced) == heard + 1
+
+
+async def test_new_broken_and_deleted_files_are_told(root: Path) -> None:
+    async with serving(root) as service:
+        (root / "more").mkdir()
+        (root / "more" / "b.yaml").write_text(tool("b"))
+        await service.says("b", "b")
+        (root / "more" / "b.yaml").write_text("description: [}\n")
+        await service.until(lambda: bool(service.swaps[-1].broken))
+        assert service.swaps[-1].broken == (f"{root}/more/b.yaml:1:15",)
+        assert service.description("b") == "b"
+        (root / "more").rename(root.parent / "more")
+        await service.says(None, "b")
+        last = service.swaps[-1]
+        assert (last.removed, last.broken) == (("b",), ())
+
+
+async def test_a_missing_directory_withdraws_nothing_and_is_watched_again_when_it_is_back(root: Path) -> None:
+    async with serving(root, poll=0.1) as service:
+        shutil.move(root, root.with_name("elsewhere"))
+        await service.until(lambda: bool(service.swaps[-1].broken))
+        assert service.swaps[-1].broken == (f"{root}/:1:1",)
+        assert service.description() == "old"
+        shutil.move(root.with_name("elsewhere"), root)
+        await service.until(lambda: not service.swaps[-1].broken)
+        (root / "a.yaml").write_text(tool("new"))
+        await service.says("new")
+
+
+async def test_a_directory_that_goes_in_the_moment_of_watching_is_watched_when_it_is_back(root: Path) -> None:
+    first, second = anyio.Event(), anyio.Event()
+
+    class Fleeting(Directories):
+        @property
+        def there(self) -> list[Path]:
+            if not first.is_set():
+                first.set()
+                return [root.with_name("gone")]
+            second.set()
+            return [root]
+
+    async with serving(root, poll=0.1, directories=Fleeting((str(root),))) as service:
+        (root / "a.yaml").write_text(tool("new"))
+        await service.says("new")
+        with anyio.fail_after(5):
+            await second.wait()
+        assert service.reloader.mode == "events"
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open no more than so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        for _ in range(count):
+            os.close(taken.pop())
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+async def test_where_nothing_can_be_watched_polls_go_on_and_it_is_said_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with descriptors_left(1):
+        async with serving(root, poll=0.1) as service:
+            for text in ("one", "two"):
+                (root / "a.yaml").write_text(tool(text))
+                await service.says(text)
+    assert service.reloader.mode == "polling"
+    told = [record.message for record in caplog.records if record.name == "bridge"]
+    assert len(told) == 1
+    assert "looking every 0.1 s instead" in told[0]
+
+
+async def test_every_tenth_poll_looks_at_the_bytes(root: Path) -> None:
+    async with serving(root, events=False, poll=0.05) as service:
+        (place,) = service.reloader._settling.contents
+        (root / "a.yaml").write_text(tool("new"))
+        seen = look(place)
+        assert seen
+        service.reloader._settling._known[place] = seen  # as if the file system's times were coarse
+        await service.says("new")
+
+
+async def test_a_secret_file_that_appears_brings_its_tools_in(root: Path) -> None:
+    secret = root.parent / "secret"
+    (root / "shop.upstream.yaml").write_text(
+        f'baseUrl: http://localhost:1\nauth: {{type: http, scheme: bearer, credentials: "${{file:{secret}}}"}}\n'
+    )
+    (root / "a.yaml").write_text("description: old\nupstream: shop\nrequest: {method: GET, url: /x}\n")
+    async with serving(root, poll=0.05) as service:
+        assert service.description() is None
+        secret.write_text("correct-horse")
+        await service.says("old")
+
+
+# --- bounds ---
+
+
+async def test_a_storm_is_heard_at_most_four_times_a_second(root: Path) -> None:
+    async with serving(root) as service:
+        for number in range(150):
+            (root / f"{number % 10}.yaml").write_text(tool(f"no. {number}"))
+            await anyio.sleep(0.01)
+        for number in range(140, 150):
+            await service.says(f"no. {number}", f"{number % 10}")
+        await service.until(lambda: not service.reloader._unheard)
+        windows = zip(service.announced, service.announced[4:], strict=False)
+        assert all(later - first >= 1 for first, later in windows)
+
+
+async def test_one_file_in_a_storm_is_published_all_the_same(root: Path) -> None:
+    async with serving(root) as service:
+        number = 0
+        with anyio.fail_after(10):
+            while service.description() == "old":
+                number += 1
+                rename_over(root / "a.yaml", tool(f"no. {number}"))
+                await anyio.sleep(0.01)
+        rename_over(root / "a.yaml", tool("last"))
+        await service.says("last")
+
+
+# --- when asked ---
+
+
+async def test_a_reload_answers_what_came_of_all_that_moved(root: Path) -> None:
+    (root / "b.yaml").write_text(tool("b"))
+    service = Service(root, events=False, poll=60)
+    first = await service.reloader.reload()
+    assert (first.added, first.visible) == (("a", "b"), True)
+    (root / "a.yaml").write_text(tool("new"))
+    (root / "b.yaml").unlink()
+    (root / "c.yaml").write_text("")
+    second = await service.reloader.reload()
+    assert (second.added, second.changed, second.removed) == ((), ("a",), ("b",))
+    assert second.broken == (f"{root}/c.yaml:1:1",)
+    third = await service.reloader.reload()
+    assert (third.added, third.changed, third.removed, third.visible) == ((), (), (), False)
+    assert third.broken == second.broken
+    assert service.swaps == [first, second, third]
+    assert len(service.announced) == 2
+
+
+async def test_a_reload_does_not_wait_for_what_may_take_longer(root: Path) -> None:
+    service = Service(root, events=False, poll=60)
+    await service.reloader.reload()
+    (root / "a.yaml").write_text("")
+    with anyio.fail_after(10):
+        report = await service.reloader.reload()
+    assert report.broken == ()
+    assert service.description() == "old"
+
+
+async def test_reloads_that_are_asked_for_at_once_follow_each_other(root: Path) -> None:
+    async with serving(root) as service, anyio.create_task_group() as tasks:
+        (root / "a.yaml").write_text(tool("new"))
+        for _ in range(3):
+            tasks.start_soon(service.reloader.reload)
+    assert [swap.changed for swap in service.swaps].count(("a",)) == 1
+    assert all(first is not second for first, second in pairwise(service.swaps))
+
+
+async def test_a_fault_of_ours_is_logged_and_what_serves_serves_on(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(root, poll=0.1) as service:
+
+        def fail(event: Event) -> None:
+            service.reloader._emit = service.hear
+            raise ZeroDivisionError(event)
+
+        service.reloader._emit = fail
+        (root / "a.yaml").write_text(tool("new"))
+        await service.says("new")
+        (root / "a.yaml").write_text(tool("newer"))
+        await service.says("newer")
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.message == "reload failed; the tools stay as they were"
