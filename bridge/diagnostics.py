@@ -40,6 +40,7 @@ CODES: Final[Mapping[str, str]] = {
     "empty-file": "There is nothing in the file.",
     "external-ref": "A schema refers to something outside itself; nothing is ever fetched.",
     "flow-comma": "A text in { } ended at a comma, so that its rest became a key.",
+    "idle-default": "A warning: a default that is not under properties, and never filled in.",
     "invalid-schema": "A JSON Schema breaks the rules of its dialect.",
     "key-not-text": "A key is a list or a mapping.",
     "long-description": "A warning: a description past 1024 characters, where some clients cut.",

@@ -53,6 +53,18 @@ def check_arguments(schema: Schema, findings: Findings) -> None:
     for name, routes in schema.names().items():
         _check_name(name, routes[0], findings)
     _check_mirrored_headers(schema, findings)
+    for route, position in schema.positions.items():
+        if isinstance(position, dict) and "default" in position and set(route[::2]) != {"properties"}:
+            message = (
+                "this default is shown to clients and never filled in, as only those under properties are"
+            )
+            findings.warn(
+                "idle-default",
+                f"{message}; say in a description what is assumed",
+                *route,
+                "default",
+                at_key=True,
+            )
 
 
 def _check_identity(route: Route, position: dict[str, Json], findings: Findings) -> None:
