@@ -4,7 +4,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 
 from bridge.commands import arguments, loading
 from bridge.errors import InvalidCall
@@ -60,6 +60,8 @@ def _marked(auth: Auth) -> Auth:
             return auth.model_copy(update={"value": _MARK})
         case NoAuth():
             return auth
+        case _:
+            assert_never(auth)
 
 
 def _shown(request: Request) -> Request:

@@ -25,8 +25,8 @@ from bridge.toolfiles.files import Directories
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
 
-Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[int]]
-"""Serves until the event is set, and answers an exit code."""
+Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[None]]
+"""Serves until the event is set; raises ``OSError``, whose text is shown, where it cannot begin."""
 
 _log: Final = logging.getLogger("bridge")
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
@@ -51,7 +51,7 @@ def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
 async def serve(settings: Settings, places: Directories, sources: Sources, transport: Transport) -> int:
     """Load, then serve over ``transport`` and reload meanwhile, until it or a signal ends that.
 
-    Answers what ``transport`` does, or 1 if a file has errors and ``settings`` are strict.
+    Answers 1 if a file has errors and ``settings`` are strict, 2 if ``transport`` cannot begin.
     """
     bridge = Bridge(settings, places, sources)
     await bridge.reloader.reload()
@@ -59,11 +59,16 @@ async def serve(settings: Settings, places: Directories, sources: Sources, trans
         _log.error("not started, for a file has errors and --strict was given")
         return 1
     stop = anyio.Event()
+    code = 0
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(stop_on_signal, stop)
             tasks.start_soon(bridge.reloader.run)
-            code = await transport(bridge, stop)
+            try:
+                await transport(bridge, stop)
+            except OSError as error:
+                _log.error("%s", error.strerror)
+                code = 2
             tasks.cancel_scope.cancel()
     finally:
         await bridge.client.aclose()
@@ -101,22 +106,19 @@ class Bridge:
 
 async def over_http(
     address: Address, started: Callable[[str, Registry], None], bridge: Bridge, stop: anyio.Event
-) -> int:
-    """Serve HTTP; ``started`` hears the URL, and what is served. Answers 2 where it cannot listen."""
+) -> None:
+    """Serve HTTP; ``started`` hears the URL, and what is served."""
     try:
         await serve_http(
             bridge.server, address.host, address.port, stop, lambda url: started(url, bridge.registry)
         )
     except OSError as error:
-        _log.error("cannot listen on %s: %s", address, error.strerror)
-        return 2
-    return 0
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
 
 
-async def over_stdio(source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> int:
+async def over_stdio(source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> None:
     """Serve the one client at the other end of two descriptors."""
     await serve_stdio(bridge.server, source, sink, stop)
-    return 0
 
 
 def _say_url(url: str, _registry: Registry) -> None:

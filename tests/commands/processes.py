@@ -1,5 +1,6 @@
 """The command line as a process of its own, read line by line."""
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,20 @@ _BOUND: Final = 20
 """Seconds; starting a process on a busy machine takes a while."""
 
 
+def request(id: int, method: str, **params: object) -> dict[str, object]:
+    """A JSON-RPC request."""
+    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+
+
+HELLO: Final = request(
+    1,
+    "initialize",
+    protocolVersion="2025-11-25",
+    capabilities={},
+    clientInfo={"name": "test", "version": "1"},
+)
+
+
 class Running:
     """A process; what it says is waited for."""
 
@@ -26,7 +41,7 @@ class Running:
         assert process.stdout
         assert process.stderr
         assert process.stdin
-        self.stdin = process.stdin
+        self._stdin = process.stdin
         self.out = BufferedByteReceiveStream(process.stdout)
         self.err = BufferedByteReceiveStream(process.stderr)
         self._process = process
@@ -38,6 +53,16 @@ class Running:
     async def prints(self, pattern: str) -> re.Match[str]:
         """The next line on stdout in which the pattern is found."""
         return await _line(self.out, pattern)
+
+    async def sends(self, *messages: dict[str, object]) -> None:
+        """Lines of JSON to stdin."""
+        for message in messages:
+            await self._stdin.send(json.dumps(message).encode() + b"\n")
+
+    async def hangs_up(self) -> int:
+        """The exit code after the end of input."""
+        await self._stdin.aclose()
+        return await self.ends()
 
     async def rest(self) -> str:
         """What stderr still holds when the process has ended."""

@@ -1,16 +1,15 @@
 import json
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client
 
 from tests.commands.conftest import ROOT, Line
-from tests.commands.processes import restbridge
+from tests.commands.processes import HELLO, request, restbridge
 
 pytestmark = pytest.mark.anyio
 
@@ -50,16 +49,13 @@ async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> 
 
 
 async def test_over_stdio_it_says_nothing_but_the_protocol(tmp_path: Path) -> None:
-    command = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "bridge", "demo", "--stdio"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    async with Client(command) as client:
-        result = await client.call_tool("get_product", {"product_id": "p-103"})
-    assert result.structured_content is not None
-    assert result.structured_content["name"] == "Copper Kettle"
+    arguments = {"product_id": "p-103"}
+    async with restbridge("demo", "--stdio", cwd=tmp_path) as demo:
+        await demo.sends(HELLO, request(2, "tools/call", name="get_product", arguments=arguments))
+        await demo.prints('"serverInfo"')
+        answer = json.loads((await demo.prints("")).string)
+        assert answer["result"]["structuredContent"]["name"] == "Copper Kettle"
+        assert await demo.hangs_up() == 0
 
 
 async def test_files_that_are_there_are_kept(tools: Path) -> None:

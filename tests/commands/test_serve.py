@@ -13,30 +13,18 @@ from bridge.commands.serve import over_http, over_stdio, serve
 from bridge.secrets import Sources
 from bridge.settings import Address, Settings
 from tests.commands.conftest import Line
-from tests.commands.processes import restbridge
+from tests.commands.processes import HELLO, request, restbridge
 
 pytestmark = pytest.mark.anyio
-
-_HELLO = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
 
 
 async def test_stdio_carries_the_protocol_and_nothing_else(tools: Path) -> None:
     async with restbridge("serve", cwd=tools.parent) as bridge:
-        for message in (_HELLO, {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}):
-            await bridge.stdin.send(json.dumps(message).encode() + b"\n")
-        assert json.loads((await bridge.prints("")).string)["result"]["serverInfo"]["name"] == "restbridge"
-        assert len(json.loads((await bridge.prints("")).string)["result"]["tools"]) == 6
-        await bridge.stdin.aclose()
-        assert await bridge.ends() == 0
+        await bridge.sends(HELLO, request(2, "tools/list"))
+        hello, listing = [json.loads((await bridge.prints("")).string)["result"] for _ in range(2)]
+        assert hello["serverInfo"]["name"] == "restbridge"
+        assert len(listing["tools"]) == 6
+        assert await bridge.hangs_up() == 0
         with pytest.raises(anyio.EndOfStream):
             await bridge.out.receive()
 
