@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> 
         await demo.prints(r"python\S* -m bridge call list_products category=garden$")
         assert sorted(path.name for path in (tmp_path / "tools.d").iterdir()) == [".schemas", *SAMPLES]
         order = tmp_path / "tools.d/get_order.yaml"
+        modeline = order.read_text().splitlines()[0]
+        assert modeline == "# yaml-language-server: $schema=.schemas/tool.schema.json"
+        schema = json.loads((tmp_path / "tools.d/.schemas/tool.schema.json").read_text())
+        assert schema["title"] == "restbridge tool file"
         async with Client(url) as client, client.listen(tools_list_changed=True) as heard:
             result = await client.call_tool("get_order", {"order_id": "o-1001"})
             assert result.content[0].model_dump()["text"].startswith('{"id":"o-1001"')
@@ -58,34 +63,21 @@ async def test_over_stdio_it_says_nothing_but_the_protocol(tmp_path: Path) -> No
         assert await demo.hangs_up() == 0
 
 
-async def test_files_that_are_there_are_kept(tools: Path) -> None:
+async def test_ports_that_are_taken_are_gone_round_and_files_kept(tools: Path) -> None:
     order = tools / "get_order.yaml"
     order.write_text(order.read_text().replace("Get the", "My own"))
-    async with restbridge("demo", "--http", "0", "tools.d", cwd=tools.parent) as demo:
-        await demo.prints("  get_order +My own")
-        assert await demo.ends(signal.SIGTERM) == 0
-
-
-async def test_ports_that_are_taken_are_gone_round(tmp_path: Path) -> None:
-    on_path = tmp_path / "bin/restbridge"
+    shutil.move(tools, tools.parent / "my shop")
+    on_path = tools.parent / "bin/restbridge"
     on_path.parent.mkdir()
     on_path.touch(0o755)
+    environment = {"PATH": str(on_path.parent)}
     with taken(8100), taken(8101):
-        async with restbridge("demo", "my shop", cwd=tmp_path, env={"PATH": str(on_path.parent)}) as demo:
+        async with restbridge("demo", "my shop", cwd=tools.parent, env=environment) as demo:
             shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+)"))[1]
+            await demo.prints("  get_order +My own")
             await demo.prints(f"  SHOP_API_URL={shop} restbridge call --tools 'my shop' list_products")
             assert await demo.ends(signal.SIGTERM) == 0
     assert not shop.endswith(":8100")
-
-
-async def test_the_copies_name_the_schemas_that_lie_beside_them(tmp_path: Path) -> None:
-    async with restbridge("demo", "--http", "0", "shop.d", cwd=tmp_path) as demo:
-        await demo.prints("Its files +shop.d$")
-        assert await demo.ends(signal.SIGTERM) == 0
-    first = (tmp_path / "shop.d/get_order.yaml").read_text().splitlines()[0]
-    assert first == "# yaml-language-server: $schema=.schemas/tool.schema.json"
-    schema = json.loads((tmp_path / "shop.d/.schemas/tool.schema.json").read_text())
-    assert schema["title"] == "restbridge tool file"
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, line: Line) -> None:
