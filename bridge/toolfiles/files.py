@@ -70,6 +70,7 @@ class Place(NamedTuple):
     def shown(self) -> str:
         """The path for people: on one line, with nothing that a terminal would obey."""
         text = os.fsencode(self.path).decode(errors="replace")
+        text = text.rstrip("/") or "/"
         return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
     @property
@@ -149,7 +150,7 @@ def _enter(folder: Place, known: set[tuple[int, int]], found: Survey) -> None:
     try:
         status = Path(folder.path).stat()
         with os.scandir(folder.path) as listing:
-            entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
     except OSError as problem:
         found.blind[folder] = _reason(problem, _FOLDER_REASONS)
         return
@@ -157,14 +158,14 @@ def _enter(folder: Place, known: set[tuple[int, int]], found: Survey) -> None:
         return
     known.add((status.st_dev, status.st_ino))
     found.folders.add(Folder(folder.rank, folder.relative, status.st_dev, status.st_ino))
+    folders = []
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        place = folder._replace(relative=folder.relative + entry.name)
         if not entry.name.endswith(".yaml") and _is_folder(entry):
-            _enter(place._replace(relative=place.relative + "/"), known, found)
+            folders.append(entry)
         elif entry.name.lower().endswith((".yml", ".yaml")) and (seen := _look(entry)):
-            found.looks[place] = seen
+            found.looks[Place(folder.rank, folder.relative + entry.name, folder.directory)] = seen
+    for entry in sorted(folders, key=lambda entry: (entry.is_symlink(), entry.name)):
+        _enter(folder._replace(relative=f"{folder.relative}{entry.name}/"), known, found)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -10,36 +10,22 @@ claims    which tools serve: a name has one holder    all tools, and who held it
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias
 
-from bridge.diagnostics import Diagnostic, Finding, InvalidSpec, Mark, Route, did_you_mean
+from bridge.diagnostics import Diagnostic, Finding, InvalidSpec, Route, did_you_mean
 from bridge.registry import Snapshot
 from bridge.secrets import Sources, Upstream
-from bridge.spec import Json, ToolSpec, UpstreamSpec
+from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
-from bridge.toolfiles.document import Document
-from bridge.toolfiles.files import Content, Directories, Place, is_outside
+from bridge.toolfiles.files import Content, Directories, Place
 from bridge.toolfiles.settling import Settling
-from bridge.toolfiles.validation import PRIVATE, validate_tool, validate_upstream
+from bridge.toolfiles.words import Told, Words, at_top, locate, tool_words, upstream_words
 
 State: TypeAlias = Literal["good", "kept", "broken", "waiting", "disabled", "ignored"]
 """kept: broken, and its last good tool serves on; waiting: its upstream is not ready; ignored: misnamed."""
-
-_S = TypeVar("_S", ToolSpec, UpstreamSpec)
-_Told: TypeAlias = tuple[Diagnostic, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Words(Generic[_S]):
-    """What a file says; no spec where something is wrong with that."""
-
-    content: Content
-    spec: _S | None
-    diagnostics: _Told
-    disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +43,7 @@ class Compiled:
 
     standing: Standing
     tool: Tool | None
-    diagnostics: _Told
+    diagnostics: Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +55,7 @@ class UpstreamFile:
 
     place: Place
     state: State
-    diagnostics: _Told
+    diagnostics: Told
     words: Words[UpstreamSpec]
     holds: bool = False
     good: Words[UpstreamSpec] | None = None
@@ -86,7 +72,7 @@ class ToolFile:
 
     place: Place
     state: State
-    diagnostics: _Told
+    diagnostics: Told
     words: Words[ToolSpec]
     compiled: Compiled | None = None
     good: Words[ToolSpec] | None = None
@@ -106,7 +92,7 @@ class Loaded:
     tools: Mapping[Place, ToolFile] = field(default_factory=dict)
     upstreams: Mapping[Place, UpstreamFile] = field(default_factory=dict)
     names: Mapping[str, Place] = field(default_factory=dict)
-    blind: _Told = ()
+    blind: Told = ()
 
     @property
     def files(self) -> list[ToolFile | UpstreamFile]:
@@ -114,15 +100,20 @@ class Loaded:
         return sorted(chain(self.tools.values(), self.upstreams.values()), key=lambda file: file.place)
 
     @property
-    def diagnostics(self) -> _Told:
-        return (*self.blind, *chain.from_iterable(file.diagnostics for file in self.files))
+    def diagnostics(self) -> Told:
+        """All that is wrong, in order of place."""
+        told = {file.place: file.diagnostics for file in self.tools.values() if file.diagnostics}
+        told |= {file.place: file.diagnostics for file in self.upstreams.values()}
+        return (*self.blind, *chain.from_iterable(told[place] for place in sorted(told)))
 
     @property
     def broken(self) -> tuple[str, ...]:
         """The place of the first error in each broken file, as ``path:line:column``."""
-        told = [self.blind, *(file.diagnostics for file in self.files)]
-        firsts = (next((d for d in diagnostics if d.severity == "error"), None) for diagnostics in told)
-        return tuple(f"{d.path}:{d.mark.line}:{d.mark.column}" for d in firsts if d)
+        firsts: dict[str, Diagnostic] = {}
+        for diagnostic in self.diagnostics:
+            if diagnostic.severity == "error":
+                firsts.setdefault(diagnostic.path, diagnostic)
+        return tuple(f"{path}:{first.mark.line}:{first.mark.column}" for path, first in firsts.items())
 
     def last_good(self, place: Place) -> bytes | None:
         """The bytes of a file when it was last right."""
@@ -153,7 +144,7 @@ def load(
     see whether one that is wrong may be quoted.
     """
     before = previous or Loaded()
-    unseen = tuple(_bare(place, Finding("unreadable", why)) for place, why in sorted((blind or {}).items()))
+    unseen = tuple(at_top(place, Finding("unreadable", why)) for place, why in sorted((blind or {}).items()))
     upstreams = _upstream_files(directories, contents, sources, before.upstreams, keep=keep)
     if (contents, upstreams, unseen) == (before.contents, before.upstreams, before.blind):
         return before
@@ -161,50 +152,6 @@ def load(
     tools = claims.tool_files(contents)
     snapshot = Snapshot(file.tool for file in tools.values() if file.tool)
     return Loaded(snapshot, dict(contents), tools, upstreams, claims.names, unseen)
-
-
-# --- words ---
-
-
-def _words(
-    place: Place,
-    content: Content,
-    validate: Callable[[str, Mapping[str, Json]], tuple[_S, tuple[Finding, ...]]],
-    private: frozenset[str] = frozenset(),
-) -> Words[_S]:
-    if isinstance(content, Finding):
-        return Words(content, None, (_bare(place, content),))
-    document = Document.parse(content, place.shown, private)
-    disabled = document.value.get("enabled") is False
-    if document.problems:
-        return Words(content, None, _told(place, document.problems), disabled)
-    spec = None
-    try:
-        spec, findings = validate(place.stem, document.value)
-    except InvalidSpec as problem:
-        findings = problem.findings
-    return Words(content, spec, _told(place, map(document.locate, findings)), disabled)
-
-
-def _locate(place: Place, words: "Words[ToolSpec] | Words[UpstreamSpec]", *findings: Finding) -> _Told:
-    """Findings in a file that could be read."""
-    if not findings or isinstance(words.content, Finding):
-        return ()
-    document = Document.parse(words.content, place.shown, PRIVATE if place.is_upstream else frozenset())
-    return _told(place, map(document.locate, findings))
-
-
-def _told(place: Place, diagnostics: Iterable[Diagnostic]) -> _Told:
-    """In order, and without the lines of a file that lies elsewhere: a link may lead to any secret."""
-    ordered = sorted(diagnostics, key=lambda d: (d.mark.line, d.mark.column))
-    if ordered and is_outside(place):
-        ordered = [replace(diagnostic, source=None) for diagnostic in ordered]
-    return tuple(ordered)
-
-
-def _bare(place: Place, finding: Finding) -> Diagnostic:
-    """Of what could not be read: at the top."""
-    return Diagnostic(place.shown, Mark(1, 1), finding.severity, finding.message, finding.code)
 
 
 # --- upstreams ---
@@ -227,7 +174,7 @@ def _upstream_files(
     for place in places:
         old = before.get(place)
         words = old.words if old and old.words.content == contents[place] else None
-        words = words or _words(place, contents[place], validate_upstream, PRIVATE)
+        words = words or upstream_words(place, contents[place])
         if place not in counting:
             message = f"upstream files count in {directories.upstreams} alone; move it there"
             finding = Finding("misplaced-upstream", message)
@@ -239,9 +186,7 @@ def _upstream_files(
         else:
             files[place] = _upstream_file(place, words, old, sources, keep=keep)
             continue
-        files[place] = UpstreamFile(
-            place, "broken", words.diagnostics + _locate(place, words, finding), words
-        )
+        files[place] = UpstreamFile(place, "broken", words.diagnostics + locate(place, words, finding), words)
     return files
 
 
@@ -264,7 +209,7 @@ def _upstream_file(
     return UpstreamFile(
         place,
         state,
-        words.diagnostics + _locate(place, words, *told),
+        words.diagnostics + locate(place, words, *told),
         words,
         holds=True,
         good=good,
@@ -319,7 +264,6 @@ class _Claims:
         self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
         self._sources = sources
         self._standings: dict[str, Standing] = {}
-        self._sources = sources
         self._before = before
         self._keep = keep
 
@@ -344,7 +288,7 @@ class _Claims:
 
     def _candidate(self, place: Place, content: Content) -> _Candidate:
         old = self._before.tools.get(place)
-        words = old.words if old and old.words.content == content else _words(place, content, validate_tool)
+        words = old.words if old and old.words.content == content else tool_words(place, content)
         compiled = None
         if words.spec and not words.disabled:
             compiled = self._compiled(place, words, old.compiled if old and old.words is words else None)
@@ -356,14 +300,14 @@ class _Claims:
         if old and old.standing == standing:
             return old
         if standing.finding:
-            return Compiled(standing, None, _locate(place, words, standing.finding))
+            return Compiled(standing, None, locate(place, words, standing.finding))
         if not standing.usable and standing.upstream is None:
             return Compiled(standing, None, ())
         try:
             tool, findings = compile_tool(place.stem, words.spec, standing.upstream, self._sources)
         except InvalidSpec as problem:
-            return Compiled(standing, None, _locate(place, words, *problem.findings))
-        return Compiled(standing, tool if standing.usable else None, _locate(place, words, *findings))
+            return Compiled(standing, None, locate(place, words, *problem.findings))
+        return Compiled(standing, tool if standing.usable else None, locate(place, words, *findings))
 
     def _standing(self, place: Place, name: str | None) -> Standing:
         if name is not None:
@@ -396,7 +340,7 @@ class _Claims:
         tool, clash = self._take(place, compiled)
         if tool:
             return ToolFile(place, "good", told, words, compiled, words, compiled, tool)
-        told += _locate(place, words, *clash)
+        told += locate(place, words, *clash)
         if words.disabled:
             return ToolFile(place, "disabled", told, words)
         if not any(diagnostic.severity == "error" for diagnostic in told):

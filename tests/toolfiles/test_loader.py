@@ -377,10 +377,10 @@ def test_directories_are_read_once(tmp_path: Path) -> None:
     ]
     assert list(map(type, loaded.files)) == [ToolFile, ToolFile, UpstreamFile]
     assert [(told.path, told.code) for told in loaded.diagnostics] == [
-        (f"{missing}/", "unreadable"),
+        (missing, "unreadable"),
         (str(tmp_path / "b.yml"), "rename"),
     ]
-    assert loaded.broken == (f"{missing}/:1:1",)
+    assert loaded.broken == (f"{missing}:1:1",)
 
 
 def test_a_file_that_cannot_be_read_is_told_at_its_top(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What the bytes of one file say: a spec, or what is wrong, each at its line and column."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeAlias, TypeVar
+
+from bridge.diagnostics import Diagnostic, Finding, InvalidSpec, Mark
+from bridge.spec import Json, ToolSpec, UpstreamSpec
+from bridge.toolfiles.document import Document
+from bridge.toolfiles.files import Content, Place, is_outside
+from bridge.toolfiles.validation import PRIVATE, validate_tool, validate_upstream
+
+_S = TypeVar("_S", ToolSpec, UpstreamSpec)
+
+Told: TypeAlias = tuple[Diagnostic, ...]
+"""What is wrong with a file, in order of line and column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words(Generic[_S]):
+    """What a file says; no spec where something is wrong with that."""
+
+    content: Content
+    spec: _S | None
+    diagnostics: Told
+    disabled: bool = False
+
+
+def tool_words(place: Place, content: Content) -> Words[ToolSpec]:
+    return _words(place, content, validate_tool)
+
+
+def upstream_words(place: Place, content: Content) -> Words[UpstreamSpec]:
+    return _words(place, content, validate_upstream)
+
+
+def locate(place: Place, words: Words[ToolSpec] | Words[UpstreamSpec], *findings: Finding) -> Told:
+    """Findings about a file's words, at their places; none of a file that could not be read."""
+    if not findings or isinstance(words.content, Finding):
+        return ()
+    return _told(place, map(_document(place, words.content).locate, findings))
+
+
+def at_top(place: Place, finding: Finding) -> Diagnostic:
+    """A finding about a file or a folder that could not be read."""
+    return Diagnostic(place.shown, Mark(1, 1), finding.severity, finding.message, finding.code)
+
+
+def _words(
+    place: Place,
+    content: Content,
+    validate: Callable[[str, Mapping[str, Json]], tuple[_S, tuple[Finding, ...]]],
+) -> Words[_S]:
+    if isinstance(content, Finding):
+        return Words(content, None, (at_top(place, content),))
+    document = _document(place, content)
+    disabled = document.value.get("enabled") is False
+    if document.problems:
+        return Words(content, None, _told(place, document.problems), disabled)
+    spec = None
+    try:
+        spec, findings = validate(place.stem, document.value)
+    except InvalidSpec as problem:
+        findings = problem.findings
+    return Words(content, spec, _told(place, map(document.locate, findings)), disabled)
+
+
+def _document(place: Place, content: bytes) -> Document:
+    return Document.parse(content, place.shown, PRIVATE if place.is_upstream else frozenset())
+
+
+def _told(place: Place, diagnostics: Iterable[Diagnostic]) -> Told:
+    """In order, and without the lines of a file that lies elsewhere: a link may lead to any secret."""
+    ordered = sorted(diagnostics, key=lambda each: (each.mark.line, each.mark.column))
+    if ordered and is_outside(place):
+        ordered = [replace(diagnostic, source=None) for diagnostic in ordered]
+    return tuple(ordered)
