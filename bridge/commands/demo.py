@@ -19,7 +19,7 @@ from anyio.abc import TaskStatus
 from bridge.commands import schema
 from bridge.commands.list import table
 from bridge.commands.loading import directories
-from bridge.commands.serve import Transport, over_http, over_stdio, serve
+from bridge.commands.serve import Transport, over_http, over_stdio, require_loopback, serve
 from bridge.demo import samples
 from bridge.demo.shop import create_app
 from bridge.registry import Registry
@@ -63,12 +63,13 @@ Try with an editor
 
 def run(directory: Path, http: Address | None, *, stdio: bool) -> int:
     """Serves the files in ``directory``, which gets the samples if it holds none; answers as ``serve`` does."""
+    address = http or Address(_HOST, _free(_BRIDGE_PORT))
+    require_loopback(address)
     _prepare(directory)
     logs.configure()
     if stdio:
         with private_stdio() as (source, sink):
             return anyio.run(_demo, directory, lambda _: partial(over_stdio, source, sink))
-    address = http or Address(_HOST, _free(_BRIDGE_PORT))
     return anyio.run(
         _demo, directory, lambda shop: partial(over_http, address, partial(_welcome, directory, shop))
     )
@@ -78,7 +79,7 @@ async def _demo(directory: Path, transport: Callable[[str], Transport]) -> int:
     """The shop and the bridge side by side; ``transport`` is told the shop's URL."""
     async with anyio.create_task_group() as tasks:
         shop = await tasks.start(_serve_shop)
-        sources = Sources({**os.environ, "SHOP_API_URL": shop, "SHOP_API_KEY": _key()})
+        sources = Sources({**os.environ, "SHOP_API_URL": shop, "SHOP_API_KEY": _KEY})
         settings = Settings((directory,))
         code = await serve(settings, directories(settings), sources, transport(shop))
         tasks.cancel_scope.cancel()
@@ -86,11 +87,7 @@ async def _demo(directory: Path, transport: Callable[[str], Transport]) -> int:
 
 
 async def _serve_shop(*, task_status: TaskStatus[str]) -> None:
-    await serve_app(create_app(_key()), _HOST, _free(_SHOP_PORT), anyio.Event(), task_status.started)
-
-
-def _key() -> str:
-    return os.environ.get("SHOP_API_KEY") or _KEY
+    await serve_app(create_app(_KEY), _HOST, _free(_SHOP_PORT), anyio.Event(), task_status.started)
 
 
 def _free(port: int) -> int:
@@ -122,7 +119,7 @@ def _welcome(directory: Path, shop: str, url: str, registry: Registry) -> None:
     print(
         _WELCOME.format(
             shop=shop,
-            key=_key(),
+            key=_KEY,
             url=url,
             directory=directory,
             tools=textwrap.indent(table(registry.current.tools, 100), "  "),

@@ -34,11 +34,8 @@ _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
 
 def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
     """Serves until a signal or the end of input."""
-    if http and not (insecure or is_loopback(http.host)):
-        raise click.UsageError(
-            f"on {http} others could call the tools, and are not asked who they are; leave the host out, "
-            "or add --insecure if something in front of the bridge asks"
-        )
+    if http and not insecure:
+        require_loopback(http)
     places = directories(settings)
     logs.configure()
     serve_over = partial(serve, settings, places, Sources(os.environ))
@@ -46,6 +43,15 @@ def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
         return anyio.run(serve_over, partial(over_http, http, _say_url))
     with private_stdio() as (source, sink):
         return anyio.run(serve_over, partial(over_stdio, source, sink))
+
+
+def require_loopback(address: Address) -> None:
+    """Raises ``click.UsageError`` for an address that others can reach."""
+    if not is_loopback(address.host):
+        raise click.UsageError(
+            f"on {address} others could call the tools, and are not asked who they are; leave the host out, "
+            "or use serve with --insecure if something in front of the bridge asks"
+        )
 
 
 async def serve(settings: Settings, places: Directories, sources: Sources, transport: Transport) -> int:

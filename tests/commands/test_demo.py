@@ -90,6 +90,13 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, line: Line) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, line: Line) -> None:
+    code, _, err = line("demo", "--http", "0.0.0.0:8000", str(tmp_path))
+    assert code == 2
+    assert "on 0.0.0.0:8000 others could call the tools" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, line: Line) -> None:
     (tmp_path / "file").touch()
     code, _, err = line("demo", str(tmp_path / "file/tools.d"))
