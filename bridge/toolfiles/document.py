@@ -58,6 +58,7 @@ _READ_OTHERWISE: Final = re.compile(
 )
 _DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
+_LINE: Final = re.compile(r"[^\r\n]+")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 _UNREADABLE: Final = "this cannot be read as YAML; check quotes, colons, brackets and indentation"
@@ -182,23 +183,25 @@ class Document:
         index = node.start
         if finding.at_key or node.start == node.end:
             index = key_index
-        elif finding.offset is not None and whole:
+        elif finding.offset is not None and whole and isinstance(node.value, str):
             index = self._into(node, finding.offset)
         return self._diagnostic(index, finding.code, finding.message, finding.severity)
 
     def _into(self, node: _Node, offset: int) -> int:
-        """Where the character at ``offset`` of a text stands, if its line is spelt as it is."""
-        written = self._text[node.start : node.end]
-        if node.value == written:
-            return node.start + offset
-        if node.value == written[1:-1]:
-            return node.start + 1 + offset
-        if written.startswith("|"):
-            number = node.value.count("\n", 0, offset)
-            start = self._lines[self._line(node.start) + number]
-            line: str = node.value.split("\n")[number]
-            column: int = offset - node.value.rfind("\n", 0, offset) - 1
-            return self._text.index(line, start) + column
+        """Where the character at ``offset`` of a text stands, line by line as far as it is spelt as it is."""
+        start, end, position = node.start, node.end, 0
+        if self._text[start] in "|>":
+            start = self._lines[self._line(start)]
+        elif self._text[start] in "'\"":
+            start, end = start + 1, end - 1
+        for line in _LINE.finditer(self._text, start, end):
+            part = line[0].strip()
+            at: int = node.value.find(part, position)
+            if at < 0:
+                continue
+            position = at + len(part)
+            if offset <= position and not node.value[offset:at].strip():
+                return line.start() + line[0].index(part) + max(offset - at, 0)
         return node.start
 
     def _line(self, index: int) -> int:
@@ -443,12 +446,14 @@ class _Reading:
     def _key(self, event: Any, depth: int) -> str | None:
         """A key as it is written; None where it is no text."""
         start, known = event.start_mark.index, len(self.problems)
-        key: str = event.value if isinstance(event, ScalarEvent) else ""
-        node = self._node(event, depth + 1)
+        key: str = ""
         if isinstance(event, ScalarEvent):
-            node.value = key
-            if event.style or key not in {"", "<<"}:
+            key, is_plain = event.value, not event.style
+            event.style = event.style or "'"  # else it would be read as a word or a number
+            if not is_plain or key not in {"", "<<"}:
+                self._node(event, depth + 1)
                 return key
+        self._node(event, depth + 1)
         del self.problems[known:]
         if key == "<<":
             self._problem("merge-key", "found a merge key; write the keys out", start)

@@ -69,6 +69,7 @@ def test_what_is_quoted_is_text(text: str) -> None:
 def test_a_key_is_its_source_text() -> None:
     parsed = parse("404: a\n012: b\nnull: c\ntrue: d\n1.50: e\n'': f\n2026-01-01: g\n\"<<\": h\n.nan: i\n")
     assert list(parsed.value) == ["404", "012", "null", "true", "1.50", "", "2026-01-01", "<<", ".nan"]
+    assert not parsed.problems
 
 
 def test_anchors_stand_for_what_they_mark() -> None:
@@ -110,6 +111,10 @@ folded: >-
 empty:
 shared: &s {k: v}
 again: *s
+quoted: "b c
+   d"
+wrapped: "\\u00e9 f
+  g"
 """
 
 
@@ -160,7 +165,13 @@ def test_a_finding_about_a_key_points_at_the_key(route: Route, expected: tuple[i
         (("block",), "{four}", (13, 11)),
         (("request", "headers", "X-A"), "{a}", (6, 20)),
         (("request", "headers", "X-B"), "s", (6, 34)),
-        (("folded",), "two", (14, 9)),
+        (("folded",), "one", (15, 3)),
+        (("folded",), " two", (15, 6)),
+        (("folded",), "two", (16, 3)),
+        (("quoted",), "b", (20, 10)),
+        (("quoted",), "d", (21, 4)),
+        (("wrapped",), "é f", (22, 10)),
+        (("wrapped",), "g", (23, 3)),
     ],
 )
 def test_an_offset_points_at_the_character_where_the_text_is_spelt_as_it_is(
@@ -174,9 +185,9 @@ def test_an_offset_points_at_the_character_where_the_text_is_spelt_as_it_is(
     assert (mark.line, mark.column) == expected
 
 
-def test_an_offset_counts_only_where_the_whole_route_is_there() -> None:
-    mark = parse(PLACES).locate(Finding("code", "", ("description", "x"), offset=3)).mark
-    assert (mark.line, mark.column) == (2, 14)
+@pytest.mark.parametrize(("route", "column"), [(("description", "x"), 14), (("request",), 3)])
+def test_an_offset_counts_only_in_a_text_that_is_there(route: Route, column: int) -> None:
+    assert parse(PLACES).locate(Finding("code", "", route, offset=3)).mark.column == column
 
 
 def test_columns_count_characters() -> None:
