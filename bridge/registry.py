@@ -44,10 +44,8 @@ class Registry:
         before = {tool.name: tool for tool in self.current.tools}
         after = {tool.name: tool for tool in snapshot.tools}
         self.current = snapshot
-        return Change(
-            added=tuple(name for name in after if name not in before),
-            changed=tuple(name for name in after if name in before and after[name] is not before[name]),
-            removed=tuple(name for name in before if name not in after),
-            visible=[tool.definition for tool in before.values()]
-            != [tool.definition for tool in after.values()],
-        )
+        added = tuple(name for name in after if name not in before)
+        removed = tuple(name for name in before if name not in after)
+        changed = tuple(name for name in after if name in before and after[name] is not before[name])
+        edited = any(after[name].definition != before[name].definition for name in changed)
+        return Change(added, changed, removed, visible=bool(added or removed or edited))
