@@ -18,8 +18,8 @@ from bridge.secrets import Sources
 from bridge.server import logs
 from bridge.server.handlers import ToolServer
 from bridge.server.http import is_loopback, serve_http
+from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import private_stdio, serve_stdio
-from bridge.server.stop import stop_on_signal
 from bridge.settings import Address, Settings
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.reloader import Reloader
@@ -69,6 +69,7 @@ async def serve(settings: Settings, places: Directories, sources: Sources, trans
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(stop_on_signal, stop)
+            await tasks.start(ask_on_signal, bridge.reloader.ask)
             tasks.start_soon(bridge.reloader.run)
             try:
                 await transport(bridge, stop)

@@ -66,6 +66,7 @@ class Reloader:
         self._polls = 0
         self._paths: set[str] = set()
         self._everything = False
+        self._asked = False
         self._woken = anyio.Event()
         self._armed: set[Folder] = set()
         self._rearm = anyio.Event()
@@ -85,8 +86,13 @@ class Reloader:
                 await self._look()
             return await self._swap(await to_thread.run_sync(self._load), started)
 
+    def ask(self) -> None:
+        """Have ``run`` reload soon, with a report even if nothing moved."""
+        self._asked = True
+        self._woken.set()
+
     async def run(self) -> None:
-        """Reload whenever something changes; ends when it is cancelled."""
+        """Reload when asked and whenever something changes; ends when it is cancelled."""
         async with anyio.create_task_group() as tasks:
             if self.mode == "events":
                 tasks.start_soon(self._watch)
@@ -96,8 +102,12 @@ class Reloader:
                 wait = min(time for time in times if time is not None) - anyio.current_time()
                 with anyio.move_on_after(max(wait, 0)):
                     await self._woken.wait()
+                self._woken = anyio.Event()
+                asked, self._asked = self._asked, False
                 polled = anyio.current_time() >= next_poll
                 try:
+                    if asked:
+                        await self.reload()
                     async with self._lock:
                         await self._reload_what_moved(polled=polled)
                 except Exception:  # noqa: BLE001 - the outermost loop: our own fault is told, what serves serves on
@@ -107,7 +117,6 @@ class Reloader:
 
     async def _reload_what_moved(self, *, polled: bool) -> None:
         started = anyio.current_time()
-        self._woken = anyio.Event()
         paths, self._paths = self._paths, set()
         everything, self._everything = self._everything or polled, False
         self._polls += polled

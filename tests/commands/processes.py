@@ -59,6 +59,9 @@ class Running:
         for message in messages:
             await self._stdin.send(json.dumps(message).encode() + b"\n")
 
+    def hears(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     async def hangs_up(self) -> int:
         """The exit code after the end of input."""
         await self._stdin.aclose()

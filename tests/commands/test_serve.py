@@ -58,6 +58,14 @@ async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Pat
         assert "ERROR" not in await bridge.rest()
 
 
+async def test_a_hangup_reloads_and_says_so(tools: Path) -> None:
+    async with restbridge("serve", "--http", "0", cwd=tools.parent) as bridge:
+        await bridge.says(r"serving http://")
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
 async def test_withdraw_takes_a_broken_tool_out(tools: Path) -> None:
     order = tools / "get_order.yaml"
     words = ("serve", "--http", "0", "--on-invalid", "withdraw", "--poll", "0.2")

@@ -434,6 +434,16 @@ async def test_a_reload_does_not_wait_for_what_may_take_longer(root: Path) -> No
     assert service.description() == "old"
 
 
+async def test_whoever_asks_gets_a_report_even_if_nothing_moved(root: Path) -> None:
+    async with serving(root) as service:
+        service.reloader.ask()
+        await service.until(lambda: len(service.swaps) == 2)
+        (root / "a.yaml").write_text(tool("new"))
+        service.reloader.ask()
+        await service.says("new")
+    assert service.swaps[1].visible is False
+
+
 async def test_reloads_that_are_asked_for_at_once_follow_each_other(root: Path) -> None:
     async with serving(root) as service, anyio.create_task_group() as tasks:
         (root / "a.yaml").write_text(tool("new"))

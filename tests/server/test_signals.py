@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 import anyio
 import pytest
 
-from bridge.server.stop import stop_on_signal
+from bridge.server.signals import ask_on_signal, stop_on_signal
 from tests.server.support import Api, Files, Pipe, call
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +24,18 @@ async def test_a_signal_stops_and_the_next_one_meets_the_default(number: signal.
         with anyio.fail_after(5):
             await stop.wait()
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+async def test_each_hangup_asks_anew() -> None:
+    asking, asked = anyio.create_memory_object_stream[str](1)
+    with asking, asked:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(ask_on_signal, lambda: asking.send_nowait("reload"))
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+                with anyio.fail_after(5):
+                    assert await asked.receive() == "reload"
+            tasks.cancel_scope.cancel()
 
 
 @SIGNALS
