@@ -23,20 +23,25 @@ _SHORTEST: Final = 8
 
 _PLACE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"(?a)([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
+_SHELL: Final = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Names that are surely of variables, as a shell has them: nothing else of a misread text is shown."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _TEXT: Final = (re.compile(r"[^\x00-\x1f\x7f-\x9f]+"), "a text without control characters")
 _FORMS: Final = {
     "text": _TEXT,
     "query": _TEXT,
-    "token": (re.compile(r"[\x21-\x7e]+"), "a token of ASCII characters without blanks"),
+    "bearer": (
+        re.compile(r"[\x21-\x7e]+"),
+        "the token alone, ASCII without blanks and without the word Bearer",
+    ),
     "header": (
         re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?"),
         "a text of ASCII characters without blanks at its ends",
     ),
     "cookie": (
         re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+"),
-        "a cookie's value: ASCII without blanks, quotes, comma, semicolon, backslash",
+        "a cookie's value, ASCII without blanks, quotes, comma, semicolon and backslash",
     ),
 }
 
@@ -161,9 +166,8 @@ class _Texts:
     def auth(self, auth: Auth) -> Auth:
         match auth:
             case BearerAuth():
-                return auth.model_copy(
-                    update={"credentials": self._secret(auth.credentials, "credentials", "token")}
-                )
+                credentials = self._secret(auth.credentials, "credentials", "bearer")
+                return auth.model_copy(update={"credentials": credentials})
             case BasicAuth():
                 # Who we are is written in many a reply: a user name is a secret only where the operator says so.
                 username = self.resolved(auth.username, "auth", "username", secret=True)
@@ -237,7 +241,7 @@ class _Texts:
     def _check(self, value: str, form: str, *route: str) -> None:
         pattern, expected = _FORMS[form]
         if not pattern.fullmatch(value) and not self._failed(*route):
-            self.findings.error("bad-secret", f"the value is not {expected}; correct it", *route)
+            self.findings.error("bad-secret", f"expected {expected}; correct the value", *route)
 
     def _failed(self, *route: str) -> bool:
         """Whether a text could not be resolved: one finding is enough, it is not looked at again."""
@@ -252,33 +256,40 @@ class _Texts:
         elif source == "env":
             if match := _VARIABLE.fullmatch(rest):
                 return self._variable(match[1], match[2], route, offset)
-            message = "${env:…} names no variable; expected letters, digits and _, as in ${env:API_KEY}"
+            message = (
+                "${env:…} names no variable; write letters, digits and _, as in ${env:API_KEY}, "
+                "and a default as in ${env:API_KEY:-none}"
+            )
         elif source == "file":
             if PurePath(rest).is_absolute():
                 return self._file(rest, route, offset)
             message = "${file:…} names no whole path; write it from the root, as in ${file:/run/secrets/key}"
+        elif _SHELL.fullmatch(place[1]):
+            message = f"${{{source}}} names no source of secrets; write ${{env:{source}}}"
         else:
             near = did_you_mean(source.lower(), ("env", "file"))
-            message = (
-                f"${{{source}}} names no source of secrets; write ${{env:NAME}} or ${{file:/path}}{near}"
-            )
+            message = f"${{…}} names no source of secrets; write ${{env:NAME}} or ${{file:/path}}{near}"
         self.findings.error("bad-secret", message, *route, offset=offset)
         return ""
 
     def _variable(self, name: str, default: str | None, route: Route, offset: int) -> str:
-        value = self._sources.environ.get(name) or default
+        set_to = self._sources.environ.get(name)
+        value = set_to or default
         if value is None:
             message = f"the variable {name} is not set; set it, or write a default: ${{env:{name}:-…}}"
             self.findings.error("unset-secret", message, *route, offset=offset)
             return ""
-        return self._plain(value, f"the variable {name}", route, offset)
+        what = f"the variable {name}" if set_to else f"the default of {name}"
+        return self._plain(value, what, route, offset)
 
     def _file(self, path: str, route: Route, offset: int | None) -> str:
         self.files.append(path)
         try:
             text = self._sources.file(path)
         except OSError as error:
-            message = f"the file {path} cannot be read ({error.strerror}); put it there"
+            message = (
+                f"the file {path} cannot be read ({error.strerror}); put it there, for this process to read"
+            )
             self.findings.error("unset-secret", message, *route, offset=offset)
             return ""
         except ValueError as error:

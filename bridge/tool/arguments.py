@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Final, Self
 from urllib.parse import quote
 
@@ -26,6 +27,13 @@ _MAX_BITS: Final = 13_000  # Python writes no integer of more than 4300 digits
 _COMBINING: Final = frozenset(
     {"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "dependentSchemas", "dependencies"}
 )
+_LOOKING: Final = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
+_HINTS: Final[Mapping[Route, str]] = {
+    ("required",): "; list the needed names, beside properties",
+    ("exclusiveMinimum",): "; write the bound itself",
+    ("exclusiveMaximum",): "; write the bound itself",
+}
+"""What is usually meant by a wrong value of a keyword."""
 _ROOT: Final = "urn:restbridge:schema"
 _NOWHERE: Final[dict[str, Json]] = {}
 
@@ -227,17 +235,31 @@ def _check_positions(schema: Schema, findings: Findings) -> None:
         _check_patterns(route, position, findings)
         problems: dict[Route, str] = {}
         for error in meta.iter_errors(without_children(position)):
-            path = tuple(error.instance_path)
+            path = _narrowed(position, tuple(error.instance_path))
             problems.setdefault(path, _problem(error.kind, _at(position, path), path))
         for path, problem in problems.items():
             findings.error("invalid-schema", f"{place(path)}: {problem}", *route, *path)
 
 
+def _narrowed(position: dict[str, Json], path: Route) -> Route:
+    """The path, on to the one wrong item where ``type`` is a list."""
+    types = position.get("type")
+    if path != ("type",) or not isinstance(types, list):
+        return path
+    wrong = (index for index, word in enumerate(types) if not isinstance(word, str) or word not in TYPES)
+    return (*path, *islice(wrong, 1))
+
+
 def _problem(kind: jsonschema_rs.ValidationErrorKind, value: Json, path: Route) -> str:
-    if path[-1:] == ("type",):
+    if value is None and path == ("$ref",):
+        return "found nothing, as YAML takes # for the beginning of a comment; put the reference in quotes"
+    if path[:1] == ("type",):
         return SENTENCES["enum"](sorted(TYPES), value)
+    if kind.name == "type" and set(kind.value) == {"boolean", "object"}:
+        several = ", or prefixItems for several" if path == ("items",) and isinstance(value, list) else ""
+        return f"{excerpt(value)} is no schema; write one, such as {{type: string}}{several}"
     if kind.name in SENTENCES:
-        return SENTENCES[kind.name](kind.value, value)
+        return SENTENCES[kind.name](kind.value, value) + _HINTS.get(path[:1], "")
     return f"{excerpt(value)} is not what JSON Schema allows there"
 
 
@@ -252,13 +274,14 @@ def _check_patterns(route: Route, position: dict[str, Json], findings: Findings)
     patterns |= {step: step[1] for step, _ in children(position) if step[0] == "patternProperties"}
     for step, pattern in patterns.items():
         if isinstance(pattern, str) and not _is_linear(pattern):
-            problem = "is no regular expression, or too large; correct it"
-            if re.search(r"\(\?<?[=!]|\\[1-9]|\\k<", pattern):
-                problem = (
-                    "looks around or back, which has no bound in time; write it without (?=, (?!, (?<, \\1"
-                )
+            problem, offset = "is no regular expression, or too large; correct it", 0
+            if looking := _LOOKING.search(pattern):
+                problem = f"looks around or back with {looking[0]}, which has no bound in time; write it another way"
+                offset = looking.start()
             at_key = step[0] == "patternProperties"
-            findings.error("bad-pattern", f"the pattern {problem}", *route, *step, at_key=at_key)
+            findings.error(
+                "bad-pattern", f"the pattern {problem}", *route, *step, offset=offset, at_key=at_key
+            )
 
 
 def _is_linear(pattern: str) -> bool:
@@ -311,7 +334,7 @@ def _check_defaults(schema: Schema, findings: Findings) -> None:
             for departure in find(schema, library, value, most=1, route=route):
                 where = f"{place(departure.path)}: " if departure.path else ""
                 message = f"the default is filled in and must fit: {where}{departure.text}"
-                findings.error("bad-default", message, *route, "default")
+                findings.error("bad-default", message, *route, "default", *departure.path)
 
 
 def _wrapped(root: dict[str, Json]) -> dict[str, Json]:

@@ -12,11 +12,12 @@ from bridge.tool.percent import leads_elsewhere
 
 _ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#{]*)(?P<rest>.*)\Z", re.DOTALL)
 _ODD: Final = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]")
-_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?P<colon>:(?P<port>.*))?\Z")
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?P<colon>:(?P<port>[^:]*))?\Z")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}\Z")
 _PREFIX: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*\Z")
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
+_WIDE: Final = re.compile(r"[^\x00-\x7f]")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _DOTS: Final = str.maketrans("\u3002\uff0e\uff61", "...")  # as IDNA reads them
 
@@ -24,94 +25,108 @@ _DOTS: Final = str.maketrans("\u3002\uff0e\uff61", "...")  # as IDNA reads them
 def canonical(text: str) -> str:
     """``scheme://host[:port][/prefix]``: lower case host, no default port, no slash at the end.
 
-    Raises ``InvalidSpec`` for whatever could be read in two ways, with the spelling to use; no message
-    shows a userinfo.
+    Raises ``InvalidSpec`` for whatever could be read in two ways, with its offset and the spelling to
+    use; no message shows a userinfo.
     """
     match = _ABSOLUTE.match(text)
     if match is None or match["scheme"].lower() not in _DEFAULT_PORTS:
-        raise _bad("expected an address that begins with http:// or https://")
+        raise _bad(
+            "expected an address such as https://api.example.com; begin it with http:// or https://", 0
+        )
     scheme, authority, rest = match["scheme"].lower(), match["authority"], match["rest"]
     if "@" in authority:
-        raise _bad("credentials stand under auth, not in the address; take out what is before the @")
-    odd = _ODD.search(text)
-    if odd:
-        raise _bad(f"{shown(odd[0])} cannot stand in an address; take it out")
-    if "?" in rest or "#" in rest:
-        raise _bad("an address has no ? and no #; write query parameters in the tools")
+        message = "credentials stand under auth, not in the address; take out what is before the @"
+        raise _bad(message, match.start("authority"))
+    if odd := _ODD.search(text):
+        what = f"{shown(odd[0])} cannot stand in an address"
+        if odd[0] == "{":
+            what = "an address holds no arguments, they stand in the tools' urls"
+        raise _bad(f"{what}; take it out", odd.start())
+    if mark := re.search(r"[?#]", rest):
+        message = "an address has no ? and no #; write query parameters in the tools"
+        raise _bad(message, match.start("rest") + mark.start())
     prefix = rest.removesuffix("/")
     if not _PREFIX.match(prefix) or leads_elsewhere(prefix):
-        raise _bad("expected a path of plain or percent-encoded segments, without //, . and ..; correct it")
-    return f"{scheme}://{_authority(scheme, authority)}{prefix}"
+        message = "expected a path of plain or percent-encoded segments, without //, . and ..; correct it"
+        raise _bad(message, match.start("rest"))
+    return f"{scheme}://{_authority(scheme, authority, match.start('authority'))}{prefix}"
 
 
 def split(url: str) -> tuple[str, str]:
     """An absolute URL template as its canonical origin and the template that follows, from its ``/`` on."""
     match = _ABSOLUTE.match(url)
     if match is None:
-        raise _bad("expected http:// or https://; without upstream, a tool's url is absolute")
+        raise _bad(
+            "without upstream a url begins with http:// or https://; write it so, or name an upstream", 0
+        )
     rest = match["rest"]
+    if rest.startswith("{"):
+        message = "scheme, host and port hold no arguments; write them out"
+        raise _bad(message, match.start("rest"))
     if not rest.startswith("/"):
-        message = "expected a / after the host: no argument can stand in scheme, host or port"
-        raise invalid("bad-url", message, offset=match.start("rest"))
+        raise _bad("expected a / after the host; write it", match.start("rest"))
     return canonical(f"{match['scheme']}://{match['authority']}"), rest
 
 
-def _bad(message: str) -> InvalidSpec:
-    return invalid("bad-url", message)
+def _bad(message: str, offset: int) -> InvalidSpec:
+    return invalid("bad-url", message, offset=offset)
 
 
-def _authority(scheme: str, authority: str) -> str:
+def _authority(scheme: str, authority: str, offset: int) -> str:
     match = _AUTHORITY.match(authority)
     if match is None:
-        raise _bad("expected host or host:port, an IPv6 address in brackets")
-    host = _host(match["host"])
+        raise _bad("expected host or host:port, with an IPv6 address in brackets; correct it", offset)
+    host = _host(match["host"], offset)
     port = match["port"]
     if match["colon"] is None or port == _DEFAULT_PORTS[scheme]:
         return host
     if not _PORT.match(port) or int(port) > 65535:
-        raise _bad(f"{shown(port)} is no port; expected 1 to 65535 without leading zeros")
+        message = f"{shown(port)} is no port; expected 1 to 65535 without leading zeros"
+        raise _bad(message, offset + match.start("port"))
     return f"{host}:{port}"
 
 
-def _host(host: str) -> str:
+def _host(host: str, offset: int) -> str:
     if host.startswith("["):
-        return f"[{_ipv6(host[1:-1])}]"
-    if not host.isascii():
-        raise _bad(f"the host has letters outside ASCII; {_ascii(host)}")
+        return f"[{_ipv6(host[1:-1], offset)}]"
+    if wide := _WIDE.search(host):
+        raise _bad(f"the host has letters outside ASCII; {_ascii(host)}", offset + wide.start())
     host = host.lower()
     labels = host.split(".")
     if _NUMBER.match(labels[-1]):
-        return _ipv4(host)
+        return _ipv4(host, offset)
     if len(host) > 253 or not all(_LABEL.match(label) for label in labels):
-        raise _bad("expected a host name such as api.example.com; correct it")
+        raise _bad("expected a host name such as api.example.com; correct it", offset)
     return host
 
 
-def _ipv4(host: str) -> str:
+def _ipv4(host: str, offset: int) -> str:
     """An address in four decimal parts; other spellings mean different hosts to different readers."""
     try:
         return str(IPv4Address(host))
     except AddressValueError as problem:
-        raise _bad(f"{shown(host)} is no IPv4 address as others read it{_dotted(host)}") from problem
+        raise _bad(
+            f"{shown(host)} is no IPv4 address as others read it; {_dotted(host)}", offset
+        ) from problem
 
 
 def _dotted(host: str) -> str:
     try:
-        return f"; write {socket.inet_ntoa(socket.inet_aton(host))}"
+        return f"write {socket.inet_ntoa(socket.inet_aton(host))} if that is meant"
     except OSError:
-        return "; expected four numbers from 0 to 255"
+        return "expected four numbers from 0 to 255"
 
 
-def _ipv6(host: str) -> str:
+def _ipv6(host: str, offset: int) -> str:
     if "%" in host:
-        raise _bad("a zone id is known to one machine alone; take % and what follows out")
+        raise _bad("a zone id is known to one machine alone; take % and what follows out", offset)
     try:
         address = IPv6Address(host)
     except AddressValueError as problem:
-        raise _bad("expected an IPv6 address in the brackets, such as [::1]; correct it") from problem
+        raise _bad("expected an IPv6 address in the brackets, such as [::1]; correct it", offset) from problem
     spelling = str(address.ipv4_mapped or f"[{address}]")
     if spelling != f"[{host.lower()}]":
-        raise _bad(f"the address has another spelling; write {spelling}")
+        raise _bad(f"the address has a plainer spelling; write {spelling}", offset)
     return host.lower()
 
 

@@ -21,6 +21,7 @@ from bridge.tool.structure import (
     check_flat,
     check_words,
     compile_structure,
+    described,
     inner,
     is_nested,
     names,
@@ -151,7 +152,7 @@ def _compile_form(
                 name = str(key)
                 entries.append(Entry(Parameter(name), each, ", ".join(sorted(names(each))) or name))
             return _FormBody(tuple(entries), None, content_type)
-    findings.error("wrong-value", "a form is written as a mapping of names to values", *route)
+    findings.error("wrong-value", "expected a form as a mapping; write {name: value}", *route)
     return _FormBody((), None, content_type)
 
 
@@ -164,8 +165,9 @@ def _compile_text(
     check_words(words, ("value", "encoding"), findings, *route)
     node = compile_structure(words.get("value", ""), arguments, findings, *inside)
     if is_nested(node, arguments):
+        advice = "give it another type" if isinstance(node, Whole) else "write a text"
         message = (
-            f"{content_type} is text, with no arrays or objects in it; write a text, or send application/json"
+            f"{described(node)}, and {content_type} is sent as one text; {advice}, or send application/json"
         )
         findings.error("nested-value", message, *inside)
     check_base64(words, node, findings, *route)

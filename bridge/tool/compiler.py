@@ -9,6 +9,7 @@ from bridge.spec import (
     IDEMPOTENT_METHODS,
     SAFE_METHODS,
     ApiKeyAuth,
+    Auth,
     BasicAuth,
     Json,
     ToolSpec,
@@ -62,25 +63,51 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     findings = Findings()
     base_url = ""
     with findings.at("baseUrl"):
-        base_url = baseurl.canonical(upstream.spec.base_url)
-    for header, value in upstream.spec.headers.items():
-        with findings.at("headers", header):
-            check_header(header, str(value), _reserved(upstream.spec))
-    match upstream.spec.auth:
-        case ApiKeyAuth(in_="header", name=header, value=key):
-            with findings.at("auth", "name"):
-                check_header(header, key, frozenset(), credentials=True)
-        case ApiKeyAuth(in_="cookie", name=cookie, value=key):
-            with findings.at("auth", "name"):
-                check_cookie(cookie, key, frozenset())
-        case BasicAuth(username=username) if ":" in username:
-            message = "the user name holds a colon, which basic authentication cannot carry; use another name"
-            findings.error("wrong-value", message, "auth", "username")
+        base_url = _canonical(spec.base_url, upstream.spec.base_url)
+    _check_headers(upstream.spec, findings)
+    _check_auth(upstream.spec.auth, findings)
     if upstream.spec.tls.key_file and not upstream.spec.tls.cert_file:
         message = "the key certFile is missing, and keyFile belongs to it; add it"
         findings.error("missing-key", message, "tls")
     findings.raise_errors()
     return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}))
+
+
+def _canonical(written: str, resolved: str) -> str:
+    """As ``baseurl.canonical``; an offset into a resolved text would be none into the written one."""
+    try:
+        return baseurl.canonical(resolved)
+    except InvalidSpec as problem:
+        if written == resolved:
+            raise
+        raise InvalidSpec(*(replace(f, offset=None) for f in problem.findings)) from problem
+
+
+def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
+    names: dict[str, str] = {}
+    for name, value in spec.headers.items():
+        with findings.at("headers", name):
+            check_header(name, str(value), _reserved(spec))
+        first = names.setdefault(name.lower(), name)
+        if first != name:
+            message = f"{name} stands here as {first} already; keep one"
+            findings.error("duplicate-header", message, "headers", name, at_key=True)
+
+
+def _check_auth(auth: Auth, findings: Findings) -> None:
+    """What the credentials go into; they themselves were looked at when they were resolved."""
+    match auth:
+        case BasicAuth(username=username) if ":" in username:
+            message = "the user name holds a colon, which basic authentication cannot carry; use another name"
+            findings.error("wrong-value", message, "auth", "username")
+        case ApiKeyAuth(in_="header" | "cookie" as place, name=name):
+            try:
+                if place == "header":
+                    check_header(name, "", frozenset(), credentials=True)
+                else:
+                    check_cookie(name, "", frozenset())
+            except InvalidSpec as problem:
+                findings.extend([replace(f, at_key=False) for f in problem.findings], "auth", "name")
 
 
 def compile_tool(
@@ -127,13 +154,14 @@ def _check_words(name: str, spec: ToolSpec, findings: Findings) -> None:
     if name in spec.aliases:
         route = ("aliases", spec.aliases.index(name))
         findings.error("duplicate-name", f"{name} is the tool's own name; take the alias out", *route)
-    content = spec.response.content
+    response = spec.response
+    content = response.content
     if spec.output_schema is not None and content not in ("auto", "json"):
         message = f"a tool with an outputSchema answers JSON, not {content}; take one of the two out"
         findings.error("content-conflict", message, "response", "content")
-    is_json = spec.response.jmespath is not None or spec.response.from_ == "reply"
-    if is_json and content in ("image", "audio", "resource"):
-        message = f"jmespath and from: reply answer JSON, and {content} is the body's bytes; take one out"
+    elif content in ("image", "audio", "resource") and (response.jmespath or response.from_ == "reply"):
+        other = "jmespath" if response.jmespath else "from: reply"
+        message = f"{other} answers JSON, and {content} is the body's bytes; take one of the two out"
         findings.error("content-conflict", message, "response", "content")
 
 

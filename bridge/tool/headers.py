@@ -11,16 +11,17 @@ from bridge.errors import InvalidCall
 from bridge.spec import Json, Scalar
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import not_unicode
-from bridge.tool.text import Text, to_text
+from bridge.tool.text import Text, secrets_in, to_text
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_WIDE: Final = re.compile(r"[^\x00-\xff]")
 _NO_COOKIE: Final = re.compile(r'[\s;,"\\]')  # RFC 6265 4.1.1
 _REFUSED: Final = {
     "host": "it follows from the address",
     "authorization": "credentials stand under auth in the upstream file",
-    "cookie": "write request.cookies",
-    "content-type": "write request.contentType",
+    "cookie": "cookies stand under request.cookies in tool files",
+    "content-type": "it stands as request.contentType in tool files",
     "content-length": "it follows from the body",
     "expect": "a call waits for no 100 (Continue)",
     **dict.fromkeys(
@@ -43,8 +44,8 @@ class Field:
         value = self.text.render(values)
         if value is None or self.text.constant:
             return value
-        problem = _problem(value, is_cookie=self.is_cookie)
-        if problem is None:
+        problem, _ = _problem(value, is_cookie=self.is_cookie)
+        if not problem:
             return value
         arguments = ", ".join(sorted(self.text.names))
         if any("\ud800" <= character <= "\udfff" for character in value):
@@ -64,7 +65,8 @@ def check_header(name: str, value: str, reserved: frozenset[str], *, credentials
     lower = name.lower()
     why = "a proxy is set in the upstream file" if lower.startswith("proxy-") else _REFUSED.get(lower)
     if why and not (credentials and lower == "authorization"):
-        raise _wrong_name("reserved-name", f"{name} cannot be set here: {why}")
+        advice = "name another" if credentials else "take it out"
+        raise _wrong_name("reserved-name", f"{name} cannot be set here: {why}; {advice}")
     _check_field(name, value, is_reserved=f"header {lower}" in reserved, is_cookie=False)
 
 
@@ -85,7 +87,9 @@ def compile_fields(
     check = check_cookie if is_cookie else check_header
     fields: dict[str, Field] = {}
     for name, value in written.items():
-        text = Text.parse(to_text(name, value))
+        written_text = to_text(name, value)
+        findings.extend(secrets_in(written_text), *route, name)
+        text = Text.parse(written_text)
         with findings.at(*route, name):
             text.check(arguments)
         with findings.at(*route, name):
@@ -100,28 +104,29 @@ def compile_fields(
 
 def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -> None:
     if not _TOKEN.match(name):
-        raise _wrong_name("bad-name", f"{quote(name)} is no name here; use letters, digits, hyphens")
+        kind = "cookie" if is_cookie else "header"
+        raise _wrong_name("bad-name", f"{quote(name)} is no {kind} name; write letters, digits and hyphens")
     if is_reserved:
         raise _wrong_name("reserved-name", f"{name} is where the upstream's auth puts its key; take it out")
-    problem = _problem(value, is_cookie=is_cookie)
+    problem, offset = _problem(value, is_cookie=is_cookie)
     if problem:
-        raise invalid("wrong-value", f"the value {problem}")
+        raise invalid("wrong-value", f"the value {problem}", offset=offset)
 
 
 def _wrong_name(code: str, message: str) -> InvalidSpec:
     return InvalidSpec(Finding(code, message, at_key=True))
 
 
-def _problem(value: str, *, is_cookie: bool) -> str | None:
-    """What keeps a value out of a field, with what to do; RFC 9110 5.5, RFC 6265 4.1.1."""
+def _problem(value: str, *, is_cookie: bool) -> tuple[str, int]:
+    """What keeps a value out of a field, with what to do, and where; RFC 9110 5.5, RFC 6265 4.1.1."""
     if value.isascii() and value.isprintable() and not is_cookie and value == value.strip():
-        return None
-    if _CONTROL.search(value):
-        return "holds a line break, tab or other control character; take it out"
-    if is_cookie and _NO_COOKIE.search(value):
-        return 'holds a blank or one of ; , " \\; encode it'
+        return "", 0
+    if found := _CONTROL.search(value):
+        return "holds a line break, tab or other control character; take it out", found.start()
+    if is_cookie and (found := _NO_COOKIE.search(value)):
+        return 'holds a blank or one of ; , " \\; encode it', found.start()
     if value != value.strip():
-        return "begins or ends with a blank; take it off"
-    return (
-        None if max(value, default="") <= "\xff" else "holds a character outside Latin-1; write it in ASCII"
-    )
+        return "begins or ends with a blank; take it off", 0 if value[0].isspace() else len(value.rstrip())
+    if found := _WIDE.search(value):
+        return "holds a character outside Latin-1; write it in ASCII", found.start()
+    return "", 0

@@ -15,6 +15,8 @@ DIALECTS: Final = {
 }
 """The drafts that we read: what ``$schema`` may say, but for scheme and ``#``, and their proper names."""
 
+_HINTS: Final = {"nullable": '; write "null" into type, as in [string, "null"]'}
+"""Of OpenAPI 3.0's own keywords."""
 _MAX_STEPS: Final = 10_000
 _HEADER_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 _HEADER_TYPES: Final = ("string", "integer", "boolean")
@@ -70,7 +72,7 @@ def check_arguments(schema: Schema, findings: Findings) -> None:
 def _check_identity(route: Route, position: dict[str, Json], findings: Findings) -> None:
     if "$schema" in position:
         if route:
-            message = "$schema stands inside the schema; it is the root's alone"
+            message = "$schema stands inside the schema, and counts at its root alone; take it out"
             findings.error("unknown-dialect", message, *route, "$schema")
         elif dialect(position) is None:
             message = "the dialect is not known; take $schema out for 2020-12, or name 2019-09, draft-07 or draft-06"
@@ -89,24 +91,28 @@ def _check_references(schema: Schema, route: Route, position: dict[str, Json], f
         if not isinstance(reference, str):
             continue
         if not reference.startswith("#"):
-            message = (
-                "a reference to another document is never fetched; copy it under $defs and write #/$defs/…"
+            advice = next(
+                (f"write {each}" for each in _definitions(schema) if each.endswith(f"/{reference}")),
+                "copy it under $defs and write #/$defs/…",
             )
+            message = f"a reference to another document is never fetched; {advice}"
             findings.error("external-ref", message, *route, keyword)
         elif schema.follow(reference) is None:
-            known = [
-                f"#/{name}/{key}" for name in ("$defs", "definitions") for key in _keys(schema.root, name)
-            ]
-            message = f"{reference} leads to no schema{did_you_mean(reference, known)}"
-            findings.error("unresolved-ref", message, *route, keyword)
+            hint = (
+                did_you_mean(reference, _definitions(schema))
+                or "; write it under $defs and refer to #/$defs/…"
+            )
+            findings.error("unresolved-ref", f"{reference} leads to no schema{hint}", *route, keyword)
 
 
 def _check_keywords(route: Route, position: dict[str, Json], findings: Findings) -> None:
-    for keyword in position:
+    for keyword, value in position.items():
         if keyword not in KEYWORDS and not keyword.startswith("x-") and keyword != "$recursiveRef":
-            message = (
-                f"{keyword} is no keyword of JSON Schema and does nothing{did_you_mean(keyword, KEYWORDS)}"
-            )
+            hint = _HINTS.get(keyword) or did_you_mean(keyword, KEYWORDS)
+            if not hint:
+                advice = "put an argument under properties" if isinstance(value, dict) else "take it out"
+                hint = f"; {advice}, or let it begin with x-"
+            message = f"{keyword} is no keyword of JSON Schema and does nothing{hint}"
             findings.warn("unknown-keyword", message, *route, keyword, at_key=True)
     types = position.get("type")
     is_array = types == "array" or (isinstance(types, list) and "array" in types)
@@ -118,9 +124,10 @@ def _check_keywords(route: Route, position: dict[str, Json], findings: Findings)
         )
 
 
-def _keys(root: dict[str, Json], name: str) -> list[str]:
-    value = root.get(name)
-    return list(value) if isinstance(value, dict) else []
+def _definitions(schema: Schema) -> list[str]:
+    """A reference to each, as it is written."""
+    places = [(name, schema.root.get(name)) for name in ("$defs", "definitions")]
+    return [f"#/{name}/{key}" for name, value in places if isinstance(value, dict) for key in value]
 
 
 def _steps(schema: Schema, route: Route, known: dict[Route, int], depth: int = 0) -> int:

@@ -4,10 +4,11 @@ import base64
 import re
 from typing import Final
 
-from bridge.codec import NotJson, encode
+from bridge.codec import NotJson, encode, quote
 from bridge.diagnostics import Findings, invalid
 from bridge.errors import InvalidCall
 from bridge.spec import Json
+from bridge.tool.departures import excerpt
 from bridge.tool.structure import Constant, Node
 from bridge.tool.text import to_text, to_utf8
 
@@ -34,11 +35,13 @@ def is_json(content_type: str) -> bool:
 def check_content_type(content_type: str) -> None:
     """Raise ``InvalidSpec`` for what is no media type, or one that is not ours to write."""
     if not _MEDIA_TYPE.fullmatch(content_type):
-        raise invalid("wrong-value", "expected a media type such as application/json; correct it")
+        message = f"found {quote(content_type)}, expected a media type such as application/json"
+        raise invalid("wrong-value", message)
     if media_type(content_type) == MULTIPART and ";" in content_type:
-        raise invalid("wrong-value", "the boundary is chosen for each call; write multipart/form-data alone")
-    if _OTHER_CHARSET.search(content_type):
-        raise invalid("wrong-value", "texts are sent in UTF-8; take the charset out")
+        message = "the boundary is chosen for each call; write multipart/form-data alone"
+        raise invalid("wrong-value", message, offset=content_type.index(";"))
+    if charset := _OTHER_CHARSET.search(content_type):
+        raise invalid("wrong-value", "texts are sent in UTF-8; take the charset out", offset=charset.start())
 
 
 def write_json(value: Json) -> bytes:
@@ -64,9 +67,11 @@ def write_bytes(arguments: str, value: Json, *, is_base64: bool) -> bytes:
 def check_base64(words: dict[str, Json], node: Node, findings: Findings, *route: str | int) -> None:
     """``encoding: base64``, and a constant that is to be decoded."""
     if words.get("encoding", "base64") != "base64":
-        findings.error("wrong-value", "expected base64, the one encoding there is", *route, "encoding")
+        message = f"found {excerpt(words['encoding'])}, expected base64, the one encoding there is"
+        findings.error("wrong-value", message, *route, "encoding")
     elif "encoding" in words and isinstance(node, Constant) and not isinstance(node.value, dict | list):
         try:
             write_bytes("", node.value, is_base64=True)
         except InvalidCall:
-            findings.error("wrong-value", "expected base64 (RFC 4648) with its padding", *route, "value")
+            message = "expected base64 (RFC 4648) with its padding; encode the value"
+            findings.error("wrong-value", message, *route, "value")

@@ -11,6 +11,7 @@ from bridge.diagnostics import Findings
 from bridge.errors import InvalidCall
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
+from bridge.tool.departures import excerpt
 from bridge.tool.media import MULTIPART, check_base64, check_content_type, is_json, write_bytes, write_json
 from bridge.tool.structure import (
     ABSENT,
@@ -23,9 +24,10 @@ from bridge.tool.structure import (
     compile_structure,
     names,
 )
-from bridge.tool.text import Text, to_utf8
+from bridge.tool.text import Text, secrets_in, to_utf8
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_AS_JSON: Final = "write {value: …, contentType: application/json} in request.body"
 _QUOTED: Final = str.maketrans({'"': "%22", "\\": "%5C"})  # as browsers write names (WHATWG HTML 4.10.21.8)
 
 
@@ -95,7 +97,8 @@ def compile_multipart(
 ) -> MultipartBody:
     """The parts of a mapping: name → text, list, or ``{value, filename, contentType, encoding}``."""
     if not isinstance(written, dict):
-        findings.error("wrong-value", "multipart is written as a mapping of names to parts", *route)
+        message = "expected multipart as a mapping of names to parts; write {name: part}"
+        findings.error("wrong-value", message, *route)
         return MultipartBody(())
     parts = [_compile_part(name, part, arguments, findings, *route, name) for name, part in written.items()]
     return MultipartBody(tuple(parts))
@@ -106,7 +109,7 @@ def compile_leftovers(
 ) -> MultipartBody:
     """A part for each argument that the file names nowhere."""
     for name in names:
-        check_flat(Whole(name), arguments, findings, *route, name)
+        check_flat(Whole(name), arguments, findings, *route, name, advice=_AS_JSON)
     return MultipartBody(tuple(Part(name, Whole(name), name) for name in names))
 
 
@@ -123,7 +126,7 @@ def _compile_part(
     filename = _filename(words, arguments, findings, *route)
     node = compile_structure(words.get("value", ""), arguments, findings, *inside)
     if not is_json(content_type or ""):
-        check_flat(node, arguments, findings, *inside)
+        check_flat(node, arguments, findings, *inside, advice=_AS_JSON)
     check_base64(words, node, findings, *route)
     if _CONTROL.search(name):
         findings.error(
@@ -139,6 +142,7 @@ def _filename(
     written = _word(words, "filename", findings, *route)
     if written is None:
         return None
+    findings.extend(secrets_in(written), *route, "filename")
     text = Text.parse(written)
     with findings.at(*route, "filename"):
         text.check(arguments)
@@ -149,7 +153,7 @@ def _word(words: dict[str, Json], key: str, findings: Findings, *route: str | in
     word = words.get(key)
     if word is None or isinstance(word, str):
         return word
-    findings.error("wrong-value", "expected a text", *route, key)
+    findings.error("wrong-value", f"found {excerpt(word)}, expected a text", *route, key)
     return None
 
 

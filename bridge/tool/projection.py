@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Self
 
-from jmespath.exceptions import JMESPathTypeError, LexerError, ParseError
+from jmespath.exceptions import JMESPathTypeError, ParseError
 from jmespath.functions import Functions, signature
 from jmespath.lexer import Lexer
 from jmespath.parser import Parser
@@ -18,6 +18,7 @@ from bridge.diagnostics import Finding, Findings, InvalidSpec, did_you_mean, inv
 from bridge.errors import UnusableReply
 from bridge.spec import Json
 from bridge.tool.departures import excerpt
+from bridge.tool.slips import CLOSING, OPENING, Token, explain
 
 MAX_LENGTH: Final = 4096
 MAX_NESTING: Final = 50
@@ -26,18 +27,13 @@ MAX_RESULT: Final = 4_000_000
 _MAX_CREATED: Final = 8_000_000
 _MAX_TREE: Final = 100
 
-_Token = Mapping[str, Any]
 _Node = Any  # a dict of type, value, children
 
-_OPENING: Final = frozenset({"lparen", "lbracket", "lbrace", "filter"})
-_CLOSING: Final = frozenset({"rparen", "rbracket", "rbrace"})
 _COMPARING: Final = frozenset({"eq", "ne", "lt", "lte", "gt", "gte"})
 _NAMES: Final = frozenset({"quoted_identifier", "unquoted_identifier"})
 _QUOTED: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`""", re.DOTALL)
-_HYPHENATED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)+")
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WORD: Final = re.compile(r"\w+|\S")
-_NUMBER: Final = re.compile(r"-?[0-9]+")
+_WORDS: Final = re.compile(r"[\w .:-]{1,40}")
 _JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CONSTANT_TIME: Final = frozenset({"length", "type", "to_array", "not_null"})
 _TEXT_PARAMETERS: Final = {("join", 0), ("contains", 1), ("starts_with", 1), ("ends_with", 1)}
@@ -52,7 +48,7 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 
 
-class _OverBudget(Exception):  # noqa: N818 - the name says what is the case, as errors here do
+class _OverBudget(Exception):
     pass
 
 
@@ -70,12 +66,14 @@ class Projection:
         if len(expression) > MAX_LENGTH:
             raise _bad(f"the expression is longer than {MAX_LENGTH} characters; project less")
         _require_json_literals(expression)
+        tokens: list[Token] = []
         try:
-            tokens = list(Lexer().tokenize(expression))
+            for token in Lexer().tokenize(expression):
+                tokens.append(token)  # noqa: PERF402 - what was read before an error tells what is meant
             _require_shallow(tokens)
             tree = Parser().parse(expression).parsed
         except ParseError as problem:
-            raise _syntax_error(expression, problem) from problem
+            raise _bad(*explain(expression, problem.lex_position, tokens)) from problem
         except (ValueError, LookupError, TypeError, RecursionError) as problem:
             raise _bad("the expression cannot be read; see https://jmespath.org and simplify it") from problem
         findings = Findings()
@@ -115,46 +113,20 @@ def _require_json_literals(expression: str) -> None:
             try:
                 codec.decode(text)
             except codec.NotJson as problem:
-                message = (
-                    f"what stands between backticks is not JSON, {problem}; write '{text[:40]}' for text"
-                )
+                advice = f"'{text}' for a text" if _WORDS.fullmatch(text) else 'texts in "double quotes"'
+                message = f"expected JSON between backticks, but {problem}; write {advice}"
                 raise _bad(message, quoted.start()) from problem
 
 
-def _require_shallow(tokens: Sequence[_Token]) -> None:
+def _require_shallow(tokens: Sequence[Token]) -> None:
     depth = 0
     for token in tokens:
-        depth += (token["type"] in _OPENING) - (token["type"] in _CLOSING)
+        depth += (token["type"] in OPENING) - (token["type"] in CLOSING)
         if depth > MAX_NESTING:
             raise _bad(f"the expression is nested more than {MAX_NESTING} deep; simplify it", token["start"])
 
 
-def _syntax_error(expression: str, problem: ParseError) -> InvalidSpec:
-    """Where the library's position points, in words of what is usually meant there."""
-    offset = min(problem.lex_position, len(expression))
-    before, rest = expression[:offset].rstrip(), expression[offset:]
-    hyphenated = (word for word in _HYPHENATED.finditer(expression) if word.start() <= offset < word.end())
-    if word := next(hyphenated, None):
-        offset = word.start()
-        message = f'{word[0]} holds a hyphen, so it is quoted; write "{word[0]}"'
-    elif number := _NUMBER.match(rest):
-        message = f"a number stands between backticks; write `{number[0]}`"
-        if before.endswith("."):
-            message = f"an entry of a list is written without a dot; write [{number[0]}]"
-    elif isinstance(problem, LexerError) and problem.message.startswith("Unclosed"):
-        message = f"{rest[0]} is never closed; close it"
-    elif rest.startswith("="):
-        message = "a single = compares nothing; write =="
-    elif rest.startswith("$"):
-        message = "$ is JSONPath's root; begin with the first key"
-    elif not rest.strip():
-        message = "the expression ends too early; complete it, and close what is open"
-    else:
-        message = f"{_WORD.findall(rest)[0]} cannot stand here; see https://jmespath.org"
-    return _bad(message, offset)
-
-
-def _check_tree(tree: _Node, tokens: Sequence[_Token], findings: Findings) -> None:
+def _check_tree(tree: _Node, tokens: Sequence[Token], findings: Findings) -> None:
     """What parses, but could never be applied; texts are made clean on the way."""
     waiting: list[tuple[_Node, int, bool]] = [(tree, 0, False)]
     for node, depth, is_parameter in waiting:
@@ -162,14 +134,12 @@ def _check_tree(tree: _Node, tokens: Sequence[_Token], findings: Findings) -> No
         match node["type"]:
             case "slice":
                 if children[2] == 0:
-                    findings.error("bad-projection", "a slice's step is not 0; write 1, or leave it out")
+                    message = "a slice's step is not 0; write 1, or leave it out"
+                    findings.error("bad-projection", message, offset=_where(tokens, _is_zero_step))
                 continue
             case "expref" if not is_parameter:
-                findings.error(
-                    "bad-projection", "& makes an expression for sort_by(), map() and the like alone"
-                )
-            case "function_expression":
-                _check_call(node, _called_at(node["value"], tokens), findings)
+                message = "& makes an expression for sort_by(), map() and the like alone; take it out"
+                findings.error("bad-projection", message, offset=_where(tokens, _is_misplaced))
             case "literal":
                 node["value"] = codec.decode(codec.encode(node["value"]))
             case "field" | "key_val_pair":
@@ -178,39 +148,68 @@ def _check_tree(tree: _Node, tokens: Sequence[_Token], findings: Findings) -> No
         waiting += [(child, depth + 1, in_call) for child in children if depth <= _MAX_TREE]
     if waiting[-1][1] > _MAX_TREE:
         findings.error("bad-projection", "the expression has too many steps in a row; simplify it")
+        return
+    opened = [at for at, token in enumerate(tokens) if token["type"] == "lparen" and _is_call(tokens, at)]
+    starts = {(there, index): tokens[at]["start"] for there, index, at in _parameters(tokens)}
+    for call, at in zip(_calls(tree), opened, strict=True):
+        offsets = [starts[at, index] for index in range(len(call["children"]))]
+        _check_call(call, tokens[at - 1]["start"], offsets, findings)
 
 
-def _called_at(name: str, tokens: Sequence[_Token]) -> int:
-    return next(
-        int(token["start"])
-        for token, after in pairwise(tokens)
-        if token["value"] == name and after["type"] == "lparen"
-    )
+def _where(tokens: Sequence[Token], is_it: Callable[[Token, Token], bool]) -> int | None:
+    """The offset of the first token that is it, as the one before it tells."""
+    return next((token["start"] for before, token in pairwise(tokens) if is_it(before, token)), None)
 
 
-def _check_call(call: _Node, offset: int, findings: Findings) -> None:
+def _is_zero_step(before: Token, token: Token) -> bool:
+    return (before["type"], token["type"], token["value"]) == ("colon", "number", 0)
+
+
+def _is_misplaced(before: Token, token: Token) -> bool:
+    return token["type"] == "expref" and before["type"] not in ("lparen", "comma")
+
+
+def _is_call(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a ``(`` follows what it calls."""
+    return at > 0 and tokens[at - 1]["type"] in ("unquoted_identifier", "rparen")
+
+
+def _calls(node: _Node) -> Iterator[_Node]:
+    """The calls in the order in which they are written."""
+    if node["type"] == "function_expression":
+        yield node
+    children = node["children"]
+    if node["type"] == "filter_projection":
+        children = [children[0], children[2], children[1]]
+    if node["type"] != "slice":
+        for child in children:
+            yield from _calls(child)
+
+
+def _check_call(call: _Node, offset: int, offsets: Sequence[int], findings: Findings) -> None:
+    """``offset`` is where the call begins, ``offsets`` where its parameters do."""
     name, given = call["value"], call["children"]
     table = _Functions.FUNCTION_TABLE
     if name not in table:
-        message = f"{name}() is no function of JMESPath{did_you_mean(name, table)}"
-        findings.error("bad-projection", message, offset=offset)
+        hint = did_you_mean(name, table) or "; see https://jmespath.org"
+        findings.error("bad-projection", f"{name}() is no function of JMESPath{hint}", offset=offset)
         return
     takes = table[name]["signature"]
     variadic = takes[-1].get("variadic", False)
     if len(given) < len(takes) or (len(given) > len(takes) and not variadic):
-        message = (
-            f"{name}() takes {'at least ' if variadic else ''}{len(takes)} parameters and has {len(given)}"
-        )
+        expected = f"{'at least ' * variadic}{len(takes)} parameter{'s' * (len(takes) > 1)}"
+        message = f"{name}() is given {len(given)}, expected {expected}"
         findings.error("bad-projection", message, offset=offset)
         return
     for index, parameter in enumerate(given):
         is_expression = "expref" in takes[min(index, len(takes) - 1)]["types"]
         if is_expression != (parameter["type"] == "expref"):
-            what = "an expression such as &name" if is_expression else "a value, without &"
-            findings.error("bad-projection", f"{name}() takes {what} as parameter {index + 1}", offset=offset)
+            what = "an expression; put & before it" if is_expression else "a value; take the & off"
+            message = f"parameter {index + 1} of {name}() is {what}"
+            findings.error("bad-projection", message, offset=offsets[index])
 
 
-def _doubt_names(tokens: Sequence[_Token], findings: Findings) -> None:
+def _doubt_names(tokens: Sequence[Token], findings: Findings) -> None:
     """Keys that were probably meant as values; JMESPath silently selects nothing."""
     for at, token in enumerate(tokens):
         if token["type"] in _COMPARING:
@@ -220,12 +219,13 @@ def _doubt_names(tokens: Sequence[_Token], findings: Findings) -> None:
                 _doubt_name(left, findings, quoted=two_names and bool(_PLAIN.fullmatch(left["value"])))
             if tokens[at + 2]["type"] not in ("dot", "flatten", "filter", "lparen", "lbracket"):
                 _doubt_name(right, findings, quoted=True)
-    for function, index, at in _parameters(tokens):
-        if (function, index) in _TEXT_PARAMETERS and tokens[at + 1]["type"] in ("comma", "rparen"):
+    for opened, index, at in _parameters(tokens):
+        named = (tokens[opened - 1]["value"], index) if opened and _is_call(tokens, opened) else None
+        if named in _TEXT_PARAMETERS and tokens[at + 1]["type"] in ("comma", "rparen"):
             _doubt_name(tokens[at], findings, quoted=True)
 
 
-def _doubt_name(token: _Token, findings: Findings, *, quoted: bool) -> None:
+def _doubt_name(token: Token, findings: Findings, *, quoted: bool) -> None:
     word = token["value"]
     if quoted and token["type"] == "quoted_identifier":
         message = f"\"{word}\" in double quotes is a key, not a text; write '{word}' for the text"
@@ -236,14 +236,13 @@ def _doubt_name(token: _Token, findings: Findings, *, quoted: bool) -> None:
         )
 
 
-def _parameters(tokens: Sequence[_Token]) -> Iterator[tuple[str, int, int]]:
-    """Each parameter of a call: the function, its index from 0, and where it begins."""
-    calls: list[tuple[str, int]] = []
+def _parameters(tokens: Sequence[Token]) -> Iterator[tuple[int, int, int]]:
+    """What stands in brackets: of which opening token, its index from 0, and the token with which it begins."""
+    calls: list[tuple[int, int]] = []
     for at, token in enumerate(tokens):
-        if token["type"] in _OPENING:
-            named = token["type"] == "lparen" and tokens[at - 1]["type"] == "unquoted_identifier"
-            calls.append((tokens[at - 1]["value"] if named else "", 0))
-        elif token["type"] in _CLOSING:
+        if token["type"] in OPENING:
+            calls.append((at, 0))
+        elif token["type"] in CLOSING:
             calls.pop()
         elif token["type"] == "comma":
             calls[-1] = (calls[-1][0], calls[-1][1] + 1)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from bridge.codec import quote
-from bridge.diagnostics import Findings
+from bridge.diagnostics import Findings, did_you_mean
 from bridge.errors import InvalidCall
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
+from bridge.tool.departures import excerpt
 from bridge.tool.percent import encode, encode_form
 from bridge.tool.structure import (
     ABSENT,
@@ -17,6 +18,7 @@ from bridge.tool.structure import (
     Whole,
     check_words,
     compile_structure,
+    described,
     inner,
     is_nested,
     is_object,
@@ -128,7 +130,9 @@ def compile_entry(
     if isinstance(value, dict):
         _check_style(value, findings, *route)
         style, explode = value.get("style"), value.get("explode")
-        value, route = value.get("value", ""), (*route, "value")
+        if "value" not in value:
+            return Entry(Parameter(name), Constant(None), name)
+        value, route = value["value"], (*route, "value")
     node = compile_structure(value, arguments, findings, *route)
     _check_shape(node, style, arguments, findings, *route)
     if explode is None:
@@ -143,7 +147,7 @@ def check_argument(
     if style is None and may_be(arguments, name, "object"):
         message = (
             f"argument {name} may be an object, which needs a style in a query; give it another type, "
-            f'or write request.query: {{{name}: {{value: "{{{name}}}", style: deepObject}}}}'
+            f'or write {{value: "{{{name}}}", style: deepObject}} in request.query'
         )
         findings.error("no-style", message, *route)
     if style == "deepObject" and may_be(arguments, name, *SCALARS, "array"):
@@ -157,9 +161,11 @@ def _check_style(written: dict[str, Json], findings: Findings, *route: str | int
     check_words(written, ("value", "style", "explode"), findings, *route)
     style, explode = written.get("style", "form"), written.get("explode", False)
     if style not in get_args(Style):
-        findings.error("wrong-value", f"expected one of {', '.join(get_args(Style))}", *route, "style")
+        hint = did_you_mean(style, get_args(Style)) if isinstance(style, str) else ""
+        message = f"found {excerpt(style)}, expected one of {', '.join(get_args(Style))}{hint}"
+        findings.error("wrong-value", message, *route, "style")
     if not isinstance(explode, bool):
-        findings.error("wrong-value", "expected true or false", *route, "explode")
+        findings.error("wrong-value", f"found {excerpt(explode)}, expected true or false", *route, "explode")
     elif explode and style in ("spaceDelimited", "pipeDelimited"):
         message = f"{style} writes one pair, and OpenAPI does not explode it; take explode out, or use form"
         findings.error("wrong-value", message, *route, "explode")
@@ -182,8 +188,9 @@ def _check_shape(
             "no-style", "an object needs a style in a query; add style: deepObject or form", *route
         )
     if not object_like and style == "deepObject":
-        findings.error("wrong-value", "deepObject writes objects; expected an object here", *route)
+        message = "deepObject writes objects; write an object here, or take the style out"
+        findings.error("wrong-value", message, *route)
     for key, each in inner(node):
         if is_nested(each, arguments):
-            message = "expected a plain value, for pairs carry no arrays or objects inside others; flatten it"
+            message = f"{described(each)}, and a query carries none inside another; flatten it"
             findings.error("nested-value", message, *route, key)

@@ -26,8 +26,8 @@ MAX_URL: Final = 16 * 1024
 _NONE: Final[Mapping[str, Json]] = {}
 _PROPERTIES: Final = ("inputSchema", "properties")
 _RESERVED: Final = "the query parameter {name} is where the upstream's auth puts its key; choose another"
-_UNNAMED: Final = "an argument that inputSchema does not name"
-_BLINDING: Final = ("bad-template", "unknown-argument")
+_UNNAMED: Final = "arguments that inputSchema lets pass without naming them"
+_BLINDING: Final = ("bad-template", "bad-secret", "unknown-argument", "body-not-allowed")
 """After these it is not known which arguments are left over."""
 
 
@@ -208,7 +208,7 @@ class _Parts:
 
     @property
     def query_names(self) -> frozenset[str]:
-        return self.template.query_names | {entry.parameter.name for entry in self.entries}
+        return frozenset(self.template.query_offsets) | {entry.parameter.name for entry in self.entries}
 
     def places(self) -> Iterator[Place]:
         yield from _url_places(self.template)
@@ -227,9 +227,9 @@ class _Parts:
         template = found.attempt(lambda: Template.parse(self._spec.url)) or Template((), (), ())
         with found.at():
             template.check(self._arguments)
-        for name in template.query_names:
+        for name, offset in template.query_offsets.items():
             if f"query {name}" in self._reserved:
-                found.error("reserved-name", _RESERVED.format(name=name), offset=0)
+                found.error("reserved-name", _RESERVED.format(name=name), offset=offset)
         for finding in found:
             shifted = replace(finding, offset=(finding.offset or 0) + url_offset)
             self.findings.add(shifted.under("request", "url"))
@@ -237,7 +237,7 @@ class _Parts:
 
     def _entry(self, name: str, value: Json) -> Entry:
         route = ("request", "query", name)
-        if name in self.template.query_names:
+        if name in self.template.query_offsets:
             message = f"the url writes the query parameter {name} already; keep one of the two"
             self.findings.error("duplicate-parameter", message, *route, at_key=True)
         if f"query {name}" in self._reserved:
@@ -256,23 +256,25 @@ class _Parts:
         """Arguments that the file names nowhere: into the query or the body, by the method."""
         left, findings = self._left, self.findings
         if self._is_written:
-            for name in left:
-                advice = f"write {{{name}}} where it belongs, or take the body out"
-                self._never_sent(f"argument {name}", advice, "body")
+            if left:
+                self._never_sent(left, f"; write {_braced(left)} where needed, or take the body out", "body")
             if self._arguments.open:
-                self._never_sent(_UNNAMED, "set additionalProperties: false", "body")
+                self._never_sent((), "; set additionalProperties: false, or take the body out", "body")
         elif self._spec.method not in BODY_METHODS:
             self.entries += [self._leftover_entry(name) for name in left]
         elif left or self._arguments.open:
             self.body = compile_leftovers(left, self._content_type, self._arguments, findings, *_PROPERTIES)
             if self.body is None:
-                advice = f"write request.body, as {self._content_type} has no names"
-                self._never_sent(f"argument {left[0]}" if left else _UNNAMED, advice, "contentType")
+                advice = (
+                    f"write {_braced(left)} into request.body" if left else "set additionalProperties: false"
+                )
+                self._never_sent(left, f", as {self._content_type} has no names; {advice}", "contentType")
 
     def _leftover_entry(self, name: str) -> Entry:
         if name in self.query_names:
             message = (
-                f"argument {name} is named nowhere, and the query parameter of that name is taken; name it"
+                f"argument {name} is named nowhere, and the query parameter {name} is taken; "
+                f"write {{{name}}} where it belongs"
             )
             self.findings.error("duplicate-parameter", message, *_PROPERTIES, name, at_key=True)
         if f"query {name}" in self._reserved:
@@ -280,8 +282,14 @@ class _Parts:
         check_argument(name, None, self._arguments, self.findings, *_PROPERTIES, name)
         return Entry(Parameter(name), Whole(name), name)
 
-    def _never_sent(self, what: str, advice: str, key: str) -> None:
-        self.findings.error("never-sent", f"{what} is never sent; {advice}", "request", key, at_key=True)
+    def _never_sent(self, names: tuple[str, ...], rest: str, key: str) -> None:
+        what = _braced(names) if names else _UNNAMED
+        self.findings.error("never-sent", f"{what} would never be sent{rest}", "request", key, at_key=True)
+
+
+def _braced(names: tuple[str, ...]) -> str:
+    words = [f"{{{name}}}" for name in names]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _constant(fields: tuple[Field, ...], accept: str) -> tuple[Header, ...]:

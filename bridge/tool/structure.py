@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
+from bridge.codec import quote
 from bridge.diagnostics import Findings, Route, did_you_mean
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
-from bridge.tool.text import Text, may_be, unknown
+from bridge.tool.text import Text, may_be, secrets_in, unknown
 
 
 class _Absent:
@@ -122,6 +123,7 @@ def compile_structure(value: Json, arguments: Arguments, findings: Findings, *ro
 
 def compile_text(value: str, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
     """The node of one text: constant, one argument with its type, or a text with arguments in it."""
+    findings.extend(secrets_in(value), *route)
     text = Text.parse(value)
     if text.constant:
         return Constant(text.render({}))
@@ -177,21 +179,39 @@ def is_object(node: Node, arguments: Arguments) -> bool:
     return isinstance(node, Members)
 
 
-def check_flat(node: Node, arguments: Arguments, findings: Findings, *route: str | int) -> None:
-    """For forms: a plain value, or a list of plain ones."""
+def check_flat(
+    node: Node,
+    arguments: Arguments,
+    findings: Findings,
+    *route: str | int,
+    advice: str = "send application/json",
+) -> None:
+    """For forms: a plain value, or a list of plain ones; ``advice`` is how else it can be sent."""
     if is_object(node, arguments) or any(is_nested(each, arguments) for _, each in inner(node)):
-        message = "a form carries plain values and lists of them; flatten this, or send application/json"
+        found = f"argument {node.name} may be an object" if isinstance(node, Whole) else "found an object"
+        message = f"{found}, and a form carries plain values and lists of them; flatten it, or {advice}"
         findings.error("nested-value", message, *route)
+
+
+def described(node: Node) -> str:
+    """An array or object that may not stand where it does."""
+    if isinstance(node, Whole):
+        return f"argument {node.name} may be an array or object"
+    return "found an array or object"
 
 
 def check_words(
     written: dict[str, Json], known: tuple[str, ...], findings: Findings, *route: str | int
 ) -> None:
-    """The keys of a mapping that says how a value is sent; ``value`` is always one of them, and needed."""
-    for word in written:
-        if word not in known:
-            message = f"expected {', '.join(known[:-1])} or {known[-1]}{did_you_mean(word, known)}"
-            findings.error("unknown-key", message, *route, word, at_key=True)
-    if "value" not in written:
-        message = 'expected the key value with what to send, such as "{argument}"'
+    """The keys of a mapping that says how a value is sent; ``value`` is the first of them, and needed."""
+    words = f"{', '.join(known[:-1])} or {known[-1]}"
+    if written.keys().isdisjoint(known) and not any(did_you_mean(word, known) for word in written):
+        findings.error("missing-key", f"expected the keys {words}; put what is here under value", *route)
+        return
+    hints = {word: did_you_mean(word, known) for word in written if word not in known}
+    for word, hint in hints.items():
+        message = f"unknown key {quote(word)}{hint or f'; expected {words}'}"
+        findings.error("unknown-key", message, *route, word, at_key=True)
+    if "value" not in written and not any(hint.endswith(" value?") for hint in hints.values()):
+        message = 'the key value is missing; add it with what to send, such as "{argument}"'
         findings.error("missing-key", message, *route)

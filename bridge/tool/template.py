@@ -5,7 +5,7 @@ or takes its slash along (``{/part*}``). The query is pairs as written, then ``{
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, TypeAlias
@@ -18,24 +18,29 @@ from bridge.spec import Json
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import encode, encode_path, encode_segment, leads_elsewhere
 from bridge.tool.query import Claims, Escape, Parameter
-from bridge.tool.text import NAME, Placeholder, to_text, unknown
+from bridge.tool.text import NAME, Placeholder, secrets_in, to_text, unknown
 
 _TOKEN: Final = re.compile(r"\{(?P<expression>[^{}]*)\}|(?P<literal>[^{}]+)|[{}]")
 _VARIABLE: Final = re.compile(rf"(?P<name>{NAME})(?::(?P<prefix>[1-9][0-9]{{0,3}})|(?P<explode>\*))?\Z")
 _WRONG: Final = re.compile(r"[\x00-\x20\x7f\"#<>\\^`|\ud800-\udfff]|%(?![0-9A-Fa-f]{2})")
 _LITERAL: Final = "%/:?@!$&'()*+,;="  # RFC 3986 pchar, / and ?; the rest is encoded
+_ABSOLUTE: Final = re.compile(r"[A-Za-z]+://")
+_SEGMENT: Final = re.compile(r"[^/?{}]+")
 _OPERATORS: Final = "+/?&"
 _REFUSED: Final = {
-    "#": "a fragment is never sent; write {name}",
-    ".": "labels are not supported; write .{name}",
-    ";": "path parameters are not supported; write ;name={name}",
-    **dict.fromkeys("=,!@|", "RFC 6570 reserves this operator; write {name}"),
+    "#": "a fragment is never sent; write {{{0}}}",
+    ".": "labels are not supported; write .{{{0}}}",
+    ";": "path parameters are not supported; write ;{0}={{{0}}}",
+    **dict.fromkeys("=,!@|", "RFC 6570 reserves this operator; write {{{0}}}"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One name in an expression; ``prefix`` is how many characters are kept (RFC 6570 2.4.1)."""
+    """One name in an expression; ``prefix`` is how many characters are kept (RFC 6570 2.4.1).
+
+    ``offset`` is that of the name, but of the brace in ``{name}``.
+    """
 
     name: str
     explode: bool
@@ -110,11 +115,12 @@ Part: TypeAlias = str | Expression
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """``name=value`` as written after the ``?``; ``name`` is decoded."""
+    """``name=value`` as written after the ``?``; ``name`` is decoded, ``offset`` is where it begins."""
 
     name: str
     parts: tuple[Part, ...]
     first: bool
+    offset: int
 
     def write(self, values: Mapping[str, Json]) -> str | None:
         """The pair; None if one of its arguments is absent."""
@@ -124,6 +130,12 @@ class Pair:
     @property
     def variables(self) -> tuple[Variable, ...]:
         return _variables(self.parts)
+
+    @property
+    def value(self) -> str:
+        """What stands after the ``=``, as a text of ``request.query`` would have it."""
+        texts = [unquote(p) if isinstance(p, str) else f"{{{p.variables[0].name}}}" for p in self.parts]
+        return "".join(texts).partition("=")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +171,14 @@ class Template:
         return frozenset(each.name for each in self.variables if not each.name.startswith("$"))
 
     @property
-    def query_names(self) -> frozenset[str]:
-        """The query parameters that it writes, but for the members of an exploded object."""
-        return frozenset(pair.name for pair in self.pairs) | {
-            variable.name for variable, _ in self.parameters
-        }
+    def query_offsets(self) -> dict[str, int]:
+        """The query parameters that it writes, but for the members of an exploded object; and where."""
+        offsets = {pair.name: pair.offset for pair in self.pairs}
+        return {variable.name: variable.offset for variable, _ in self.parameters} | offsets
 
     def expand(self, values: Mapping[str, Json]) -> str:
         """The whole text; raises ``InvalidCall`` for what cannot stand where it would go."""
-        query = "&".join(self.write_query(values, Claims(self.query_names)))
+        query = "&".join(self.write_query(values, Claims(frozenset(self.query_offsets))))
         return self.write_path(values) + (f"?{query}" if query else "")
 
     def write_path(self, values: Mapping[str, Json]) -> str:
@@ -188,9 +199,10 @@ class Template:
         findings = Findings()
         placeholders = [Placeholder(each.name, each.offset) for each in self.variables]
         findings.extend(unknown(placeholders, arguments, escapable=False))
-        for part in self.path:
+        for before, part, after in zip(("", *self.path), self.path, (*self.path[1:], "/"), strict=False):
             if isinstance(part, Expression) and part.operator != "/":
-                _check_path_variables(part.variables, arguments, findings)
+                is_segment = part.plain is not None and _are_slashes(before, after)
+                _check_path_variables(part.variables, arguments, findings, is_segment=is_segment)
         for pair in self.pairs:
             _check_pair(pair, arguments, findings)
         seen = {pair.name for pair in self.pairs}
@@ -214,13 +226,22 @@ def _is_optional(name: str, arguments: Arguments) -> bool:
     return name in arguments.properties and name not in arguments.required and name not in arguments.defaults
 
 
-def _check_path_variables(variables: tuple[Variable, ...], arguments: Arguments, findings: Findings) -> None:
+def _are_slashes(before: Part, after: Part) -> bool:
+    return isinstance(before, str) and isinstance(after, str) and before[-1:] == "/" == after[0]
+
+
+def _check_path_variables(
+    variables: tuple[Variable, ...], arguments: Arguments, findings: Findings, *, is_segment: bool
+) -> None:
     for variable in variables:
         if _is_optional(variable.name, arguments):
-            message = (
-                f"{{{variable.name}}} may be absent, and the path needs it; add it to required, "
-                f"give it a default, or write {{/{variable.name}}} without the slash before it"
-            )
+            advice = "add it to required, or give it a default"
+            if is_segment:
+                advice = (
+                    "add it to required, give it a default, "
+                    f"or write {{/{variable.name}}} without the slash before it"
+                )
+            message = f"{{{variable.name}}} may be absent, and the path needs it; {advice}"
             findings.error("optional-in-path", message, offset=variable.offset)
 
 
@@ -231,7 +252,7 @@ def _check_pair(pair: Pair, arguments: Arguments, findings: Findings) -> None:
         if pair.name == variable.name:
             advice = f"write {{{'?' if pair.first else '&'}{variable.name}}} in place of the pair"
         else:
-            advice = f'write it under request.query as {pair.name}: "{{{variable.name}}}"'
+            advice = f'write it under request.query as {pair.name}: "{pair.value}"'
         message = f"{{{variable.name}}} may be absent, which would leave {pair.name}= behind; {advice}"
         findings.error("optional-in-query", message, offset=variable.offset)
 
@@ -244,23 +265,26 @@ class _Parser:
         self._path: list[Part] = []
         self._pairs: list[tuple[int, list[Part]]] = []
         self._parameters: list[tuple[Variable, Parameter]] = []
+        self._told: set[str] = set()  # signs that are wrong are wrong wherever they stand again
+        self.findings.extend(secrets_in(text))
+        if self.findings.errors:
+            return
         for match in _TOKEN.finditer(text):
             if match["literal"]:
                 self._literal(match["literal"], match.start())
             elif match["expression"] is not None:
                 self._expression(match["expression"], match.start())
-            else:
-                self._error(
-                    "this brace has no partner; an argument is {name}, the sign itself %7B or %7D",
-                    match.start(),
-                )
+            elif "{" not in self._told:
+                self._told.add("{")
+                message = "this brace has no partner; an argument is {name}, the sign itself %7B or %7D"
+                self._error(message, match.start())
         self._check_path(text)
         self._check_pairs()
 
     def template(self) -> Template:
         pairs = [
-            Pair(_pair_name(parts), tuple(parts), first=index == 0)
-            for index, (_, parts) in enumerate(self._pairs)
+            Pair(_pair_name(parts), tuple(parts), first=index == 0, offset=offset + 1)
+            for index, (offset, parts) in enumerate(self._pairs)
         ]
         return Template(tuple(self._path), tuple(pairs), tuple(self._parameters))
 
@@ -269,6 +293,9 @@ class _Parser:
 
     def _literal(self, text: str, offset: int) -> None:
         for wrong in _WRONG.finditer(text):
+            if wrong[0] in self._told:
+                continue
+            self._told.add(wrong[0])
             encoded = quote(wrong[0], safe="", errors="replace")
             what = (
                 "a fragment is never sent" if wrong[0] == "#" else f"{shown(wrong[0])} cannot stand in a URL"
@@ -295,9 +322,10 @@ class _Parser:
     def _expression(self, body: str, offset: int) -> None:
         operator, names = (body[0], body[1:]) if body[:1] in (*_OPERATORS, *_REFUSED) else ("", body)
         if operator in _REFUSED:
-            self._error(f"{{{operator}…}}: {_REFUSED[operator]}", offset)
+            name = names if _VARIABLE.match(names) else "name"
+            self._error(f"{{{operator}{name}}}: {_REFUSED[operator].format(name)}", offset)
             return
-        variables = tuple(filter(None, [self._variable(name, offset) for name in names.split(",")]))
+        variables = tuple(filter(None, self._variables(operator, names, offset)))
         expression = Expression(operator, variables)
         if operator in ("?", "&"):
             self._add_parameters(operator, variables, offset)
@@ -306,9 +334,18 @@ class _Parser:
         elif not self._pairs:
             self._path.append(expression)
         elif operator == "/":
-            self._error(f"{{{body}}} belongs into the path; in the query write name={{name}}", offset)
+            self._error("{/…} belongs into the path; in the query write name={name}", offset)
         else:
             self._pairs[-1][1].append(expression)
+
+    def _variables(self, operator: str, names: str, offset: int) -> Iterator[Variable | None]:
+        if not operator and "," not in names:
+            yield self._variable(names, offset)
+            return
+        offset += 1 + len(operator)
+        for name in names.split(","):
+            yield self._variable(name, offset)
+            offset += len(name) + 1
 
     def _variable(self, text: str, offset: int) -> Variable | None:
         match = _VARIABLE.match(text)
@@ -328,25 +365,32 @@ class _Parser:
             self._error(f"{when}; write {{{expected}{names}}}", offset)
         for variable in variables:
             if variable.name.startswith("$"):
-                self._error(f"a builtin is no parameter's name; write name={{{variable.name}}}", offset)
+                message = f"a builtin is no parameter's name; write name={{{variable.name}}}"
+                self._error(message, variable.offset)
             self._parameters.append((variable, Parameter(variable.name, "form", variable.explode)))
 
     def _check_path(self, text: str) -> None:
-        if not text.startswith("/") or text.startswith("//"):
-            self._error("a path begins with one / and a constant or an argument after it; write /…", 0)
+        if _ABSOLUTE.match(text):
+            self._error("url is appended to the upstream's baseUrl; begin with /, or take upstream out", 0)
+        elif text.startswith("//"):
+            self._error("// would begin a host, which no url names; write one /", 0)
+        elif not text.startswith("/"):
+            self._error("a path begins with / and a constant or {name} after it; put the / there", 0)
         path = "".join(
             [part if isinstance(part, str) else "/x" if part.operator == "/" else "x" for part in self._path]
         )
         if leads_elsewhere(path):
-            self._error("the path has a . or .. segment, plain or encoded; write where it leads", 0)
+            dotted = (part.start() for part in _SEGMENT.finditer(text) if leads_elsewhere(f"/{part[0]}"))
+            message = "the path has a . or .. segment, plain or encoded; write where it leads"
+            self._error(message, next(dotted, 0))
 
     def _check_pairs(self) -> None:
         for offset, parts in self._pairs:
             name, mark, _ = parts[0].partition("=") if parts and isinstance(parts[0], str) else ("", "", "")
-            if not name:
+            if not mark and any(isinstance(part, Expression) for part in parts):
+                self._error("a parameter's name cannot hold an argument; write name={name}", offset + 1)
+            elif not name:
                 self._error("a query parameter without a name; write name=value or take it out", offset)
-            elif not mark and len(parts) > 1:
-                self._error("a parameter's name cannot hold an argument; write name={name}", offset)
 
 
 def _encoded(literal: str) -> str:

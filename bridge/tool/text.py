@@ -4,7 +4,7 @@ Every other brace is itself, so that GraphQL and PromQL can be written as they a
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
@@ -25,6 +25,7 @@ SCALARS: Final = ("string", "integer", "number", "boolean")
 NAME: Final = r"\$?[0-9]*[A-Za-z_][A-Za-z0-9_.-]*"
 """Names that can stand in braces; not plain numbers, which are counts in regular expressions."""
 
+_SECRET: Final = re.compile(r"\$\{(?:env|file):")
 _PLACEHOLDER: Final = re.compile(rf"\{{\{{(?P<literal>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
 
 
@@ -79,8 +80,8 @@ class Text:
 
     @property
     def sample(self) -> str:
-        """The text with a letter for each placeholder: what can be known of it before a call."""
-        return "".join(part if isinstance(part, str) else "x" for part in self.parts)
+        """The text with letters for placeholders, as long as those are: what is known of it before a call."""
+        return "".join(part if isinstance(part, str) else "x" * (len(part.name) + 2) for part in self.parts)
 
     def render(self, values: Mapping[str, Json]) -> str | None:
         """The text with its values put in; None if one of them is absent or null."""
@@ -110,6 +111,13 @@ class Text:
         ]
         if findings:
             raise InvalidSpec(*findings)
+
+
+def secrets_in(text: str) -> Iterator[Finding]:
+    """A finding for each ``${env:…}`` and ``${file:…}``, which would be sent as it is written."""
+    for match in _SECRET.finditer(text):
+        message = "${env:…} and ${file:…} are read in upstream files alone; move this there"
+        yield Finding("bad-secret", message, offset=match.start())
 
 
 def unknown(

@@ -193,7 +193,12 @@ def test_nesting_is_bounded(depth: int, taken: bool) -> None:  # noqa: FBT001 - 
     [
         ({"type": "objekt"}, "invalid-schema", ("type",), "did you mean object?"),
         ({"properties": 5}, "invalid-schema", ("properties",), "5 is not an object"),
-        ({"properties": {"a": 5}}, "invalid-schema", ("properties", "a"), "properties.a: 5 is not a boolean"),
+        (
+            {"properties": {"a": 5}},
+            "invalid-schema",
+            ("properties", "a"),
+            "properties.a: 5 is no schema; write one",
+        ),
         ({"required": "a"}, "invalid-schema", ("required",), '"a" is not an array'),
         (
             {"properties": {"a": {"items": {"maxLength": -1}}}},
@@ -204,8 +209,23 @@ def test_nesting_is_bounded(depth: int, taken: bool) -> None:  # noqa: FBT001 - 
         (
             {"properties": {"a": {"type": ["string", "strin"]}}},
             "invalid-schema",
-            ("properties", "a", "type"),
-            "strin",
+            ("properties", "a", "type", 1),
+            'type[1]: "strin" is not one of',
+        ),
+        (
+            {"properties": {"a": {"type": [[]]}}},
+            "invalid-schema",
+            ("properties", "a", "type", 0),
+            "[] is not",
+        ),
+        ({"properties": {"a": {"type": []}}}, "invalid-schema", ("properties", "a", "type"), "[] is not one"),
+        ({"required": True}, "invalid-schema", ("required",), "true is not an array; list the needed names"),
+        ({"$ref": None}, "invalid-schema", ("$ref",), "YAML takes # for the beginning of a comment"),
+        (
+            {"properties": {"a": {"items": [{}]}}},
+            "invalid-schema",
+            ("properties", "a", "items"),
+            "write one, such as {type: string}, or prefixItems for several",
         ),
         ({"dependentRequired": {"a": 5}}, "invalid-schema", ("dependentRequired", "a"), "is not an array"),
         ({"properties": {"a": {"title": "\ud800"}}}, "invalid-schema", (), "text that is not Unicode"),
@@ -236,9 +256,10 @@ def test_nesting_is_bounded(depth: int, taken: bool) -> None:  # noqa: FBT001 - 
         (
             {"properties": {"a": {"default": {}, "required": ["b"]}}},
             "bad-default",
-            ("properties", "a", "default"),
+            ("properties", "a", "default", "b"),
             "b: is required",
         ),
+        ({"$ref": "b", "$defs": {"b": {}}}, "external-ref", ("$ref",), "never fetched; write #/$defs/b"),
         ({"$ref": "#/nowhere"}, "unresolved-ref", ("$ref",), "leads to no schema"),
         ({"type": "array", "items": {}}, "not-an-object", ("type",), "write type: object"),
     ],

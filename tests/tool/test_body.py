@@ -138,8 +138,8 @@ def test_what_a_body_cannot_carry_is_refused(
     ("written", "content_type", "found"),
     [
         ({"k": "{aa}"}, JSON, ["body.k: {aa} names no argument; did you mean {a}? [unknown-argument]"]),
-        ("a={a}", FORM, ["body: a form is written as a mapping of names to values [wrong-value]"]),
-        (["a"], FORM, ["body: a form is written as a mapping of names to values [wrong-value]"]),
+        ("a={a}", FORM, ["body: expected a form as a mapping; write {name: value} [wrong-value]"]),
+        (["a"], FORM, ["body: expected a form as a mapping; write {name: value} [wrong-value]"]),
         (
             "{list}",
             FORM,
@@ -151,29 +151,29 @@ def test_what_a_body_cannot_carry_is_refused(
             {"k": "{object}"},
             FORM,
             [
-                "body.k: a form carries plain values and lists of them; flatten this, or send application/json [nested-value]"
+                "body.k: argument object may be an object, and a form carries plain values and lists of them; flatten it, or send application/json [nested-value]"
             ],
         ),
         (
             "{object}",
             "text/plain",
             [
-                "body: text/plain is text, with no arrays or objects in it; write a text, or send application/json [nested-value]"
+                "body: argument object may be an array or object, and text/plain is sent as one text; give it another type, or send application/json [nested-value]"
             ],
         ),
         (
             {"value": ["a"], "encoding": "base64"},
             "image/png",
             [
-                "body.value: image/png is text, with no arrays or objects in it; write a text, or send application/json [nested-value]"
+                "body.value: found an array or object, and image/png is sent as one text; write a text, or send application/json [nested-value]"
             ],
         ),
         (
             {"value": "?", "encodin": "base64", "encoding": "hex"},
             "image/png",
             [
-                "body.encodin: expected value or encoding; did you mean encoding? [unknown-key]",
-                "body.encoding: expected base64, the one encoding there is [wrong-value]",
+                'body.encodin: unknown key "encodin"; did you mean encoding? [unknown-key]',
+                'body.encoding: found "hex", expected base64, the one encoding there is [wrong-value]',
             ],
         ),
     ],

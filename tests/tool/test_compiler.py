@@ -175,6 +175,7 @@ def test_what_is_doubtful_is_a_warning() -> None:
     [
         ({"baseUrl": "http://a.example/?q=1"}, [("bad-url", "baseUrl")]),
         ({"headers": {"Host": "b.example"}}, [("reserved-name", "headers/Host")]),
+        ({"headers": {"X-A": "1", "x-a": "2"}}, [("duplicate-header", "headers/x-a")]),
         (
             {
                 "auth": {"type": "apiKey", "in": "header", "name": "X-Key", "value": "k"},
@@ -213,3 +214,13 @@ def test_an_upstream_is_canonical_once_its_variables_are_known() -> None:
     compiled = compile_upstream("api", spec, Sources({"URL": "HTTP://Api.Example:80/v1/"}))
     assert compiled.spec.base_url == "http://api.example/v1"
     assert compiled.place == "api.example:80"
+
+
+@pytest.mark.parametrize(("base_url", "offset"), [("http://a.example:0", 17), ("${env:URL}", None)])
+def test_an_offset_counts_in_what_is_written_not_in_what_it_is_resolved_to(
+    base_url: str, offset: int | None
+) -> None:
+    spec = UpstreamSpec.model_validate({"baseUrl": base_url, "auth": {"type": "none"}})
+    with pytest.raises(InvalidSpec) as problem:
+        compile_upstream("api", spec, Sources({"URL": "http://a.example:0"}))
+    assert [f.offset for f in problem.value.findings] == [offset]

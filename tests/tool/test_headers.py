@@ -139,7 +139,7 @@ def test_headers_of_a_file_are_compiled() -> None:
         (
             {"Content-Type": "text/plain"},
             [
-                "Content-Type: Content-Type cannot be set here: write request.contentType [reserved-name] at key"
+                "Content-Type: Content-Type cannot be set here: it stands as request.contentType in tool files; take it out [reserved-name] at key"
             ],
         ),
         (
@@ -160,7 +160,7 @@ def test_headers_of_a_file_are_compiled() -> None:
             [
                 "X A: {aa} names no argument; did you mean {a}? [unknown-argument]",
                 f"X A: argument l {NO_TEXT} [not-text]",
-                'X A: "X A" is no name here; use letters, digits, hyphens [bad-name] at key',
+                'X A: "X A" is no header name; write letters, digits and hyphens [bad-name] at key',
             ],
         ),
     ],

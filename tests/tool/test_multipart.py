@@ -121,24 +121,24 @@ def test_names_with_controls_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("written", "found"),
     [
-        ("x", ["body: multipart is written as a mapping of names to parts [wrong-value]"]),
+        ("x", ["body: expected multipart as a mapping of names to parts; write {name: part} [wrong-value]"]),
         ({"f": "{aa}"}, ["body.f: {aa} names no argument; did you mean {a}? [unknown-argument]"]),
         (
             {"f": {"value": "{object}", "filename": "{list}", "contentType": "png"}},
             [
-                "body.f.contentType: expected a media type such as application/json; correct it [wrong-value]",
+                'body.f.contentType: found "png", expected a media type such as application/json [wrong-value]',
                 "body.f.filename: argument list may be an array or object, which has no text; give it another type in inputSchema, such as string [not-text]",
-                "body.f.value: a form carries plain values and lists of them; flatten this, or send application/json [nested-value]",
+                "body.f.value: argument object may be an object, and a form carries plain values and lists of them; flatten it, or write {value: …, contentType: application/json} in request.body [nested-value]",
             ],
         ),
         (
             {"f": {"content": "x", "filename": 1, "contentType": 2, "encoding": "hex"}},
             [
-                "body.f.content: expected value, filename, contentType or encoding; did you mean contentType? [unknown-key]",
-                'body.f: expected the key value with what to send, such as "{argument}" [missing-key]',
-                "body.f.contentType: expected a text [wrong-value]",
-                "body.f.filename: expected a text [wrong-value]",
-                "body.f.encoding: expected base64, the one encoding there is [wrong-value]",
+                'body.f.content: unknown key "content"; did you mean contentType? [unknown-key]',
+                'body.f: the key value is missing; add it with what to send, such as "{argument}" [missing-key]',
+                "body.f.contentType: found 2, expected a text [wrong-value]",
+                "body.f.filename: found 1, expected a text [wrong-value]",
+                'body.f.encoding: found "hex", expected base64, the one encoding there is [wrong-value]',
             ],
         ),
         ({"a\n": "x"}, ["body.a\n: a part's name holds no control characters; take them out [bad-name]"]),

@@ -22,7 +22,7 @@ ARGUMENTS = Arguments.compile(
 )[0]
 NO_STYLE = (
     "argument object may be an object, which needs a style in a query; give it another type, "
-    'or write request.query: {object: {value: "{object}", style: deepObject}}'
+    'or write {value: "{object}", style: deepObject} in request.query'
 )
 LIST = ["blue", "black", "brown"]
 OBJECT = {"R": 100, "G": 200, "B": 150}
@@ -145,19 +145,28 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
             {"value": None},
             ["query.color.value: null is never sent; write a value, or take the key out [wrong-value]"],
         ),
-        ({}, ['query.color: expected the key value with what to send, such as "{argument}" [missing-key]']),
         (
-            {"val": "{text}"},
+            {"a": "{text}"},
             [
-                "query.color.val: expected value, style or explode; did you mean value? [unknown-key]",
-                'query.color: expected the key value with what to send, such as "{argument}" [missing-key]',
+                "query.color: expected the keys value, style or explode; put what is here under value [missing-key]"
             ],
+        ),
+        (
+            {"style": "deepObject"},
+            [
+                'query.color: the key value is missing; add it with what to send, such as "{argument}" [missing-key]'
+            ],
+        ),
+        ({"val": "{text}"}, ['query.color.val: unknown key "val"; did you mean value? [unknown-key]']),
+        (
+            {"value": "{text}", "in": "query"},
+            ['query.color.in: unknown key "in"; expected value, style or explode [unknown-key]'],
         ),
         (
             {"value": "{text}", "style": "simple", "explode": "yes"},
             [
-                "query.color.style: expected one of form, spaceDelimited, pipeDelimited, deepObject [wrong-value]",
-                "query.color.explode: expected true or false [wrong-value]",
+                'query.color.style: found "simple", expected one of form, spaceDelimited, pipeDelimited, deepObject [wrong-value]',
+                'query.color.explode: found "yes", expected true or false [wrong-value]',
             ],
         ),
         (
@@ -184,21 +193,23 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         ),
         (
             {"value": ["a"], "style": "deepObject"},
-            ["query.color.value: deepObject writes objects; expected an object here [wrong-value]"],
+            [
+                "query.color.value: deepObject writes objects; write an object here, or take the style out [wrong-value]"
+            ],
         ),
         *[
             (
                 {"value": value, "style": "form"},
                 [
-                    f"query.color.value.{key}: expected a plain value, for pairs carry no arrays or objects inside others; flatten it [nested-value]"
+                    f"query.color.value.{key}: {what}, and a query carries none inside another; flatten it [nested-value]"
                 ],
             )
-            for value, key in [
-                (["{list}"], 0),
-                ([["{text}"]], 0),
-                ([1, ["x"]], 1),
-                ({"a": {"b": "{text}"}}, "a"),
-                ({"a": {"b": 1}}, "a"),
+            for value, key, what in [
+                (["{list}"], 0, "argument list may be an array or object"),
+                ([["{text}"]], 0, "found an array or object"),
+                ([1, ["x"]], 1, "found an array or object"),
+                ({"a": {"b": "{text}"}}, "a", "found an array or object"),
+                ({"a": {"b": 1}}, "a", "found an array or object"),
             ]
         ],
     ],

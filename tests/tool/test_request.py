@@ -437,7 +437,7 @@ def test_one_run_finds_everything() -> None:
             {"url": "/x?api_key={id}"},
             only(id=TEXT),
             [
-                "request.url:0: the query parameter api_key is where the upstream's auth puts its key; choose another [reserved-name]"
+                "request.url:3: the query parameter api_key is where the upstream's auth puts its key; choose another [reserved-name]"
             ],
         ),
         (
@@ -458,49 +458,49 @@ def test_one_run_finds_everything() -> None:
             {"query": {"status": "{id}"}, "url": "/x"},
             only(id=TEXT, status=TEXT),
             [
-                "inputSchema.properties.status: argument status is named nowhere, and the query parameter of that name is taken; name it [duplicate-parameter]"
+                "inputSchema.properties.status: argument status is named nowhere, and the query parameter status is taken; write {status} where it belongs [duplicate-parameter]"
             ],
         ),
         (
             {},
             only(id=TEXT, filter={"type": "object"}),
             [
-                'inputSchema.properties.filter: argument filter may be an object, which needs a style in a query; give it another type, or write request.query: {filter: {value: "{filter}", style: deepObject}} [no-style]'
+                'inputSchema.properties.filter: argument filter may be an object, which needs a style in a query; give it another type, or write {value: "{filter}", style: deepObject} in request.query [no-style]'
             ],
         ),
         (
             {"method": "POST", "body": {"k": "v"}},
             only(id=TEXT, note=TEXT),
             [
-                "request.body: argument note is never sent; write {note} where it belongs, or take the body out [never-sent]"
+                "request.body: {note} would never be sent; write {note} where needed, or take the body out [never-sent]"
             ],
         ),
         (
             {"method": "POST", "body": {"k": "v"}},
             only(id=TEXT) | {"additionalProperties": True},
             [
-                "request.body: an argument that inputSchema does not name is never sent; set additionalProperties: false [never-sent]"
+                "request.body: arguments that inputSchema lets pass without naming them would never be sent; set additionalProperties: false, or take the body out [never-sent]"
             ],
         ),
         (
             {"method": "DELETE", "body": {"k": "v"}},
             only(id=TEXT, note=TEXT),
             [
-                "request.body: argument note is never sent; write {note} where it belongs, or take the body out [never-sent]"
+                "request.body: {note} would never be sent; write {note} where needed, or take the body out [never-sent]"
             ],
         ),
         (
             {"method": "POST", "contentType": "text/csv"},
             only(id=TEXT, note=TEXT),
             [
-                "request.contentType: argument note is never sent; write request.body, as text/csv has no names [never-sent]"
+                "request.contentType: {note} would never be sent, as text/csv has no names; write {note} into request.body [never-sent]"
             ],
         ),
         (
             {"method": "POST", "contentType": "text/csv"},
             only(id=TEXT) | {"additionalProperties": True},
             [
-                "request.contentType: an argument that inputSchema does not name is never sent; write request.body, as text/csv has no names [never-sent]"
+                "request.contentType: arguments that inputSchema lets pass without naming them would never be sent, as text/csv has no names; set additionalProperties: false [never-sent]"
             ],
         ),
         *[
@@ -517,7 +517,7 @@ def test_one_run_finds_everything() -> None:
             {"method": "POST", "contentType": "application/x-www-form-urlencoded"},
             only(id=TEXT, filter={"type": "object"}),
             [
-                "inputSchema.properties.filter: a form carries plain values and lists of them; flatten this, or send application/json [nested-value]"
+                "inputSchema.properties.filter: argument filter may be an object, and a form carries plain values and lists of them; flatten it, or send application/json [nested-value]"
             ],
         ),
     ],

@@ -101,6 +101,6 @@ def test_the_words_of_a_mapping_are_held_against_the_known_ones() -> None:
     findings = Findings()
     check_words({"file_name": 1}, ("value", "filename"), findings, "body")
     assert [f"{f.route}: {f.message} [{f.code}]" for f in findings] == [
-        "('body', 'file_name'): expected value or filename; did you mean filename? [unknown-key]",
-        "('body',): expected the key value with what to send, such as \"{argument}\" [missing-key]",
+        "('body', 'file_name'): unknown key \"file_name\"; did you mean filename? [unknown-key]",
+        "('body',): the key value is missing; add it with what to send, such as \"{argument}\" [missing-key]",
     ]

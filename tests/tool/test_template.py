@@ -188,28 +188,31 @@ def test_arguments_never_leave_their_segment_or_parameter(first: Any, second: An
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("x/{id}", ["0: a path begins with one /"]),
-        ("{id}/x", ["0: a path begins with one /"]),
-        ("{/id}", ["0: a path begins with one /"]),
-        ("//evil/{id}", ["0: a path begins with one /"]),
-        ("http://x/", ["0: a path begins with one /"]),
-        ("/a/../b", ["0: the path has a . or .. segment"]),
-        ("/a/..{/id}", ["0: the path has a . or .. segment"]),
-        ("/a/%2e%2E", ["0: the path has a . or .. segment"]),
+        ("x/{id}", ["0: a path begins with / and a constant or {name} after it; put the / there"]),
+        ("{id}/x", ["0: a path begins with /"]),
+        ("{/id}", ["0: a path begins with /"]),
+        ("//evil/{id}", ["0: // would begin a host, which no url names; write one /"]),
+        ("http://x/", ["0: url is appended to the upstream's baseUrl; begin with /, or take upstream out"]),
+        ("/a/../b", ["3: the path has a . or .. segment"]),
+        ("/a/..{/id}", ["3: the path has a . or .. segment"]),
+        ("/a/%2e%2E", ["3: the path has a . or .. segment"]),
+        ("/a b c d", ['2: " " cannot stand in a URL; write %20']),
         ("/a b#c", ['2: " " cannot stand in a URL; write %20', "4: a fragment is never sent; write %23"]),
         ("/a?q=<%zz>", ['5: "<" cannot', '6: "%" cannot stand in a URL; write %25', '9: ">" cannot']),
         ("/{id", ["1: this brace has no partner"]),
         ("/id}", ["3: this brace has no partner"]),
-        ("/{{id}}", ["1: this brace has no partner", "6: this brace has no partner"]),
+        ("/{{id}}", ["1: this brace has no partner"]),
         ("/{}", ['1: "" is no argument\'s name']),
         ("/{ id }", ['1: " id " is no argument\'s name; write {name}, {name*} or {name:3}']),
         ("/{id:0}", ['1: "id:0" is no']),
         ("/{id:3*}", ['1: "id:3*" is no']),
-        ("/{a,,b}", ['1: "" is no']),
-        ("/{#x}", ["1: {#…}: a fragment is never sent; write {name}"]),
-        ("/{.x}", ["1: {.…}: labels are not supported; write .{name}"]),
-        ("/{;x}", ["1: {;…}: path parameters are not supported; write ;name={name}"]),
-        *[(f"/{{{sign}x}}", [f"1: {{{sign}…}}: RFC 6570 reserves this operator"]) for sign in "=,!@|"],
+        ("/{a,,b}", ['4: "" is no']),
+        ("/{+ a}", ['3: " a" is no']),
+        ("/{#x}", ["1: {#x}: a fragment is never sent; write {x}"]),
+        ("/{#}", ["1: {#name}: a fragment is never sent; write {name}"]),
+        ("/{.x}", ["1: {.x}: labels are not supported; write .{x}"]),
+        ("/{;x}", ["1: {;x}: path parameters are not supported; write ;x={x}"]),
+        *[(f"/{{{sign}x}}", [f"1: {{{sign}x}}: RFC 6570 reserves this operator"]) for sign in "=,!@|"],
         ("/x{&q}", ["2: there is no ? before it; write {?q}"]),
         ("/x?a=1{?q,r}", ["6: the query has begun before it; write {&q,r}"]),
         ("/x{?q}{?r}", ["6: the query has begun before it; write {&r}"]),
@@ -218,14 +221,15 @@ def test_arguments_never_leave_their_segment_or_parameter(first: Any, second: An
             "/x{?q}/{id}",
             ["6: nothing may follow", "7: nothing may follow {?…} but {&…}; write the path before it"],
         ),
-        ("/x{?$now}", ["2: a builtin is no parameter's name; write name={$now}"]),
-        ("/x?a={/id}", ["5: {/id} belongs into the path; in the query write name={name}"]),
-        ("/x?{q}", ["2: a query parameter without a name"]),
+        ("/x{?$now}", ["4: a builtin is no parameter's name; write name={$now}"]),
+        ("/x?a={/id}", ["5: {/…} belongs into the path; in the query write name={name}"]),
+        ("/x?{q}", ["3: a parameter's name cannot hold an argument; write name={name}"]),
+        ("/x?{q}=1", ["3: a parameter's name cannot hold an argument"]),
         ("/x?", ["2: a query parameter without a name"]),
         ("/x?a=1&", ["6: a query parameter without a name"]),
         ("/x?a=1&&b=2", ["6: a query parameter without a name"]),
         ("/x?=1", ["2: a query parameter without a name"]),
-        ("/x?a{id}=1", ["2: a parameter's name cannot hold an argument; write name={name}"]),
+        ("/x?a{id}=1", ["3: a parameter's name cannot hold an argument; write name={name}"]),
     ],
 )
 def test_what_is_no_template_is_found_at_its_place(text: str, found: list[str]) -> None:
@@ -255,7 +259,7 @@ ARGUMENTS = Arguments.compile(
     [
         ("/{id}/{page}{/q}?id={id}&page={page}{&q}", []),
         ("/{idd}", ["1: {idd} names no argument; did you mean {id}? [unknown-argument]"]),
-        ("/x{?colour}", ["2: {colour} names no argument; declare it in inputSchema [unknown-argument]"]),
+        ("/x{?colour}", ["4: {colour} names no argument; declare it in inputSchema [unknown-argument]"]),
         (
             "/x/{q}",
             [
@@ -275,13 +279,25 @@ ARGUMENTS = Arguments.compile(
             ],
         ),
         (
-            "/x?search={q}",
+            "/x?search=is:{q}%20now",
             [
-                '10: {q} may be absent, which would leave search= behind; write it under request.query as search: "{q}" [optional-in-query]'
+                '13: {q} may be absent, which would leave search= behind; write it under request.query as search: "is:{q} now" [optional-in-query]'
             ],
         ),
-        ("/x?q=1{&q}", ["6: the query parameter q is written twice; take one out [duplicate-parameter]"]),
-        ("/x{?q,q}", ["2: the query parameter q is written twice; take one out [duplicate-parameter]"]),
+        (
+            "/x/{q}.json",
+            [
+                "3: {q} may be absent, and the path needs it; add it to required, or give it a default [optional-in-path]"
+            ],
+        ),
+        (
+            "/x/{id,q}{/page}",
+            [
+                "7: {q} may be absent, and the path needs it; add it to required, or give it a default [optional-in-path]"
+            ],
+        ),
+        ("/x?q=1{&q}", ["8: the query parameter q is written twice; take one out [duplicate-parameter]"]),
+        ("/x{?q,q}", ["6: the query parameter q is written twice; take one out [duplicate-parameter]"]),
     ],
 )
 def test_a_template_is_held_against_its_arguments(text: str, found: list[str]) -> None:
@@ -291,7 +307,14 @@ def test_a_template_is_held_against_its_arguments(text: str, found: list[str]) -
     assert [f"{f.offset}: {f.message} [{f.code}]" for f in findings] == found
 
 
+def test_a_secret_in_a_url_would_be_sent_as_it_is_written() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        Template.parse("/x?key=${env:KEY}")
+    [finding] = caught.value.findings
+    assert (finding.code, finding.offset) == ("bad-secret", 7)
+
+
 def test_a_template_tells_its_arguments_and_parameters() -> None:
     template = Template.parse("/{a}/{$uuid}?b%5B%5D={c}&d{&e*}")
     assert template.names == {"a", "c", "e"}
-    assert template.query_names == {"b[]", "d", "e"}
+    assert template.query_offsets == {"b[]": 13, "d": 25, "e": 28}

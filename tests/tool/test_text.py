@@ -61,7 +61,7 @@ def test_a_text_tells_its_arguments() -> None:
     assert [part.offset for part in text.placeholders] == [0, 5, 12]
     assert not text.constant
     assert text.whole is None
-    assert text.sample == "x x x"
+    assert text.sample == "xxxx xxxxxx xxxxxxxxx"
     assert Text.parse("{{id}}").constant
 
 
