@@ -59,6 +59,10 @@ _READ_OTHERWISE: Final = re.compile(
 _DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
 _LINE: Final = re.compile(r"[^\r\n]+")
+_ESCAPED: Final = re.compile(r"\\(?:x..|u.{4}|U.{8}|.)|.")
+"""One character of a text in double quotes (YAML 1.2.2, 5.7)."""
+_USERINFO: Final = re.compile(r"://[^/\s]*@")
+"""Credentials where they are refused: nothing quotes them."""
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 _UNREADABLE: Final = "this cannot be read as YAML; check quotes, colons, brackets and indentation"
@@ -202,6 +206,9 @@ class Document:
             position = at + len(part)
             if offset <= position and not node.value[offset:at].strip():
                 return line.start() + line[0].index(part) + max(offset - at, 0)
+        escaped = [match.start() for match in _ESCAPED.finditer(self._text, start, end)]
+        if self._text[node.start] == '"' and len(escaped) == len(node.value):
+            return escaped[offset]
         return node.start
 
     def _line(self, index: int) -> int:
@@ -215,6 +222,8 @@ class Document:
         source = None
         if quotable and line not in self._private_lines():
             source = _LINE_END.split(self._text[start : start + MAX_QUOTED], maxsplit=1)[0]
+            if _USERINFO.search(source):
+                source = None
         return Diagnostic(self.path, Mark(line, index - start + 1), severity, message, code, source)
 
     def _private_lines(self) -> set[int]:

@@ -101,10 +101,11 @@ class Loaded:
 
     @property
     def diagnostics(self) -> Told:
-        """All that is wrong, in order of place."""
-        told = {file.place: file.diagnostics for file in self.tools.values() if file.diagnostics}
-        told |= {file.place: file.diagnostics for file in self.upstreams.values()}
-        return (*self.blind, *chain.from_iterable(told[place] for place in sorted(told)))
+        """All that is wrong, in order of file, line and column."""
+        files: list[ToolFile | UpstreamFile] = [*self.tools.values(), *self.upstreams.values()]
+        files = [file for file in files if file.diagnostics]
+        told = [sorted(file.diagnostics, key=_mark) for file in sorted(files, key=lambda file: file.place)]
+        return (*self.blind, *chain.from_iterable(told))
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -120,6 +121,10 @@ class Loaded:
         file = self.tools.get(place) or self.upstreams.get(place)
         content = file.good.content if file and file.good else None
         return content if isinstance(content, bytes) else None
+
+
+def _mark(diagnostic: Diagnostic) -> tuple[int, int]:
+    return diagnostic.mark.line, diagnostic.mark.column
 
 
 def load_once(directories: Directories, sources: Sources) -> Loaded:
@@ -205,7 +210,7 @@ def _upstream_file(
         state = "kept" if upstream else "broken"
     if old and old.upstream == upstream:
         upstream = old.upstream
-    told = [replace(finding, severity="warning") if unset else finding for finding in findings]
+    told = [replace(f, severity="warning") if f.code == "unset-secret" else f for f in findings]
     return UpstreamFile(
         place,
         state,

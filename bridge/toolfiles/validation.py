@@ -247,9 +247,14 @@ class _Translation:
                 self._error("wrong-value", found, expected, route)
 
     def _missing(self, key: str, route: Route) -> None:
-        if (*route, key) not in self._empty:
+        if (*route, key) not in self._empty and not self._is_misspelt(key, route):
             message = f"the key {key} is missing; {_MISSING.get(key, 'add it')}"
             self._findings.error("missing-key", message, *route)
+
+    def _is_misspelt(self, key: str, route: Route) -> bool:
+        """Whether the key was met in another spelling, and that was told."""
+        told = f"did you mean {key}?"
+        return any(f.route[:-1] == route and f.message.endswith(told) for f in self._findings)
 
     def _wrong_word(self, found: Json, expected: str, route: Route) -> None:
         """A word that is not among those that ``expected`` lists as pydantic does: 'a', 'b' or 'c'."""

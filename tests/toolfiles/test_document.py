@@ -163,7 +163,7 @@ def test_a_finding_about_a_key_points_at_the_key(route: Route, expected: tuple[i
         (("block",), "{two}", (11, 7)),
         (("block",), "three", (13, 5)),
         (("block",), "{four}", (13, 11)),
-        (("request", "headers", "X-A"), "{a}", (6, 20)),
+        (("request", "headers", "X-A"), "{a}", (6, 23)),
         (("request", "headers", "X-B"), "s", (6, 34)),
         (("folded",), "one", (15, 3)),
         (("folded",), " two", (15, 6)),
@@ -174,7 +174,7 @@ def test_a_finding_about_a_key_points_at_the_key(route: Route, expected: tuple[i
         (("wrapped",), "g", (23, 3)),
     ],
 )
-def test_an_offset_points_at_the_character_where_the_text_is_spelt_as_it_is(
+def test_an_offset_points_at_the_character_in_the_file(
     route: Route, part: str, expected: tuple[int, int]
 ) -> None:
     parsed = parse(PLACES)
