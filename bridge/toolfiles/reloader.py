@@ -70,6 +70,7 @@ class Reloader:
         self._woken = anyio.Event()
         self._armed: set[Folder] = set()
         self._rearm = anyio.Event()
+        self._begun = False
         self._unheard = False
         self._announced: deque[float] = deque(maxlen=_ANNOUNCEMENTS)
 
@@ -170,7 +171,8 @@ class Reloader:
             visible=change.visible,
             seconds=anyio.current_time() - started,
         )
-        self._unheard |= change.visible
+        self._unheard |= change.visible and self._begun  # at start nobody is there to hear of it
+        self._begun = True
         await self._announce_if_due()
         self._emit(event)
         return event

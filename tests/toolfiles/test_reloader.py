@@ -421,7 +421,14 @@ async def test_a_reload_answers_what_came_of_all_that_moved(root: Path) -> None:
     assert (third.added, third.changed, third.removed, third.visible) == ((), (), (), False)
     assert third.broken == second.broken
     assert service.swaps == [first, second, third]
-    assert len(service.announced) == 2
+    assert len(service.announced) == 1
+
+
+async def test_the_first_file_in_an_empty_directory_is_announced(tmp_path: Path) -> None:
+    async with serving(tmp_path) as service:
+        (tmp_path / "a.yaml").write_text(tool("new"))
+        await service.until(lambda: len(service.announced) == 1)
+        assert service.description() == "new"
 
 
 async def test_a_reload_does_not_wait_for_what_may_take_longer(root: Path) -> None:
