@@ -202,6 +202,11 @@ async def test_a_gateway_leaves_open_what_became_of_an_unsafe_request(bridge: Br
     assert words(result).endswith("It may have been carried out; check before repeating.")
 
 
+async def test_a_refusal_of_an_unsafe_request_says_nothing_of_being_carried_out(bridge: Bridge) -> None:
+    bridge.says({}, 422)
+    assert "carried out" not in words(await bridge.call(request=POST))
+
+
 async def test_a_reply_that_is_cut_leaves_open_what_became_of_an_unsafe_request(bridge: Bridge) -> None:
     bridge.reply = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\n{"
     result = await bridge.call(request=POST)

@@ -23,6 +23,11 @@ def test_gzip_members_in_pieces_of_any_size_are_the_whole(members: list[bytes], 
     assert content("gzip", *pieces, limit=10_000) == b"".join(members)
 
 
+def test_gzip_comes_in_as_many_pieces_as_the_network_likes() -> None:
+    data = gzip.compress(b"one") + gzip.compress(b"two")
+    assert content("gzip", *(data[at : at + 1] for at in range(len(data)))) == b"onetwo"
+
+
 @settings(max_examples=60)
 @given(st.binary(min_size=1, max_size=300), st.data())
 def test_gzip_that_is_cut_anywhere_is_refused(data: bytes, where: st.DataObject) -> None:
