@@ -17,7 +17,6 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams, Pag
 
 from bridge import __version__
 from bridge.codec import clean
-from bridge.diagnostics import did_you_mean
 from bridge.events import Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry
@@ -94,7 +93,8 @@ class ToolServer(Server[dict[str, Any]]):
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
         tool = self._registry.current.find(params.name)
         if tool is None:
-            raise MCPError(INVALID_PARAMS, self._unknown(params.name))
+            # No nearest name: after a deletion that may be a tool that does the opposite.
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         with anyio.CancelScope(deadline=self._deadline) as running:
             self._running.add(running)
             try:
@@ -113,12 +113,6 @@ class ToolServer(Server[dict[str, Any]]):
         if result.meta:
             answer["_meta"] = result.meta
         return answer
-
-    def _unknown(self, name: str) -> str:
-        names = [tool.name for tool in self._registry.current.tools]
-        if len(name) > _NAME_LENGTH or len(names) > PAGE:  # looking for the nearest would take too long
-            return f"Unknown tool: {clean(name[:_NAME_LENGTH])}"
-        return f"Unknown tool: {clean(name)}{did_you_mean(name, names)}"
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         """Without this the SDK lists all tools on every modern call over HTTP."""

@@ -52,8 +52,15 @@ def check_arguments(schema: Schema, findings: Findings) -> None:
         if keyword in schema.root:
             message = f"some clients drop a tool with {keyword} at the top; put it into a property if you can"
             findings.warn("combined-schema", message, keyword, at_key=True)
-    for name, routes in schema.names().items():
+    names = schema.names()
+    for name, routes in names.items():
         _check_name(name, routes[0], findings)
+    for index, name in enumerate(_required(schema.root)):
+        if isinstance(name, str) and name not in names:
+            message = (
+                f"{name} is required, and no property{did_you_mean(name, names) or '; add it to properties'}"
+            )
+            findings.error("unknown-argument", message, "required", index)
     _check_mirrored_headers(schema, findings)
     for route, position in schema.positions.items():
         if isinstance(position, dict) and "default" in position and set(route[::2]) != {"properties"}:
@@ -67,6 +74,13 @@ def check_arguments(schema: Schema, findings: Findings) -> None:
                 "default",
                 at_key=True,
             )
+
+
+def _required(root: dict[str, Json]) -> list[Json]:
+    """The names that the root requires, where no caller could give one that is no property."""
+    is_closed = root.get("additionalProperties", root.get("unevaluatedProperties")) is False
+    names = root.get("required")
+    return names if is_closed and "patternProperties" not in root and isinstance(names, list) else []
 
 
 def _check_identity(route: Route, position: dict[str, Json], findings: Findings) -> None:
