@@ -7,13 +7,17 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class CallFinished:
-    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time."""
+    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time.
+
+    ``empty``: the projection found nothing but null.
+    """
 
     tool: str
     outcome: str
     seconds: float
     upstream: str
     status: int | None = None
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

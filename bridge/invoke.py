@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 import anyio
@@ -11,27 +13,32 @@ from anyio import to_thread
 from bridge import codec
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, Ear
-from bridge.exchange import Reply
+from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream
 from bridge.spec import Json
 from bridge.tool import content
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
 from bridge.tool.outcome import error_result, status_error
+from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
 from bridge.tool.request import Builtins
 from bridge.upstream.client import Client
 from bridge.upstream.retry import retry_after
 
 _LARGE: Final = 128 * 1024
-"""Replies past this many bytes are read in a worker thread: the event loop must not stall."""
+"""Replies past this many bytes are read in a worker thread, and what a projection does not soon finish."""
 
 
 @dataclass(slots=True)
 class _Course:
-    """How far a call has come; ``value`` is what the result was to be made of."""
+    """How far a call has come; ``value`` is what the result was to be made of.
+
+    ``empty``: the projection found nothing but null.
+    """
 
     reply: Reply | None = None
     value: Json = None
+    empty: bool = False
 
 
 async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear) -> Result:
@@ -53,8 +60,9 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
         outcome = "cancelled"
         raise
     finally:
+        seconds = time.perf_counter() - began
         status = course.reply.status if course.reply else None
-        emit(CallFinished(tool.name, outcome, time.perf_counter() - began, tool.upstream.name, status))
+        emit(CallFinished(tool.name, outcome, seconds, tool.upstream.name, status, empty=course.empty))
     return _redacted(result, tool.upstream)
 
 
@@ -67,16 +75,20 @@ async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, cou
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
         deadline=anyio.current_time() + tool.upstream.spec.timeout.total,
     )
+    read = partial(_read, tool, request, reply, course)
+    if len(reply.content) <= _LARGE:
+        with suppress(Unfinished):
+            return read(QUICK_STEPS)
+    return await to_thread.run_sync(read, MAX_STEPS, abandon_on_cancel=True)
+
+
+def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:
+    """The reply as the tool file wants it seen; ``steps`` bounds a projection, which may be ``Unfinished``."""
     if not _is_valid(tool, reply.status):
         wait = retry_after(reply.headers.get("retry-after", ""), time.time())
-        raise status_error(reply, tool.spec.errors, tool.error_projections, request, wait)
-    if len(reply.content) > _LARGE:
-        return await to_thread.run_sync(_read, tool, reply, course, abandon_on_cancel=True)
-    return _read(tool, reply, course)
-
-
-def _read(tool: Tool, reply: Reply, course: _Course) -> Result:
-    """The reply as the tool file wants it seen."""
+        raise status_error(
+            reply, tool.spec.errors, tool.error_projections, request, retry_after=wait, steps=steps
+        )
     response = tool.spec.response
     narrowing = sorted(tool.arguments.properties.keys() - tool.arguments.required)
     is_whole = response.from_ == "reply" or tool.spec.request.method == "HEAD"
@@ -84,11 +96,14 @@ def _read(tool: Tool, reply: Reply, course: _Course) -> Result:
         return content.of_reply(reply, response, tool=tool.name, narrowing=narrowing)
     value = content.whole(reply) if is_whole else content.document(reply)
     if tool.projection:
-        value = tool.projection.apply(value)
+        value = tool.projection.apply(value, steps)
+        course.empty = is_nothing(value)
     if tool.output is None:
-        return content.of_value(value, response, narrowing=narrowing)
-    course.value = value
-    return content.of_structured(tool.output.structured(value), response, narrowing=narrowing)
+        result = content.of_value(value, response, narrowing=narrowing)
+    else:
+        course.value = value
+        result = content.of_structured(tool.output.structured(value), response, narrowing=narrowing)
+    return content.of_nothing(result, reply.status, safe=tool.read_only) if course.empty else result
 
 
 def _is_valid(tool: Tool, status: int) -> bool:

@@ -254,6 +254,38 @@ async def test_a_large_reply_is_read_beside_the_event_loop(bridge: Bridge) -> No
     assert words(result) == "4999"
 
 
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_projection_that_takes_long_goes_on_beside_the_event_loop(
+    bridge: Bridge, status: int
+) -> None:
+    bridge.says(list(range(5000)), status)
+    slow = {"jmespath": "[].[@, @, @, @][] | length(@)"}
+    result = await bridge.call(response=slow, errors={"404": {"message": "None.", **slow}})
+    assert words(result) == {200: "20000", 404: "None. The API says: 20000"}[status]
+
+
+async def test_a_projection_that_finds_nothing_says_so(bridge: Bridge) -> None:
+    bridge.says({"order": {"id": 7}})
+    result = await bridge.call(response={"jmespath": "{id: id, lines: lines[].{id: id}}"})
+    assert [block["text"] for block in result.content] == [
+        '{"id":null,"lines":null}',
+        "The API answered 200, and this tool's projection found nothing but null in the reply.",
+    ]
+    assert (result.is_error, result.meta) == (False, {"restbridge/empty": True})
+    assert (bridge.finished.outcome, bridge.finished.empty) == ("ok", True)
+
+
+async def test_after_an_unsafe_request_a_projection_that_finds_nothing_says_that_it_was_done(
+    bridge: Bridge,
+) -> None:
+    bridge.says({"order": {"id": 7}}, 201)
+    result = await bridge.call(
+        request=POST, response={"jmespath": "id"}, outputSchema={"type": ["integer", "null"]}
+    )
+    assert result.structured == {"result": None} == decode(words(result))
+    assert result.content[1]["text"].startswith("The request was carried out (201). Do not repeat it.")
+
+
 async def test_a_tools_own_limits_count_under_its_name(bridge: Bridge) -> None:
     bridge.says({})
     result = await bridge.call(limits={"concurrency": 1})

@@ -54,8 +54,10 @@ def ear(event: Event) -> None:
     match event:
         case CallFinished():
             status = "" if event.status is None else f" status={event.status}"
+            empty = " empty=true" if event.empty else ""
+            milliseconds = event.seconds * 1000
             _log.info(
-                "call tool=%s outcome=%s%s ms=%.0f", event.tool, event.outcome, status, event.seconds * 1000
+                "call tool=%s outcome=%s%s%s ms=%.0f", event.tool, event.outcome, status, empty, milliseconds
             )
         case RequestRetried():
             _log.info(

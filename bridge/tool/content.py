@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -112,6 +112,16 @@ def of_structured(
     """``structuredContent`` and the same JSON as text; a part would break the schema, so it fits or fails."""
     written = bounds.write(structured, response.max_bytes, narrowing)
     return Result([_block(written)], structured)
+
+
+def of_nothing(result: Result, status: int, *, safe: bool) -> Result:
+    """A result that is nothing but null, and a sentence beside it: the projection may not fit the reply."""
+    words = f"The API answered {status}, and this tool's projection found nothing but null in the reply."
+    if not safe:
+        words = f"The request was carried out ({status}). Do not repeat it. {words}"
+    return replace(
+        result, content=[*result.content, _block(words)], meta=result.meta | {"restbridge/empty": True}
+    )
 
 
 def _block(words: str) -> dict[str, Json]:

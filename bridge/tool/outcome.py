@@ -12,7 +12,7 @@ from bridge.exchange import Reply, Request
 from bridge.spec import ErrorSpec, Json
 from bridge.tool.bounds import json_text, visible
 from bridge.tool.content import Result, document, kind_of, text
-from bridge.tool.projection import Projection
+from bridge.tool.projection import MAX_STEPS, Projection
 
 _LONGEST_MESSAGE: Final = 500
 
@@ -40,18 +40,21 @@ def status_error(
     projections: Mapping[str, Projection],
     request: Request,
     retry_after: float | None = None,
+    *,
+    steps: int = MAX_STEPS,
 ) -> StatusError:
     """The error for a status that is no success: 404 before 4xx before default, ours where all lack.
 
     ``projections`` holds the compiled ``jmespath`` of ``errors`` under the same keys; ``retry_after``
-    is in seconds. The text names the request's path, never its host or query.
+    is in seconds. The text names the request's path, never its host or query. ``steps`` bounds a
+    projection, which may be ``Unfinished``.
     """
     status = reply.status
     keys = (str(status), f"{status // 100}xx", "default")
     key = next((key for key in keys if key in errors), None)
     if key is not None:
         sentences = [_ended(errors[key].message)]
-        message = _selected(reply, errors[key], projections.get(key))
+        message = _selected(reply, errors[key], projections.get(key), steps)
     else:
         what, advice = next(_SENTENCES[key] for key in keys if key in _SENTENCES)
         path = urlsplit(request.url).path[:200]
@@ -122,13 +125,13 @@ def _ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
-def _selected(reply: Reply, error: ErrorSpec, projection: Projection | None) -> str | None:
+def _selected(reply: Reply, error: ErrorSpec, projection: Projection | None, steps: int) -> str | None:
     if not error.upstream:
         return None
     if projection is None:
         return upstream_message(reply)
     try:
-        return _bounded(projection.apply(document(reply)))
+        return _bounded(projection.apply(document(reply), steps))
     except UnusableReply:
         return None
 

@@ -23,6 +23,8 @@ from bridge.tool.slips import CLOSING, OPENING, Token, explain
 MAX_LENGTH: Final = 4096
 MAX_NESTING: Final = 50
 MAX_STEPS: Final = 1_000_000
+QUICK_STEPS: Final = 20_000
+"""Some ten milliseconds: what may be done where others wait meanwhile."""
 MAX_RESULT: Final = 4_000_000
 _MAX_CREATED: Final = 8_000_000
 _MAX_TREE: Final = 100
@@ -46,6 +48,10 @@ _KINDS: Final[Mapping[str, str]] = {
     "number": "a number",
     "expref": "an expression such as &name",
 }
+
+
+class Unfinished(Exception):
+    """More steps are needed than the caller allowed, though no more than ``MAX_STEPS`` may be."""
 
 
 class _OverBudget(Exception):
@@ -82,16 +88,19 @@ class Projection:
         findings.raise_errors()
         return cls(expression, tuple(findings), tree)
 
-    def apply(self, document: Json) -> Json:
+    def apply(self, document: Json, steps: int = MAX_STEPS) -> Json:
         """What the expression selects of a decoded document, None for nothing.
 
-        The result shares its parts with the document. Raises ``UnusableReply``.
+        The result shares its parts with the document. Raises ``UnusableReply``, and ``Unfinished``
+        where more than ``steps`` are needed.
         """
-        interpreter = _Interpreter()
+        interpreter = _Interpreter(steps)
         try:
             value = interpreter.visit(self._tree, document)
             interpreter.written(value)
         except _OverBudget as problem:
+            if steps < MAX_STEPS:
+                raise Unfinished from problem
             message = "The API's reply is too large for this tool's projection. Ask for less of it at a time."
             raise UnusableReply("projection-too-large", message) from problem
         except JMESPathTypeError as problem:
@@ -99,6 +108,14 @@ class Projection:
         except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
             raise _failed("its values cannot be compared or computed with") from problem
         return value
+
+
+def is_nothing(selected: Json) -> bool:
+    """Whether a projection found nothing but null, as one does whose names are not the reply's."""
+    if isinstance(selected, dict | list):
+        parts = selected.values() if isinstance(selected, dict) else selected
+        return bool(selected) and all(map(is_nothing, parts))
+    return selected is None
 
 
 def _bad(message: str, offset: int | None = None) -> InvalidSpec:
@@ -275,10 +292,10 @@ class _Interpreter(TreeInterpreter):
     is small in memory may be huge when it is written or compared: ``written`` measures that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
         self._own = _Functions()
         super().__init__(Options(custom_functions=self._own))
-        self._steps = MAX_STEPS
+        self._steps = steps
         self._created = _MAX_CREATED
 
     def visit(self, node: _Node, *args: Any, **kwargs: Any) -> Any:

@@ -83,6 +83,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             "call tool=get_order outcome=ok status=200 ms=12",
         ),
         (
+            CallFinished(tool="get_order", outcome="ok", seconds=0, upstream="shop", status=200, empty=True),
+            "call tool=get_order outcome=ok status=200 empty=true ms=0",
+        ),
+        (
             CallFinished(tool="get_order", outcome="not-reached", seconds=5, upstream="shop"),
             "call tool=get_order outcome=not-reached ms=5000",
         ),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bridge.diagnostics import InvalidSpec
 from bridge.errors import UnusableReply
 from bridge.spec import Json
-from bridge.tool.projection import Projection
+from bridge.tool.projection import Projection, Unfinished, is_nothing
 
 SHOP: dict[str, Json] = {
     "items": [
@@ -297,3 +297,27 @@ def test_a_projection_answers_what_the_library_answers(expression: str, document
     except (jmespath.exceptions.JMESPathError, TypeError):
         return
     assert apply(expression, document) == expected
+
+
+def test_more_steps_than_are_allowed_here_leave_it_unfinished() -> None:
+    projection = Projection.compile("[].[@, @]")
+    with pytest.raises(Unfinished):
+        projection.apply([1] * 100, steps=100)
+    assert projection.apply([1] * 100, steps=1000) == [[1, 1]] * 100
+
+
+@pytest.mark.parametrize(
+    ("selected", "nothing"),
+    [
+        (None, True),
+        ({"id": None, "lines": [None, {"id": None}]}, True),
+        ([], False),
+        ({}, False),
+        ({"id": None, "lines": []}, False),
+        (0, False),
+        (False, False),
+        ("", False),
+    ],
+)
+def test_nothing_but_null_is_nothing(selected: Json, nothing: bool) -> None:  # noqa: FBT001 - a table's column
+    assert is_nothing(selected) is nothing
