@@ -40,11 +40,13 @@ CODES: Final[Mapping[str, str]] = {
     "empty-file": "There is nothing in the file.",
     "external-ref": "A schema refers to something outside itself; nothing is ever fetched.",
     "flow-comma": "A text in { } ended at a comma, so that its rest became a key.",
+    "foreign-placeholder": "An argument as other tools write it: :name, ${name} or {{name}}; here it is {name}.",
     "idle-default": "A warning: a default that is not under properties, and never filled in.",
     "invalid-schema": "A JSON Schema breaks the rules of its dialect.",
     "key-not-text": "A key is a list or a mapping.",
     "long-description": "A warning: a description past 1024 characters, where some clients cut.",
     "long-name": "A warning: a tool's name past 64 characters, which some clients refuse.",
+    "lost-secret": "A warning: a file that a ${file:…} or tls names is gone; its last content serves on.",
     "mcp-header": "An x-mcp-header for which clients would drop the tool.",
     "merge-key": "A YAML merge key.",
     "misplaced-upstream": "An upstream file, or a tool without upstream, outside the directory given by --upstreams.",
@@ -200,8 +202,14 @@ class Findings:
             raise InvalidSpec(*self._all)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the nearest known word, in whatever case, or nothing."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like it, in whatever case, if one is."""
     by_lower = {each.lower(): each for each in known}
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+    return by_lower[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the nearest known word, or nothing."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Final, assert_never
 from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
 
-from bridge.diagnostics import Findings, Route, did_you_mean
+from bridge.diagnostics import Finding, Findings, Route, did_you_mean
 from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, Scalar, Tls, UpstreamSpec
 
 _LARGEST: Final = 1024**2
@@ -25,6 +25,8 @@ _PLACE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"(?a)([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
 _SHELL: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 """Names that are surely of variables, as a shell has them: nothing else of a misread text is shown."""
+_ALMOST: Final = re.compile(rf"\$\(?({_SHELL.pattern})\)?|\{{?env:([A-Za-z_]\w*)\}}?")
+"""A variable as a shell or others write it."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _TEXT: Final = (re.compile(r"[^\x00-\x1f\x7f-\x9f]+"), "a text without control characters")
@@ -53,6 +55,7 @@ class Upstream:
     ``spec.base_url`` is canonical: no trailing slash, lower-case host, no default port. ``name`` is
     the key of what outlives reloads (limits, tokens). ``secrets`` are the values to redact. ``files``
     are the files that were read; ``certificates`` changes when what is in those of ``tls`` does.
+    ``warnings`` are about files that are gone.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Upstream:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     files: tuple[str, ...] = ()
     certificates: str = ""
+    warnings: tuple[Finding, ...] = field(default=(), repr=False, compare=False)
     origin: str = field(init=False, repr=False)
     place: str = field(init=False, repr=False)
 
@@ -82,12 +86,13 @@ class Upstream:
 class Sources:
     """Where secrets come from: a process's environment, and files.
 
-    A file that vanishes keeps the value that it had. ``read`` answers a file's text; it raises
+    A file that vanishes keeps the value that it had, and is ``lost``. ``read`` answers a file's text; it raises
     ``OSError`` for one that cannot be read, and ``ValueError``, whose text is shown, for one that may not.
     """
 
     def __init__(self, environ: Mapping[str, str], read: Callable[[str], str] | None = None) -> None:
         self.environ = environ
+        self.lost: set[str] = set()
         self._read = read or read_file
         self._last: dict[str, str | None] = {}
 
@@ -104,7 +109,9 @@ class Sources:
         except OSError:
             if last is None:
                 raise
+            self.lost.add(path)
             return last
+        self.lost.discard(path)
         return text
 
 
@@ -138,7 +145,8 @@ def resolve(name: str, spec: UpstreamSpec, sources: Sources) -> Upstream:
     texts.findings.raise_errors()
     update = {"base_url": base_url, "auth": auth, "headers": headers, "tls": tls, "proxy": proxy}
     secrets, files = (tuple(dict.fromkeys(found)) for found in (texts.secrets, texts.files))
-    return Upstream(name, spec.model_copy(update=update), secrets, files, certificates)
+    warnings = tuple(texts.findings)
+    return Upstream(name, spec.model_copy(update=update), secrets, files, certificates, warnings)
 
 
 class _Texts:
@@ -233,6 +241,10 @@ class _Texts:
         return f"http://{parts.netloc}"
 
     def _secret(self, text: str, key: str, form: str) -> str:
+        if almost := _ALMOST.fullmatch(text):
+            message = f"{text} would be sent as it is; write ${{env:{almost[1] or almost[2]}}}"
+            self.findings.error("bad-secret", message, "auth", key)
+            return ""
         value = self.resolved(text, "auth", key, secret=True)
         self.secrets.append(value)
         self._check(value, form, "auth", key)
@@ -295,6 +307,9 @@ class _Texts:
         except ValueError as error:
             self.findings.error("bad-secret", f"the file {path} {error}; correct it", *route, offset=offset)
             return ""
+        if path in self._sources.lost:
+            message = f"the file {path} is gone, and its last content serves on; put it back"
+            self.findings.warn("lost-secret", message, *route, offset=offset)
         if offset is None:
             return text
         return self._plain(text.removesuffix("\n").removesuffix("\r"), f"the file {path}", route, offset)

@@ -127,7 +127,7 @@ def compile_tool(
     destination = findings.attempt(lambda: _destination(spec, upstream, sources))
     request = None
     if arguments and destination:
-        request = findings.attempt(lambda: _request(destination, spec, arguments))
+        request = findings.attempt(lambda: _request(destination, spec, arguments, findings))
     findings.raise_errors()
     assert arguments
     assert destination
@@ -210,9 +210,11 @@ def _destination(spec: ToolSpec, upstream: Upstream | None, sources: Sources) ->
         raise InvalidSpec(*(replace(f, route=("request", "url")) for f in problem.findings)) from problem
 
 
-def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments) -> RequestTemplate:
+def _request(
+    destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments, findings: Findings
+) -> RequestTemplate:
     upstream, url = destination
-    return RequestTemplate.compile(
+    request, warnings = RequestTemplate.compile(
         spec.request.model_copy(update={"url": url}),
         base_url=upstream.spec.base_url,
         arguments=arguments,
@@ -220,6 +222,8 @@ def _request(destination: tuple[Upstream, str], spec: ToolSpec, arguments: Argum
         accept=_ACCEPT[spec.response.content],
         url_offset=len(spec.request.url) - len(url),
     )
+    findings.extend(warnings)
+    return request
 
 
 def _reserved(spec: UpstreamSpec) -> frozenset[str]:

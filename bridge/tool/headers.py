@@ -11,7 +11,7 @@ from bridge.errors import InvalidCall
 from bridge.spec import Json, Scalar
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import not_unicode
-from bridge.tool.text import Text, secrets_in, to_text
+from bridge.tool.text import Text, foreign, secrets_in, to_text
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -89,6 +89,7 @@ def compile_fields(
     for name, value in written.items():
         written_text = to_text(name, value)
         findings.extend(secrets_in(written_text), *route, name)
+        findings.extend(foreign(written_text, arguments), *route, name)
         text = Text.parse(written_text)
         with findings.at(*route, name):
             text.check(arguments)

@@ -123,9 +123,9 @@ def _check_keywords(route: Route, position: dict[str, Json], findings: Findings)
     for keyword, value in position.items():
         if keyword not in KEYWORDS and not keyword.startswith("x-") and keyword != "$recursiveRef":
             hint = _HINTS.get(keyword) or did_you_mean(keyword, KEYWORDS)
-            if not hint:
-                advice = "put an argument under properties" if isinstance(value, dict) else "take it out"
-                hint = f"; {advice}, or let it begin with x-"
+            if isinstance(value, dict) and isinstance(value.get("type"), str):
+                hint = "; put an argument under properties, or let it begin with x-"
+            hint = hint or "; take it out, or let it begin with x-"
             message = f"{keyword} is no keyword of JSON Schema and does nothing{hint}"
             findings.warn("unknown-keyword", message, *route, keyword, at_key=True)
     types = position.get("type")

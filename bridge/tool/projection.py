@@ -23,8 +23,8 @@ from bridge.tool.slips import CLOSING, OPENING, Token, explain
 MAX_LENGTH: Final = 4096
 MAX_NESTING: Final = 50
 MAX_STEPS: Final = 1_000_000
-QUICK_STEPS: Final = 20_000
-"""Some ten milliseconds: what may be done where others wait meanwhile."""
+QUICK_STEPS: Final = 10_000
+"""At most some ten milliseconds: what may be done where others wait meanwhile."""
 MAX_RESULT: Final = 4_000_000
 _MAX_CREATED: Final = 8_000_000
 _MAX_TREE: Final = 100

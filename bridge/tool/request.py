@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Self
 
-from bridge.diagnostics import Findings
+from bridge.diagnostics import Finding, Findings
 from bridge.errors import InvalidCall
 from bridge.exchange import Header, Request
 from bridge.spec import BODY_METHODS, Json, RequestSpec
@@ -18,7 +18,7 @@ from bridge.tool.media import check_content_type
 from bridge.tool.query import Claims, Entry, Parameter, check_argument, compile_entry, write_unnamed
 from bridge.tool.structure import Whole
 from bridge.tool.template import Expression, Template
-from bridge.tool.text import BUILTINS
+from bridge.tool.text import BUILTINS, foreign_in_url
 
 MAX_URL: Final = 16 * 1024
 """Bytes of a URL; common servers refuse half of that."""
@@ -86,15 +86,15 @@ class RequestTemplate:
         reserved: frozenset[str],
         accept: str,
         url_offset: int = 0,
-    ) -> Self:
-        """Raises ``InvalidSpec`` with every finding; routes begin at the tool file's root.
+    ) -> tuple[Self, tuple[Finding, ...]]:
+        """The template and the warnings; raises ``InvalidSpec`` with every finding; routes begin at the tool file's root.
 
         ``base_url`` is canonical, ``spec.url`` begins with ``/`` and stands ``url_offset`` characters
         into the file's text. ``reserved`` holds where the auth puts its key, as ``query key``.
         """
         parts = _Parts(spec, arguments, reserved, url_offset)
         parts.findings.raise_errors()
-        return cls(
+        template = cls(
             method=spec.method,
             _base_url=base_url,
             _template=parts.template,
@@ -109,6 +109,7 @@ class RequestTemplate:
             _has_builtins=any(name in repr(spec) for name in BUILTINS),
             _places=tuple(parts.places()),
         )
+        return template, tuple(parts.findings)
 
     def build(self, values: Mapping[str, Json], builtins: Builtins | None = None) -> Request:
         """The request for arguments that ``Arguments.check`` let through; raises nothing but ``InvalidCall``.
@@ -227,6 +228,7 @@ class _Parts:
         template = found.attempt(lambda: Template.parse(self._spec.url)) or Template((), (), ())
         with found.at():
             template.check(self._arguments)
+        found.extend(foreign_in_url(self._spec.url, self._arguments))
         for name, offset in template.query_offsets.items():
             if f"query {name}" in self._reserved:
                 found.error("reserved-name", _RESERVED.format(name=name), offset=offset)

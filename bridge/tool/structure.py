@@ -8,7 +8,7 @@ from bridge.codec import quote
 from bridge.diagnostics import Findings, Route, did_you_mean
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
-from bridge.tool.text import Text, may_be, secrets_in, unknown
+from bridge.tool.text import Text, foreign, may_be, secrets_in, unknown
 
 
 class _Absent:
@@ -124,6 +124,7 @@ def compile_structure(value: Json, arguments: Arguments, findings: Findings, *ro
 def compile_text(value: str, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
     """The node of one text: constant, one argument with its type, or a text with arguments in it."""
     findings.extend(secrets_in(value), *route)
+    findings.extend(foreign(value, arguments), *route)
     text = Text.parse(value)
     if text.constant:
         return Constant(text.render({}))

@@ -297,10 +297,13 @@ class _Parser:
                 continue
             self._told.add(wrong[0])
             encoded = quote(wrong[0], safe="", errors="replace")
-            what = (
-                "a fragment is never sent" if wrong[0] == "#" else f"{shown(wrong[0])} cannot stand in a URL"
-            )
-            self._error(f"{what}; write {encoded} for the character", offset + wrong.start())
+            what = f"{shown(wrong[0])} cannot stand in a URL; write {encoded} for the character"
+            if wrong[0] == "#":
+                what = f"a fragment is never sent; write {encoded} for the character"
+            elif wrong[0] == "<":
+                self._told.add(">")
+                what = "an argument is {name}, the sign itself %3C"
+            self._error(what, offset + wrong.start())
         if self._parameters:
             self._error("nothing may follow {?…} but {&…}; write constants first, as in ?x=1{&q}", offset)
         elif self._pairs:

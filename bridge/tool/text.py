@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-from bridge.codec import NotJson, encode
-from bridge.diagnostics import Finding, InvalidSpec
+from bridge.codec import NotJson, encode, quote
+from bridge.diagnostics import Finding, InvalidSpec, Severity
 from bridge.errors import InvalidCall
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
@@ -26,6 +26,10 @@ NAME: Final = r"\$?[0-9]*[A-Za-z_][A-Za-z0-9_.-]*"
 """Names that can stand in braces; not plain numbers, which are counts in regular expressions."""
 
 _SECRET: Final = re.compile(r"\$\{(?:env|file):")
+_FOREIGN: Final = re.compile(
+    rf"\$\{{({NAME})\}}|\{{\{{({NAME})\}}\}}|:({NAME})|<({NAME})>|%({NAME})%|\$([A-Za-z_]\w*)"
+)
+_FOREIGN_IN_URL: Final = re.compile(rf"(?<=/):(?P<segment>{NAME})(?=[/?]|\Z)|\$\{{(?P<inner>{NAME})\}}")
 _PLACEHOLDER: Final = re.compile(rf"\{{\{{(?P<literal>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
 
 
@@ -118,6 +122,28 @@ def secrets_in(text: str) -> Iterator[Finding]:
     for match in _SECRET.finditer(text):
         message = "${env:…} and ${file:…} are read in upstream files alone; move this there"
         yield Finding("bad-secret", message, offset=match.start())
+
+
+def foreign(text: str, arguments: Arguments) -> Iterator[Finding]:
+    """A warning if a whole text is an argument as other tools write it: it would be sent as it is."""
+    match = _FOREIGN.fullmatch(text)
+    name = match and next(filter(None, match.groups()))
+    if name in arguments.properties:
+        message = f"{quote(text)} is not how an argument is written; write {{{name}}}"
+        yield Finding("foreign-placeholder", message, severity="warning")
+
+
+def foreign_in_url(url: str, arguments: Arguments) -> Iterator[Finding]:
+    """A finding for each ``/:name`` and ``${name}``; the first is an error if there is such an argument."""
+    for match in _FOREIGN_IN_URL.finditer(url):
+        if name := match["segment"]:
+            message = f":{name} is sent as it is; write {{{name}}}, or %3A{name} for the text itself"
+            severity: Severity = "error" if name in arguments.properties else "warning"
+        else:
+            name = match["inner"]
+            message = f"the $ is sent, too; write {{{name}}} without it, or %24 for the sign"
+            severity = "error"
+        yield Finding("foreign-placeholder", message, severity=severity, offset=match.start())
 
 
 def unknown(

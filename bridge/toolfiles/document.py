@@ -59,6 +59,7 @@ _READ_OTHERWISE: Final = re.compile(
 _DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
 _LINE: Final = re.compile(r"[^\r\n]+")
+_LONE_KEY: Final = re.compile(r"^ +[\w$-]+\Z", re.MULTILINE)
 _ESCAPED: Final = re.compile(r"\\(?:x..|u.{4}|U.{8}|.)|.")
 """One character of a text in double quotes (YAML 1.2.2, 5.7)."""
 _USERINFO: Final = re.compile(r"://[^/\s]*@")
@@ -71,6 +72,7 @@ _FLOW_COMMA: Final = (
     "found a key without a value: a text ended at the comma before it; put that text in quotes"
 )
 _EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
+_COLON: Final = "a colon too many; put a text that holds a colon in quotes"
 _QUOTE: Final = "this quote is never closed; add the closing quote"
 _QUOTE_BRACKETS: Final = "put a text with , [ ] { } in it in quotes"
 _BRACKET: Final = "this bracket is never closed; add the closing bracket"
@@ -84,8 +86,8 @@ _OPENED: Final = {
 _SYNTAX: Final = {
     "found character '\\t'": "a tab stands here; use spaces",
     "cannot start any token": "a value cannot begin with this character; put the value in quotes",
-    "mapping values are not allowed": "a colon too many; quote the text that holds it, or mend the indentation",
-    "unexpected ':'": "a colon too many; put a text that holds a colon in quotes",
+    "mapping values are not allowed": _COLON,
+    "unexpected ':'": _COLON,
     "entries are not allowed": "a list item cannot begin here; put it on a line of its own",
     "keys are not allowed": "a key cannot begin here; put it on a line of its own",
     "unknown escape character": "YAML has no such escape; write \\\\ for a backslash, or use single quotes",
@@ -304,6 +306,8 @@ def _syntax_problem(problem: MarkedYAMLError, text: str) -> _Problem:
         message = f"expected a comma, or the bracket that closes the one on line {line}; {_QUOTE_BRACKETS}"
         return _Problem("yaml-syntax", message, index)
     message = next((message for words, message in _SYNTAX.items() if words in said), _UNREADABLE)
+    if message == _COLON and _LONE_KEY.search(text, 0, index):
+        message = "this key is indented deeper than what it follows; line it up with the keys above"
     return _Problem("yaml-syntax", message, index)
 
 

@@ -200,7 +200,8 @@ def _upstream_file(
 ) -> UpstreamFile:
     state: State
     upstream, findings = _resolve(place.stem, words, sources)
-    unset = bool(findings) and all(finding.code == "unset-secret" for finding in findings)
+    codes = {finding.code for finding in findings if finding.severity == "error"}
+    unset = upstream is None and codes == {"unset-secret"}
     if upstream or unset:
         good: Words[UpstreamSpec] | None = words
         state = "good" if upstream else "waiting"
@@ -229,9 +230,10 @@ def _resolve(
     if words is None or words.spec is None:
         return None, ()
     try:
-        return compile_upstream(name, words.spec, sources), ()
+        upstream = compile_upstream(name, words.spec, sources)
     except InvalidSpec as problem:
         return None, problem.findings
+    return upstream, upstream.warnings
 
 
 def _stand_in(name: str, spec: UpstreamSpec) -> Upstream:
@@ -328,7 +330,8 @@ class _Claims:
         file = self._holders.get(name)
         if file:
             return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
-        hint = did_you_mean(name, self._holders) or "; add its file, NAME.upstream.yaml"
+        hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._holders)
+        hint = hint or "; add its file, NAME.upstream.yaml"
         message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
         return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
 

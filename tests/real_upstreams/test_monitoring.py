@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from mcp_types import TextContent
 
 from tests.real_upstreams.processes import HERE, Bridge, free_port, over_stdio, program, running
 
@@ -283,7 +284,11 @@ async def test_targets_are_listed_with_what_is_wrong(prometheus: Bridge) -> None
 async def test_a_metric_is_described(prometheus: Bridge) -> None:
     described = await prometheus.json("describe_metric", metric="go_goroutines")
     assert described == {"type": "gauge", "help": "Number of goroutines that currently exist."}
-    assert await prometheus.json("describe_metric", metric="no_such_metric") is None
+    nothing, doubt = (await prometheus.call("describe_metric", metric="no_such_metric")).content
+    assert isinstance(nothing, TextContent)
+    assert nothing.text == "null"
+    assert isinstance(doubt, TextContent)
+    assert doubt.text.endswith("found nothing but null in the reply.")
 
 
 async def test_plain_text_is_given_as_text(prometheus: Bridge) -> None:

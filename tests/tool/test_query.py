@@ -79,7 +79,7 @@ def test_styles_are_written_as_openapi_has_them(
         ("x-{text}", {}, ""),
         ("{list}", {"list": LIST}, "color=blue&color=black&color=brown"),
         ("-created", {}, "color=-created"),
-        ("{{text}}", {}, "color=%7Btext%7D"),
+        ("a {{text}}", {}, "color=a%20%7Btext%7D"),
         (5, {}, "color=5"),
         (True, {}, "color=true"),
         (["a", "{text}", 1], {"text": "b"}, "color=a&color=b&color=1"),

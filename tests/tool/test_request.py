@@ -117,7 +117,7 @@ def compiled(spec: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> RequestTe
         arguments=arguments(schema),
         reserved=RESERVED,
         accept="application/json",
-    )
+    )[0]
 
 
 def built(spec: dict[str, Any], values: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> Request:

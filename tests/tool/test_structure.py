@@ -40,7 +40,7 @@ def compiled(value: Any) -> Any:
         ({"k": "{a}", "l": ["{b}", "{a}", 1]}, {"b": 1}, {"l": [1, 1]}),
         ({"k": {"l": {"m": "{a}"}}, "n": ["{a}"]}, {}, {"k": {"l": {}}, "n": []}),
         ({"k": "{b}"}, {"b": None}, {"k": None}),
-        ({"k": "{{a}}", "n": None, "f": 1.0}, {}, {"k": "{a}", "n": None, "f": 1.0}),
+        ({"k": "a {{a}}", "n": None, "f": 1.0}, {}, {"k": "a {a}", "n": None, "f": 1.0}),
     ],
 )
 def test_placeholders_keep_their_type_and_what_is_absent_vanishes(

@@ -376,6 +376,29 @@ async def test_a_secret_file_that_appears_brings_its_tools_in(root: Path) -> Non
         await service.says("old")
 
 
+async def test_a_secret_file_that_vanishes_is_told_and_its_tools_serve_on(root: Path) -> None:
+    secret = root.parent / "secret"
+    secret.write_text("correct-horse")
+    (root / "shop.upstream.yaml").write_text(
+        f'baseUrl: http://localhost:1\nauth: {{type: http, scheme: bearer, credentials: "${{file:{secret}}}"}}\n'
+    )
+    (root / "a.yaml").write_text("description: old\nupstream: shop\nrequest: {method: GET, url: /x}\n")
+    async with serving(root, poll=0.05) as service:
+
+        def told() -> list[tuple[str, str, str]]:
+            diagnostics = service.reloader.loaded.diagnostics
+            return [(each.code, each.severity, each.message) for each in diagnostics]
+
+        assert told() == []
+        secret.unlink()
+        message = f"the file {secret} is gone, and its last content serves on; put it back"
+        await service.until(lambda: told() == [("lost-secret", "warning", message)])
+        assert service.description() == "old"
+        secret.write_text("correct-horse")
+        await service.until(lambda: told() == [])
+        assert len(service.announced) == 0
+
+
 # --- bounds ---
 
 
