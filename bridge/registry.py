@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 
 from bridge.tool.compiler import Tool
@@ -13,10 +14,9 @@ class Snapshot:
     __slots__ = ("_by_name", "tools")
 
     def __init__(self, tools: Iterable[Tool] = ()) -> None:
-        self.tools = tuple(sorted(tools, key=lambda tool: tool.name))
-        self._by_name = MappingProxyType(
-            {name: tool for tool in self.tools for name in (*tool.spec.aliases, tool.name)}
-        )
+        self.tools = tuple(sorted(tools, key=attrgetter("name")))
+        aliases = {alias: tool for tool in self.tools for alias in tool.spec.aliases}
+        self._by_name = MappingProxyType(aliases | {tool.name: tool for tool in self.tools})
 
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name or an alias."""

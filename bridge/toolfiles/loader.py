@@ -10,7 +10,7 @@ claims    which tools serve: a name has one holder    all tools, and who held it
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias
@@ -149,12 +149,14 @@ def load(
     see whether one that is wrong may be quoted.
     """
     before = previous or Loaded()
+    moved = [place for place, content in contents.items() if before.contents.get(place) != content]
+    gone = [place for place in before.contents if place not in contents]
     unseen = tuple(at_top(place, Finding("unreadable", why)) for place, why in sorted((blind or {}).items()))
-    upstreams = _upstream_files(directories, contents, sources, before.upstreams, keep=keep)
-    if (contents, upstreams, unseen) == (before.contents, before.upstreams, before.blind):
+    upstreams = _upstream_files(directories, contents, moved, sources, before.upstreams, keep=keep)
+    if not moved and not gone and (upstreams, unseen) == (before.upstreams, before.blind):
         return before
     claims = _Claims(directories, upstreams, sources, before, keep=keep)
-    tools = claims.tool_files(contents)
+    tools = claims.tool_files(contents, moved, gone)
     snapshot = Snapshot(file.tool for file in tools.values() if file.tool)
     return Loaded(snapshot, dict(contents), tools, upstreams, claims.names, unseen)
 
@@ -165,12 +167,13 @@ def load(
 def _upstream_files(
     directories: Directories,
     contents: Mapping[Place, Content],
+    moved: Iterable[Place],
     sources: Sources,
     before: Mapping[Place, UpstreamFile],
     *,
     keep: bool,
 ) -> dict[Place, UpstreamFile]:
-    places = sorted(place for place in contents if place.is_upstream)
+    places = sorted({place for place in chain(before, moved) if place in contents and place.is_upstream})
     counting = [place for place in places if directories.upstreams in {None, place.directory}]
     holders: dict[str, Place] = {}
     for place in sorted(counting, key=lambda place: not (place in before and before[place].holds)):
@@ -274,21 +277,25 @@ class _Claims:
         self._before = before
         self._keep = keep
 
-    def tool_files(self, contents: Mapping[Place, Content]) -> dict[Place, ToolFile]:
-        """Every tool file; what is right, the same as before and sends to the same stays untouched.
+    def tool_files(
+        self, contents: Mapping[Place, Content], moved: Iterable[Place], gone: Iterable[Place]
+    ) -> dict[Place, ToolFile]:
+        """Every tool file; what is right, has not moved and sends to the same stays untouched.
 
         It holds all of its names, so it would have come first anyway.
         """
         before = self._before
         stay: dict[Place, ToolFile] = {}
+        claiming: Iterable[Place] = contents
         if self._upstreams == before.upstreams:
-            stay = {
-                place: file
-                for place, file in before.tools.items()
-                if file.state == "good" and contents.get(place) == file.words.content
-            }
-            self.names = {name: place for name, place in before.names.items() if place in stay}
-        places = sorted(place for place in contents if not (place in stay or place.is_upstream))
+            stay, self.names = dict(before.tools), dict(before.names)
+            claiming = {place for place, file in stay.items() if file.state != "good"}
+            claiming = claiming.union(moved).difference(gone)
+            for place in claiming.union(gone):
+                file = stay.pop(place, None)
+                for name in _names(file.tool) if file and file.tool else ():
+                    del self.names[name]
+        places = sorted(place for place in claiming if not place.is_upstream)
         candidates = [self._candidate(place, contents[place]) for place in places]
         claimed = {each.place: self._claim(each) for each in sorted(candidates, key=self._rank)}
         return stay | claimed
