@@ -1,0 +1,38 @@
+"""Tries to break the bridge: ``python -m tests.kits [--long] [KIT…]``; prints figures beside their goals."""
+
+import argparse
+import sys
+import time
+from functools import partial
+from typing import Final, Protocol
+
+import anyio
+
+from tests.kits import faults
+from tests.kits.figures import Figure, table
+
+
+class _Kit(Protocol):
+    async def __call__(self, *, long: bool) -> list[Figure]: ...
+
+
+KITS: Final[dict[str, _Kit]] = {"faults": faults.run}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kits", description=__doc__)
+    parser.add_argument("kits", nargs="*", choices=[*KITS, []], help="all, if none is named")
+    parser.add_argument("--long", action="store_true", help="as often as the goals are meant, not as CI does")
+    chosen = parser.parse_args()
+    held = {False: 0, True: 0}
+    for name in chosen.kits or KITS:
+        began = time.monotonic()
+        figures = anyio.run(partial(KITS[name], long=chosen.long))
+        for figure in figures:
+            held[figure.held] += 1
+        print(f"{name} ({time.monotonic() - began:.0f} s)\n{table(figures)}\n", flush=True)  # noqa: T201
+    print(f"{held[True]} passed, {held[False]} failed")  # noqa: T201 - it is what the program is for
+    return int(held[False] > 0)
+
+
+sys.exit(main())

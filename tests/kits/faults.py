@@ -1,0 +1,263 @@
+"""Every fault of an upstream, over every transport, with a ledger of what was sent and what came back.
+
+Each call carries an id that the upstream writes into its reply. A call is *lost* if nothing comes back,
+*wrong* if its outcome is not the one expected or speaks of another call, and *duplicate* if the upstream
+heard an unsafe one twice. After each call another one on the same upstream, to a path where nothing is
+wrong, must be right.
+"""
+
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import anyio
+from anyio import to_thread
+from mcp import Client, MCPError
+
+from tests.kits.figures import Figure, at_most, none_of
+from tests.kits.serving import TRANSPORTS, Bridge, code_of, connected, over_http, over_stdio, text_of
+from tests.upstream.certificates import Authority
+from tests.upstream.conversation import Faulty
+from tests.upstream.faulty import FAULTS, large_bomb, serve
+
+KEY: Final = "canary-in-the-credentials"
+_AT_ONCE: Final = 10
+_BOUND: Final = 20
+
+_OUTCOMES: Final = {
+    "ok": """
+        ansi_and_bidi bad_utf8 body_on_204 byte_order_mark charset_codec_bomb chunked close_delimited
+        closes_after_reply closes_on_reuse created crossing_408 early_hints empty_200 gzip gzip_empty
+        gzip_members gzip_transfer html_200 http10_close identity int_2_63 json_as_text keepalive_then_408
+        late_408 latin1_header lone_surrogate long_content_length_extra long_int ndjson no_content nul_char
+        prompt_injection set_cookie unknown_charset utf16 waits
+    """,
+    "timeout": "head never_answers slow_body slow_headers",
+    "reply-cut": """
+        close_before_head close_delimited_rst cut_head rst_before_head rst_mid_body short_content_length
+        truncated_chunked
+    """,
+    "reply-too-large": "big_json endless_body gzip_bomb gzip_bomb_1gb",
+    "bad-encoding": """
+        deflate gzip_bad_checksum gzip_cut gzip_double gzip_nonsense gzip_trailing_garbage unknown_encoding
+    """,
+    "not-json": """
+        cut_json deep_json dup_keys echo exp_float huge_int infinite_json invalid_json nan_json
+    """,
+    "protocol-error": """
+        bad_chunk_size extra_bytes header_bomb informational_flood length_and_chunks negative_length not_http
+        one_huge_header switching_protocols tls_alert two_lengths
+    """,
+    "http-307": "redirect",
+    "http-401": "secret_echo",
+    "http-429": "retry_after_arabic retry_after_fraction retry_after_seconds",
+    "http-503": "retry_after_date retry_after_huge retry_after_naive retry_after_negative",
+}
+_OTHERS: Final = frozenset({"", "ok", "status", "last_words", "fails_once", "broken_tls_record"})
+"""Paths that are no fault, need words of their own, or go wrong once alone."""
+_WITHOUT_ID: Final = frozenset({"body_on_204", "empty_200", "gzip_empty", "no_content", "utf16"})
+"""Right replies in which no id can stand."""
+_BROKEN: Final = {
+    "refused": "connect-refused",
+    "nameless": "dns-failed",
+    "untrusted": "tls-untrusted",
+    "misnamed": "tls-name",
+    "expired": "tls-untrusted",
+    "https_to_http": "tls-failed",
+    "http_to_https": "reply-cut",
+    "metadata": "address-refused",
+}
+"""Upstreams to which there is no way at all."""
+EXPECTED: Final = _BROKEN | {fault: code for code, faults in _OUTCOMES.items() for fault in faults.split()}
+"""What a call ends in, whatever its method."""
+_UPSTREAM: Final = """\
+baseUrl: {url}
+auth: {{type: http, scheme: bearer, credentials: "${{env:FAULTY_KEY}}"}}
+timeout: {{total: 5s, connect: 2s}}
+retries: {{max: 1}}
+maxBytes: 1MiB
+tls: {{caFile: {ca}}}
+"""
+_TOOL: Final = """\
+description: Meets {fault}.
+upstream: {upstream}
+inputSchema:
+  type: object
+  required: [id]
+  properties:
+    id: {{type: string}}
+request: {{method: {method}, url: "/{fault}?id={{id}}"}}
+response: {{maxBytes: 2MB}}
+timeout: {timeout}
+"""
+
+
+_UNUSABLE: Final = frozenset({"bad-encoding", "not-json", "reply-too-large"})
+_CUT: Final = frozenset({"protocol-error", "reply-cut", "timeout"})
+_MAYBE: Final = "It may have been carried out; check before repeating."
+_DONE: Final = "The request was carried out ("
+
+
+@dataclass
+class Ledger:
+    """What came of the calls of one transport: each line tells of one call."""
+
+    calls: int = 0
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    wrong_next: list[str] = field(default_factory=list)
+
+
+class Matrix:
+    """Calls tools by way of one client, and keeps the ledger."""
+
+    def __init__(self, client: Client, name: str, ledger: Ledger) -> None:
+        self._client = client
+        self._name = name
+        self._ledger = ledger
+        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def play(self, count: int) -> None:
+        """``count`` calls of each fault, by GET and by POST."""
+        for fault in EXPECTED:
+            async with anyio.create_task_group() as tasks:
+                for number in range(count):
+                    method = ("get", "post")[number % 2]
+                    tasks.start_soon(self._one, method, fault, f"{self._name}-{fault}-{number}")
+
+    async def _one(self, method: str, fault: str, id: str) -> None:
+        async with self._limit:
+            self._ledger.calls += 1
+            code, text = await self._call(f"{method}_{fault}", id)
+            if problem := _problem(fault, id, code, text, unsafe=method == "post"):
+                self._ledger.wrong.append(f"{method} {id}: {problem}: {text[:300]!r}")
+            code, text = await self._call("get_ok", f"{id}-next")
+            if code != "ok" or json.loads(text) != {"answer": 42, "id": f"{id}-next"}:
+                self._ledger.wrong_next.append(f"{id}: {code}: {text[:300]!r}")
+
+    async def _call(self, tool: str, id: str) -> tuple[str, str]:
+        try:
+            with anyio.fail_after(_BOUND):
+                result = await self._client.call_tool(tool, {"id": id})
+        except (MCPError, TimeoutError) as problem:
+            self._ledger.lost.append(f"{tool} {id}: {problem!r}")
+            return "lost", ""
+        return code_of(result), text_of(result)
+
+
+def _problem(fault: str, id: str, code: str, text: str, *, unsafe: bool) -> str:
+    """What is wrong with an outcome, if something is."""
+    expected = EXPECTED[fault]
+    if code != expected:
+        return f"{code} instead of {expected}"
+    if KEY in text:
+        return "a secret"
+    if code == "ok":
+        return "" if fault in _WITHOUT_ID or id in text else "another call's"
+    if unsafe and (expected in _UNUSABLE) != text.startswith(_DONE):
+        return "whether it was done"
+    if unsafe and (expected in _CUT) != (_MAYBE in text):
+        return "whether it may have been done"
+    return ""
+
+
+async def run(*, long: bool) -> list[Figure]:
+    count = 50 if long else 4
+    with TemporaryDirectory() as name:
+        async with _world(Path(name)) as (faulty, tools):
+            figures = [_coverage()]
+            log = Path(name, "log")
+            env = {"FAULTY_KEY": KEY}
+            for transport in TRANSPORTS:
+                ledger = Ledger()
+                if transport == "stdio":
+                    async with over_stdio(tools, env, log) as client:
+                        await Matrix(client, "stdio", ledger).play(count)
+                    said = await anyio.Path(log).read_text()
+                else:
+                    async with over_http(tools, env) as bridge, connected(transport, bridge) as client:
+                        if transport == "HTTP modern":
+                            figures += await _memory(bridge, client)
+                        await Matrix(client, transport.replace(" ", "-"), ledger).play(count)
+                    said = bridge.log.decode()
+                figures += _figures(transport, ledger, said)
+            twice = [
+                f"{target} {n} times"
+                for (method, target), n in faulty.counts.items()
+                if n > 1 and method == "POST"
+            ]
+            total = sum(method == "POST" for method, _ in faulty.counts)
+            return [*figures, none_of("unsafe calls that an upstream heard twice", twice, total)]
+
+
+def _coverage() -> Figure:
+    left = FAULTS.keys() - EXPECTED.keys() - _OTHERS
+    return Figure("named faults", str(len(EXPECTED)), "≥ 60", not left and len(EXPECTED) >= 60, tuple(left))
+
+
+def _figures(transport: str, ledger: Ledger, log: str) -> list[Figure]:
+    return [
+        none_of(f"lost calls, {transport}", ledger.lost, 2 * ledger.calls),
+        none_of(f"wrong outcomes, {transport}", ledger.wrong, ledger.calls),
+        none_of(f"wrong next calls on the same upstream, {transport}", ledger.wrong_next, ledger.calls),
+        none_of(f"secrets in the log, {transport}", [KEY] * log.count(KEY), len(log.splitlines())),
+    ]
+
+
+async def _memory(bridge: Bridge, client: Client) -> list[Figure]:
+    """What the largest replies cost beyond what is at rest."""
+    figures = []
+    for fault in ("big_json", "gzip_bomb_1gb", "gzip_double", "endless_body"):
+        await client.call_tool("get_ok", {"id": "memory"})
+        bridge.forget_peak()
+        before = bridge.rss
+        for method in ("get", "post"):
+            await client.call_tool(f"{method}_{fault}", {"id": "memory"})
+        figures.append(at_most(f"extra memory, {fault}", bridge.peak - before, 30, "MB"))
+    return figures
+
+
+@asynccontextmanager
+async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
+    """The faulty upstreams and a tool file for each fault."""
+    authority = Authority(folder)
+    stranger = Authority(folder, "stranger")
+    tools = folder / "tools.d"
+    tools.mkdir()
+    async with AsyncExitStack() as stack:
+        faulty = await stack.enter_async_context(serve())
+        faulty.go.set()
+
+        async def tls(context: ssl.SSLContext) -> str:
+            return (await stack.enter_async_context(serve(context))).url
+
+        closed = stack.enter_context(socket.socket())
+        closed.bind(("127.0.0.1", 0))  # bound and not listened on: nobody else can take it
+        urls = {
+            "faulty": faulty.url,
+            "refused": f"http://127.0.0.1:{closed.getsockname()[1]}",
+            "nameless": "http://nameless.invalid",
+            "untrusted": await tls(stranger.server("127.0.0.1")),
+            "misnamed": await tls(authority.server("other.example")),
+            "expired": await tls(authority.server("127.0.0.1", expired=True)),
+            "https_to_http": faulty.url.replace("http", "https"),
+            "http_to_https": (await tls(authority.server("127.0.0.1"))).replace("https", "http"),
+            "metadata": "http://169.254.169.254",
+        }
+        for upstream, url in urls.items():
+            text = _UPSTREAM.format(url=url, ca=authority.file)
+            (tools / f"{upstream}.upstream.yaml").write_text(text)
+        await to_thread.run_sync(large_bomb)
+        for fault in ("ok", *EXPECTED):
+            for method in ("get", "post"):
+                upstream = fault if fault in _BROKEN else "faulty"
+                timeout = "500ms" if EXPECTED.get(fault) == "timeout" else "5s"
+                text = _TOOL.format(fault=fault, upstream=upstream, method=method.upper(), timeout=timeout)
+                (tools / f"{method}_{fault}.yaml").write_text(text)
+        yield faulty, tools

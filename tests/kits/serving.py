@@ -1,0 +1,135 @@
+"""The bridge as a process of its own, and official clients of it over every transport."""
+
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any, Final, Literal
+
+import anyio
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, TextContent
+
+ROOT: Final = Path(__file__).parents[2]
+TRANSPORTS: Final = ("stdio", "HTTP modern", "HTTP handshake")
+_URL: Final = re.compile(rb"serving (http://\S+)\n")
+_BOUND: Final = 30
+
+Transport = Literal["stdio", "HTTP modern", "HTTP handshake"]
+
+
+@dataclass
+class Bridge:
+    """A bridge that serves HTTP; ``log`` is all that it has said on stderr."""
+
+    pid: int
+    url: str = ""
+    log: bytearray = field(default_factory=bytearray)
+    grown: anyio.Event = field(default_factory=anyio.Event)
+
+    async def says(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
+        with anyio.fail_after(_BOUND):
+            while not (found := pattern.search(self.log)):
+                await self.grown.wait()
+        return found
+
+    @property
+    def rss(self) -> float:
+        """MB resident now."""
+        return self._status("VmRSS")
+
+    @property
+    def peak(self) -> float:
+        """MB resident at most, since ``forget_peak``."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    @property
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    @property
+    def threads(self) -> int:
+        return int(self._status("Threads") * 1000)
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _status(self, key: str) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition(f"{key}:")[2].split()[0]) / 1000
+
+
+@asynccontextmanager
+async def over_http(
+    directory: Path, env: Mapping[str, str] | None = None, *options: str
+) -> AsyncIterator[Bridge]:
+    """Serves a directory on a free port; must end well when it is asked to."""
+    command = [sys.executable, "-m", "bridge", "serve", "--http", "127.0.0.1:0", *options, str(directory)]
+    async with await anyio.open_process(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+    ) as process:
+        try:
+            async with anyio.create_task_group() as tasks:
+                bridge = Bridge(process.pid)
+
+                async def read() -> None:
+                    assert process.stderr
+                    async for chunk in process.stderr:
+                        bridge.log += chunk
+                        bridge.grown.set()
+                        bridge.grown = anyio.Event()
+
+                tasks.start_soon(read)
+                bridge.url = (await bridge.says(_URL))[1].decode()
+                yield bridge
+                process.terminate()
+                with anyio.fail_after(_BOUND):
+                    code = await process.wait()
+            if code != 0:
+                raise AssertionError(f"the bridge ended with {code}:\n{bridge.log.decode()}")
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+@asynccontextmanager
+async def connected(transport: Transport, bridge: Bridge) -> AsyncIterator[Client]:
+    """A client of a bridge that serves HTTP."""
+    async with Client(bridge.url, mode="legacy" if transport == "HTTP handshake" else "auto") as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_stdio(directory: Path, env: Mapping[str, str], log: Path) -> AsyncIterator[Client]:
+    """A client that started its own bridge; what that says goes to ``log``."""
+    command = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "bridge", "serve", str(directory)],
+        env={**os.environ, **env},
+        cwd=ROOT,
+    )
+    with log.open("w") as stderr:
+        async with Client(stdio_client(command, errlog=stderr)) as client:
+            yield client
+
+
+def text_of(result: CallToolResult) -> str:
+    """All the text of a result."""
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def code_of(result: CallToolResult) -> str:
+    """``ok``, or the error code."""
+    meta: dict[str, Any] = result.meta or {}
+    return str(meta.get("restbridge/error", "no code")) if result.is_error else "ok"
