@@ -11,7 +11,7 @@ from bridge.commands.loading import load
 from bridge.diagnostics import Diagnostic
 from bridge.settings import Settings
 from bridge.toolfiles.files import Place
-from bridge.toolfiles.loader import ToolFile, UpstreamFile
+from bridge.toolfiles.loaded import ToolFile, UpstreamFile
 
 
 def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:

@@ -11,7 +11,8 @@ from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Directories
-from bridge.toolfiles.loader import Loaded, load_once
+from bridge.toolfiles.loaded import Loaded
+from bridge.toolfiles.loader import load_once
 
 
 def directories(settings: Settings) -> Directories:

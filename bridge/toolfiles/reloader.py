@@ -18,7 +18,8 @@ from bridge.events import Ear, SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.toolfiles.files import Directories, Folder, Place, spoken_of
-from bridge.toolfiles.loader import Loaded, load
+from bridge.toolfiles.loaded import Loaded
+from bridge.toolfiles.loader import load
 from bridge.toolfiles.settling import GONE, Settling
 
 _log: Final = logging.getLogger("bridge")

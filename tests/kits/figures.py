@@ -25,6 +25,10 @@ def at_most(what: str, measured: float, most: float, unit: str) -> Figure:
     return Figure(what, f"{measured:.3g} {unit}", f"≤ {most:g} {unit}", measured <= most)
 
 
+def at_least(what: str, count: int, least: int) -> Figure:
+    return Figure(what, str(count), f"≥ {least}", count >= least)
+
+
 def table(figures: Iterable[Figure]) -> str:
     rows = []
     for figure in figures:

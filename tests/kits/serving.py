@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import anyio
 from mcp import Client
@@ -16,11 +16,11 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 
 ROOT: Final = Path(__file__).parents[2]
-TRANSPORTS: Final = ("stdio", "HTTP modern", "HTTP handshake")
 _URL: Final = re.compile(rb"serving (http://\S+)\n")
 _BOUND: Final = 30
 
 Transport = Literal["stdio", "HTTP modern", "HTTP handshake"]
+TRANSPORTS: Final[tuple[Transport, ...]] = get_args(Transport)
 
 
 @dataclass
@@ -32,11 +32,12 @@ class Bridge:
     log: bytearray = field(default_factory=bytearray)
     grown: anyio.Event = field(default_factory=anyio.Event)
 
-    async def says(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
+    async def heard(self, pattern: re.Pattern[bytes], times: int = 1) -> re.Match[bytes]:
+        """What the log says that often; the last one."""
         with anyio.fail_after(_BOUND):
-            while not (found := pattern.search(self.log)):
+            while len(found := list(pattern.finditer(self.log))) < times:
                 await self.grown.wait()
-        return found
+        return found[times - 1]
 
     @property
     def rss(self) -> float:
@@ -91,7 +92,7 @@ async def over_http(
                         bridge.grown = anyio.Event()
 
                 tasks.start_soon(read)
-                bridge.url = (await bridge.says(_URL))[1].decode()
+                bridge.url = (await bridge.heard(_URL))[1].decode()
                 yield bridge
                 process.terminate()
                 with anyio.fail_after(_BOUND):

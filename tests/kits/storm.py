@@ -22,7 +22,7 @@ from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
 from bridge.toolfiles.reloader import Reloader
-from tests.kits.figures import Figure, at_most, none_of
+from tests.kits.figures import Figure, at_least, at_most, none_of
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
 from tests.toolfiles.test_bad_files import BAD
 
@@ -258,7 +258,7 @@ async def _refusals(root: Path, every: int) -> list[Figure]:
             await directory.serves(f"w{number}")
             recoveries.append(anyio.current_time() - began)
     return [
-        Figure("kinds of files that are refused", str(len(kinds)), "≥ 24", len(kinds) >= 24),
+        at_least("kinds of files that are refused", len(kinds), 24),
         none_of("refused files that cost the last good one, or the verdict of check", wrong, len(cases)),
         at_most("recovery, longest", max(recoveries) * 1000, 1000, "ms"),
     ]

@@ -6,7 +6,8 @@ import pytest
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.toolfiles.files import Content, Directories, Place
-from bridge.toolfiles.loader import Loaded, ToolFile, UpstreamFile, load, load_once
+from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
+from bridge.toolfiles.loader import load, load_once
 from bridge.toolfiles.settling import Settling
 
 REQUEST = "request: {method: GET, url: /x}\n"
@@ -336,6 +337,25 @@ def test_two_tools_may_swap_their_names_at_once_and_one_after_the_other() -> Non
     assert desk.load(a=named("two"), b=named("one")) == {"a": "good", "b": "good"}
     desk.load(a=named("one"))
     assert desk.load(b=named("two")) == {"a": "good", "b": "good"}
+    assert desk.names == ["one", "two"]
+
+
+def test_a_newcomer_takes_no_name_from_a_tool_whose_new_name_is_refused() -> None:
+    desk = Desk()
+    desk.load(a=named("one"), b=named("two"), c=named("three"))
+    assert desk.load(a=named("zero", "two"), c=named("two"), d=named("one")) == {
+        "a": "kept",
+        "b": "good",
+        "c": "kept",
+        "d": "broken",
+    }
+    assert desk.names == ["one", "three", "two"]
+
+
+def test_a_name_that_nobody_keeps_goes_to_the_newcomer_in_the_same_load() -> None:
+    desk = Desk(keep=False)
+    desk.load(a=named("one"), b=named("two"))
+    assert desk.load(a=named("two"), c=named("one")) == {"a": "broken", "b": "good", "c": "good"}
     assert desk.names == ["one", "two"]
 
 

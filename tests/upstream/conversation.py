@@ -152,6 +152,13 @@ class Faulty:
             self.arrived.set()
             await self.faults[urlsplit(exchange.target).path.rpartition("/")[2]](exchange)
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what must be heard."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self.arrived.clear()
+                await self.arrived.wait()
+
     def hang_up(self) -> None:
         """Take no further connection."""
         assert self.listener

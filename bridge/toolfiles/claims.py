@@ -1,0 +1,185 @@
+"""Which tool files serve: each is compiled against its upstream, and asks for its names."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from bridge.diagnostics import Finding, InvalidSpec, Route, did_you_mean
+from bridge.secrets import Sources
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import Tool, compile_tool
+from bridge.toolfiles.files import Content, Directories, Place
+from bridge.toolfiles.loaded import Compiled, Loaded, Standing, State, ToolFile, UpstreamFile
+from bridge.toolfiles.names import settle
+from bridge.toolfiles.words import Told, Words, locate, tool_words
+
+
+class _Candidate(NamedTuple):
+    """A tool file that asks for its names: with what it says now or, where that is wrong, with what it last said."""
+
+    place: Place
+    words: Words[ToolSpec]
+    compiled: Compiled | None
+    old: ToolFile | None
+
+    @property
+    def tool(self) -> Tool | None:
+        return self.compiled.tool if self.compiled else None
+
+    @property
+    def told(self) -> Told:
+        return self.words.diagnostics + (self.compiled.diagnostics if self.compiled else ())
+
+    @property
+    def is_wrong(self) -> bool:
+        return any(diagnostic.severity == "error" for diagnostic in self.told)
+
+
+class Claims:
+    """Decides which tools serve; ``names`` are then theirs."""
+
+    def __init__(
+        self,
+        directories: Directories,
+        upstreams: Mapping[Place, UpstreamFile],
+        sources: Sources,
+        before: Loaded,
+        *,
+        keep: bool,
+    ) -> None:
+        self.names: dict[str, Place] = {}
+        self._directories = directories
+        self._upstreams = upstreams
+        self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
+        self._sources = sources
+        self._standings: dict[str, Standing] = {}
+        self._before = before
+        self._keep = keep
+
+    def tool_files(
+        self, contents: Mapping[Place, Content], moved: Iterable[Place], gone: Iterable[Place]
+    ) -> dict[Place, ToolFile]:
+        """Every tool file; what is right, has not moved and sends to the same stays untouched."""
+        before = self._before
+        stay: dict[Place, ToolFile] = {}
+        claiming: Iterable[Place] = contents
+        if self._upstreams == before.upstreams:
+            stay = dict(before.tools)
+            claiming = {place for place, file in stay.items() if file.state != "good"}
+            claiming = claiming.union(moved).difference(gone)
+            for place in claiming.union(gone):
+                stay.pop(place, None)
+        places = sorted(place for place in claiming if not place.is_upstream)
+        candidates = sorted((self._candidate(place, contents[place]) for place in places), key=self._rank)
+        self.names = {name: place for name, place in before.names.items() if place in contents}
+        kept = self._settle(candidates)
+        return stay | {each.place: self._file(each, kept.get(each.place)) for each in candidates}
+
+    def _settle(self, candidates: Iterable[_Candidate]) -> dict[Place, Compiled | None]:
+        """Settle the names; answers what those fall back on that do not get what they ask for.
+
+        Nobody loses the last good tool to a newcomer: until it is known that a file has none to fall
+        back on, its names stay with it.
+        """
+        asking = {each.place: _names(each.tool) for each in candidates if each.tool}
+        granted = settle(asking, self.names)
+        kept = {each.place: self._kept(each) for each in candidates if each.place not in granted}
+        falling_back = {place: _names(last.tool) for place, last in kept.items() if last and last.tool}
+        self.names = {n: p for n, p in self.names.items() if p not in kept or p in falling_back}
+        granted = settle({place: asking[place] for place in kept if place in asking}, self.names)
+        settle({p: names for p, names in falling_back.items() if p not in granted}, self.names)
+        return kept
+
+    def _candidate(self, place: Place, content: Content) -> _Candidate:
+        old = self._before.tools.get(place)
+        words = old.words if old and old.words.content == content else tool_words(place, content)
+        compiled = None
+        if words.spec and not words.disabled:
+            compiled = self._compiled(place, words, old.compiled if old and old.words is words else None)
+        return _Candidate(place, words, compiled, old)
+
+    def _compiled(self, place: Place, words: Words[ToolSpec], old: Compiled | None) -> Compiled:
+        assert words.spec
+        standing = self._standing(place, words.spec.upstream)
+        if old and old.standing == standing:
+            return old
+        if standing.finding:
+            return Compiled(standing, None, locate(place, words, standing.finding))
+        if not standing.usable and standing.upstream is None:
+            return Compiled(standing, None, ())
+        try:
+            tool, findings = compile_tool(place.stem, words.spec, standing.upstream, self._sources)
+        except InvalidSpec as problem:
+            return Compiled(standing, None, locate(place, words, *problem.findings))
+        return Compiled(standing, tool if standing.usable else None, locate(place, words, *findings))
+
+    def _standing(self, place: Place, name: str | None) -> Standing:
+        if name is not None:
+            if name not in self._standings:
+                self._standings[name] = self._named(name)
+            return self._standings[name]
+        if self._directories.upstreams in {None, place.directory}:
+            return Standing(None, usable=True)
+        message = f"the key upstream is missing; name one that lies in {self._directories.upstreams}"
+        return Standing(None, usable=False, finding=Finding("missing-key", message))
+
+    def _named(self, name: str) -> Standing:
+        file = self._holders.get(name)
+        if file:
+            return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
+        hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._holders)
+        hint = hint or "; add its file, NAME.upstream.yaml"
+        message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
+        return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
+
+    def _rank(self, candidate: _Candidate) -> int:
+        """0 for a file that holds every name that it asks for, 1 for one that holds its tool's name."""
+        tool = candidate.tool or (candidate.old and candidate.old.tool)
+        held = [self._before.names.get(name) == candidate.place for name in _names(tool)] if tool else [False]
+        return 0 if all(held) else 2 - held[0]
+
+    def _kept(self, candidate: _Candidate) -> Compiled | None:
+        """What the last right words come to, where the words of now are wrong, or ask for a name in vain."""
+        old = candidate.old
+        if not (self._keep and old and old.good) or candidate.words.disabled:
+            return None
+        if not (candidate.is_wrong or candidate.tool):
+            return None
+        return self._compiled(candidate.place, old.good, old.kept)
+
+    def _file(self, candidate: _Candidate, kept: Compiled | None) -> ToolFile:
+        """What becomes of a candidate, once the names are settled."""
+        place, words, compiled, old = candidate.place, candidate.words, candidate.compiled, candidate.old
+        told = candidate.told
+        if self._holds(place, candidate.tool):
+            return ToolFile(place, "good", told, words, compiled, words, compiled, candidate.tool)
+        if words.disabled:
+            return ToolFile(place, "disabled", told, words)
+        if candidate.tool:
+            told += locate(place, words, self._clash(place, candidate.tool))
+        elif not candidate.is_wrong:
+            state: State = "waiting" if compiled else "ignored"
+            return ToolFile(place, state, told, words, compiled, words, compiled)
+        good = old.good if old and self._keep else None
+        tool = kept.tool if kept and self._holds(place, kept.tool) else None
+        return ToolFile(place, "kept" if tool else "broken", told, words, compiled, good, kept, tool)
+
+    def _holds(self, place: Place, tool: Tool | None) -> bool:
+        return tool is not None and all(self.names.get(name) == place for name in _names(tool))
+
+    def _clash(self, place: Place, tool: Tool) -> Finding:
+        """The first name that a tool asks for and another file holds."""
+        name = next(name for name in _names(tool) if self.names.get(name, place) != place)
+        message = f"the name {name} is held by {self.names[name].shown}; rename one of the two"
+        return Finding("duplicate-name", message, _route(tool, name))
+
+
+def _names(tool: Tool) -> tuple[str, ...]:
+    return (tool.name, *tool.spec.aliases)
+
+
+def _route(tool: Tool, name: str) -> Route:
+    """Where the file gives the name; nowhere, if its own name does."""
+    if name != tool.name:
+        return ("aliases", tool.spec.aliases.index(name))
+    return ("name",) if tool.spec.name else ()
