@@ -65,13 +65,13 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 _DEFAULT: Final = Path("tools.d")
-_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
-_HTTP: Final = click.option(
-    "--http",
-    metavar="[HOST:]PORT",
-    callback=_address,
-    help="Serve HTTP there, at /mcp, instead of stdio; port 0 is any free one.",
-)
+_DIRECTORY: Final = click.Path(path_type=Path)
+
+
+def _http(help: str) -> Callable[[_Command], _Command]:  # noqa: A002 - click's word
+    return click.option("--http", metavar="[HOST:]PORT", callback=_address, help=help)
+
+
 _DIRECTORIES: Final = click.argument("directories", nargs=-1, type=_DIRECTORY)
 _TOOLS: Final = click.option(
     "--tools",
@@ -112,7 +112,7 @@ def restbridge(*, verbose: bool) -> None:
 @restbridge.command(epilog="restbridge serve\nrestbridge serve --http 8000 tools.d ../shared-tools")
 @_DIRECTORIES
 @_UPSTREAMS
-@_HTTP
+@_http("Serve HTTP there, at /mcp, instead of stdio; port 0 is any free one.")
 @click.option("--insecure", is_flag=True, help="Listen where others can reach it, although anybody may call.")
 @click.option("--strict", is_flag=True, help="Do not start while a file has errors.")
 @click.option(
@@ -196,14 +196,19 @@ def list_(*, directories: tuple[Path, ...], upstreams: Path | None, format_: Lit
 @click.argument("arguments", nargs=-1)
 @_TOOLS
 @_UPSTREAMS
-@_format("text", "json", help="text is what the model reads; json is the whole result.")
+@_format(
+    "text",
+    "json",
+    "raw",
+    help="text is what the model reads; json is the whole result; raw is the API's reply.",
+)
 def call(
     *,
     tool: str,
     arguments: tuple[str, ...],
     directories: tuple[Path, ...],
     upstreams: Path | None,
-    format_: Literal["text", "json"],
+    format_: Literal["text", "json", "raw"],
 ) -> int:
     """Call one tool, as an agent would.
 
@@ -253,7 +258,7 @@ def schema(kind: Literal["tool", "upstream"]) -> int:
 
 @restbridge.command(epilog="restbridge demo\nrestbridge demo --http 9000 my-tools")
 @click.argument("directory", type=_DIRECTORY, default=_DEFAULT)
-@_HTTP
+@_http("Serve HTTP there, at /mcp. Default: port 8101, or any free one.")
 @click.option(
     "--stdio", is_flag=True, help="Serve the tools over stdio, for an agent that starts this command."
 )

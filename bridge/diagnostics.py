@@ -64,6 +64,7 @@ CODES: Final[Mapping[str, str]] = {
     "not-utf8": "The file is not UTF-8.",
     "optional-in-path": "An argument in the path may be absent.",
     "optional-in-query": "An argument in ?name={argument} may be absent.",
+    "quoted-body": "A warning: a JSON body is one text in quotes, and would be sent as one.",
     "quoted-identifier": "A warning: double quotes name a field in JMESPath, where a text was probably meant.",
     "rename": "A warning: the file's name ends with .yml, which is not read.",
     "reserved-name": "A header, cookie or parameter that no tool may set.",

@@ -87,8 +87,10 @@ class UnusableReply(UpstreamError):
     """The upstream answered, but its reply is not what the tool file promises.
 
     ``status`` is that of a reply that could not be read to its end, None where the caller knows it.
+    ``str()`` is ``message`` with ``advice``, which is for whoever may call again.
     """
 
-    def __init__(self, code: str, message: str, status: int | None = None) -> None:
-        super().__init__(code, message)
+    def __init__(self, code: str, message: str, status: int | None = None, *, advice: str = "") -> None:
+        super().__init__(code, f"{message} {advice}".rstrip())
+        self.message = message
         self.status = status

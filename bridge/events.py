@@ -9,13 +9,15 @@ from typing import TypeAlias
 class CallFinished:
     """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time.
 
+    Of a tool that is not served it is ``unknown-tool``, and there is no upstream.
+
     ``empty``: the projection found nothing but null.
     """
 
     tool: str
     outcome: str
     seconds: float
-    upstream: str
+    upstream: str | None
     status: int | None = None
     empty: bool = False
 

@@ -66,15 +66,22 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
     return _redacted(result, tool.upstream)
 
 
-async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
+async def ask(tool: Tool, arguments: Mapping[str, Json], client: Client) -> tuple[Request, Reply]:
+    """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
     request = tool.request.build(tool.arguments.check(arguments), Builtins.fresh())
-    course.reply = reply = await client.send(
+    reply = await client.send(
         request,
         tool.upstream,
         repeatable=tool.repeatable,
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
         deadline=anyio.current_time() + tool.upstream.spec.timeout.total,
     )
+    return request, reply
+
+
+async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
+    request, course.reply = await ask(tool, arguments, client)
+    reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:
         with suppress(Unfinished):
@@ -113,7 +120,7 @@ def _is_valid(tool: Tool, status: int) -> bool:
 def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Literal["unknown"] | None:
     """The status that says that an unsafe request was carried out, although the call failed.
 
-    A gateway that answers 502 or 504 does not know what became of it (RFC 9110 15.6).
+    A server that failed may have failed half-way, and a gateway does not know (RFC 9110 15.6).
     """
     if tool.read_only:
         return None
@@ -121,7 +128,7 @@ def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Lite
         case UnusableReply():
             status = reply.status if reply else error.status
             return status if status and _is_valid(tool, status) else "unknown"
-        case NotAnswered() | StatusError(status=502 | 504):
+        case NotAnswered() | StatusError(status=408 | 500 | 502 | 504):
             return "unknown"
     return None
 

@@ -288,7 +288,8 @@ class _Texts:
         set_to = self._sources.environ.get(name)
         value = set_to or default
         if value is None:
-            message = f"the variable {name} is not set; set it, or write a default: ${{env:{name}:-…}}"
+            advice = "set it, for until then the tools of this upstream are not served"
+            message = f"the variable {name} is not set, or empty; {advice}"
             self.findings.error("unset-secret", message, *route, offset=offset)
             return ""
         what = f"the variable {name}" if set_to else f"the default of {name}"

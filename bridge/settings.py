@@ -17,6 +17,8 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> "Address":
         """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback where no host is given. Raises ``ValueError``."""
+        if "://" in text:
+            raise ValueError(f"{text!r} is a URL; leave {text.partition('://')[0]}:// out")
         host, _, port = text.rpartition(":")
         if not (port.isascii() and port.isdigit() and int(port) < 65536):
             raise ValueError(f"{text!r} is no address; write a port such as 8000, or host:port")

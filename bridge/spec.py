@@ -243,7 +243,11 @@ class ResponseSpec(Words):
 class ErrorSpec(Words):
     """What the model reads when the upstream answers with a status."""
 
-    message: str = Field(min_length=1, description="A sentence for the model: what happened, what to do.")
+    message: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A sentence for the model: what happened, what to do. Default: one of the bridge's own.",
+    )
     jmespath: str | None = Field(
         default=None,
         min_length=1,

@@ -188,6 +188,16 @@ async def test_a_reply_too_large_to_be_read_leaves_an_unsafe_request_done(bridge
     assert result.meta == {"restbridge/error": "reply-too-large", "restbridge/executed": True}
 
 
+async def test_after_an_unsafe_request_nobody_is_told_how_to_call_again(bridge: Bridge) -> None:
+    bridge.says(b"x" * 2000, 201)
+    asked = await bridge.call(request=POST, maxBytes="1kB")
+    assert words(asked).endswith("The reply of the API server is larger than maxBytes allows: 1000 bytes.")
+    bridge.says(b"x" * 2000, 200)
+    assert words(await bridge.call(maxBytes="1kB")).endswith(
+        "Ask for less, for example with narrower arguments."
+    )
+
+
 async def test_a_failure_too_large_to_be_read_leaves_it_open(bridge: Bridge) -> None:
     bridge.says(b"x" * 2000, 500)
     result = await bridge.call(request=POST, maxBytes="1kB")
@@ -195,8 +205,10 @@ async def test_a_failure_too_large_to_be_read_leaves_it_open(bridge: Bridge) -> 
     assert words(result).endswith("It may have been carried out; check before repeating.")
 
 
-@pytest.mark.parametrize("status", [502, 504])
-async def test_a_gateway_leaves_open_what_became_of_an_unsafe_request(bridge: Bridge, status: int) -> None:
+@pytest.mark.parametrize("status", [408, 500, 502, 504])
+async def test_a_failure_or_a_gateway_leaves_open_what_became_of_an_unsafe_request(
+    bridge: Bridge, status: int
+) -> None:
     bridge.says({}, status)
     result = await bridge.call(request=POST)
     assert words(result).endswith("It may have been carried out; check before repeating.")

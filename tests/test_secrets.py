@@ -101,14 +101,14 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
         (
             {"auth": {**BEARER, "credentials": "Key ${env:UNSET}"}},
             "unset-secret",
-            "the variable UNSET is not set; set it, or write a default: ${env:UNSET:-…}",
+            "the variable UNSET is not set, or empty; set it, for until then the tools of this upstream are not served",
             ("auth", "credentials"),
             4,
         ),
         (
             {"baseUrl": "https://${env:EMPTY}"},
             "unset-secret",
-            "the variable EMPTY is not set; set it, or write a default: ${env:EMPTY:-…}",
+            "the variable EMPTY is not set, or empty; set it, for until then the tools of this upstream are not served",
             ("baseUrl",),
             8,
         ),

@@ -18,7 +18,12 @@ def test_an_address_is_a_port_or_host_and_port(text: str, address: Address, prin
     assert str(address) == printed
 
 
-@pytest.mark.parametrize("text", ["", "port", "host:", "1.2.3.4:65536", "-1", "٣", "::1:80", "http://x:y"])
+@pytest.mark.parametrize("text", ["", "port", "host:", "1.2.3.4:65536", "-1", "٣", "::1:80"])
 def test_what_is_no_address_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Address.parse(text)
+
+
+def test_a_url_is_told_to_be_one() -> None:
+    with pytest.raises(ValueError, match="is a URL; leave http:// out"):
+        Address.parse("http://127.0.0.1:80")

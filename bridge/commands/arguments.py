@@ -1,13 +1,21 @@
 """The arguments of a tool as they are typed: NAME=TEXT, NAME:=JSON, NAME=@FILE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
 from bridge import codec
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
+
+_EXAMPLES: Final[Mapping[str, str]] = {
+    "array": """:='["a", "b"]'""",
+    "object": """:='{"a": 1}'""",
+    "boolean": "=true",
+    "integer": "=5",
+}
 
 
 def read(words: Iterable[str], arguments: Arguments) -> dict[str, Json]:
@@ -25,7 +33,8 @@ def read(words: Iterable[str], arguments: Arguments) -> dict[str, Json]:
         name = name.removesuffix(":")
         if name in values:
             raise click.UsageError(f"{name} is given twice; write a list as {name}:='[…]'")
-        values[name] = _json(name, text) if is_json else _typed(_content(name, text), arguments.types(name))
+        types = arguments.types(name)
+        values[name] = _json(name, text) if is_json else _typed(name, _content(name, text), types)
     return values
 
 
@@ -46,10 +55,12 @@ def _content(name: str, text: str) -> str:
         raise click.UsageError(f"{name}: cannot read {text[1:]}: {why}") from None
 
 
-def _typed(text: str, types: frozenset[str]) -> Json:
+def _typed(name: str, text: str, types: frozenset[str]) -> Json:
     if "string" in types:
         return text
     try:
         return codec.decode(text)
     except codec.NotJson:
-        return text
+        example = next((_EXAMPLES[kind] for kind in _EXAMPLES if kind in types), "=null")
+        message = f"{name} is no text here; write it as in {name}{example}"
+        raise click.UsageError(message) from None

@@ -1,25 +1,34 @@
 """``restbridge call``: one call of one tool, with the result that an agent would get."""
 
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 
-from bridge.commands import arguments, loading
-from bridge.invoke import invoke
+from bridge.commands import arguments, loading, report
+from bridge.errors import BridgeError
+from bridge.invoke import ask, invoke
 from bridge.settings import Settings
 from bridge.spec import Json
+from bridge.tool.bounds import visible
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
 from bridge.upstream.client import Client, ignore
 
+_T = TypeVar("_T")
 
-def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json"]) -> int:
-    """Prints the result; answers 1 if it is an error."""
+
+def run(
+    settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json", "raw"]
+) -> int:
+    """Prints the result, or the raw reply; answers 1 if it is an error."""
     tool = loading.find(settings, name)
     values = arguments.read(words, tool.arguments)
-    result = anyio.run(partial(_call, tool, values))
+    if format_ == "raw":
+        return _raw(tool, values)
+    result = anyio.run(partial(_with_client, partial(_call, tool, values)))
     if format_ == "json":
         print(json.dumps(_as_sent(result), ensure_ascii=False, indent=2))
     else:
@@ -28,12 +37,29 @@ def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal[
     return int(result.is_error)
 
 
-async def _call(tool: Tool, values: dict[str, Json]) -> Result:
+def _raw(tool: Tool, values: dict[str, Json]) -> int:
+    """The reply before the tool makes anything of it, but for secrets."""
+    try:
+        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values)))
+    except BridgeError as error:
+        print(error)
+        return 1
+    headers = [f"{name}: {value}" for name, value in reply.headers.items()]
+    text = "\n".join([str(reply.status), *headers, "", report.body(reply.content)])
+    print(visible(tool.upstream.redact(text)))
+    return 0
+
+
+async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
     client = Client()
     try:
-        return await invoke(tool, values, client, ignore)
+        return await send(client)
     finally:
         await client.aclose()
+
+
+async def _call(tool: Tool, values: dict[str, Json], client: Client) -> Result:
+    return await invoke(tool, values, client, ignore)
 
 
 def _as_sent(result: Result) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
     counts = {
         "tools": _right(loaded.tools),
+        "waiting": sum(file.state == "waiting" for file in loaded.tools.values()),
         "upstreams": _right(loaded.upstreams),
         "errors": severities["error"],
         "warnings": severities["warning"],
@@ -42,8 +43,10 @@ def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:
 
 def _summary(counts: dict[str, int]) -> str:
     problems = [report.count(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
-    files = [report.count(counts["tools"], "tool"), report.count(counts["upstreams"], "upstream")]
-    return ", ".join(files + (problems or ["no problems"]))
+    tools = report.count(counts["tools"], "tool")
+    if counts["waiting"]:
+        tools += f" ({counts['waiting']} not served until a secret is set)"
+    return ", ".join([tools, report.count(counts["upstreams"], "upstream"), *(problems or ["no problems"])])
 
 
 def _right(files: Mapping[Place, ToolFile] | Mapping[Place, UpstreamFile]) -> int:

@@ -54,7 +54,8 @@ Try, in another terminal
 
 Try with an editor
   Change the description in {example}: agents that are connected hear of it.
-  Break that file: its last good version goes on answering, and the mistake is shown below.
+  Break that file: to agents its last good version goes on answering, and the mistake is shown below.
+  (The commands above read the files themselves, and refuse it.)
   Copy it under another name: that is a new tool.
 
 ^C ends it.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Literal, assert_never
 
-from bridge.commands import arguments, loading
+from bridge.commands import arguments, loading, report
 from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.secrets import Upstream
@@ -77,12 +77,7 @@ def _lines(request: Request) -> Iterator[str]:
     yield f"{request.method} {request.url}"
     yield from (f"{name}: {value}" for name, value in request.headers)
     if request.content is not None:
-        yield f"\n{_body(request.content)}"
-
-
-def _body(content: bytes) -> str:
-    text = content.decode(errors="replace")
-    return text if text.encode() == content else f"[{len(content)} bytes]"
+        yield f"\n{report.body(request.content)}"
 
 
 def _where(placement: dict[str, tuple[str, ...]]) -> Iterator[str]:
@@ -95,5 +90,5 @@ def _as_json(request: Request) -> dict[str, object]:
         "method": request.method,
         "url": request.url,
         "headers": dict(request.headers),
-        "body": None if request.content is None else _body(request.content),
+        "body": None if request.content is None else report.body(request.content),
     }

@@ -6,7 +6,7 @@ import sys
 from typing import Literal
 
 from bridge.commands import report
-from bridge.commands.loading import load
+from bridge.commands.loading import STATES, load
 from bridge.settings import Settings
 from bridge.tool.compiler import Tool
 
@@ -22,7 +22,7 @@ def run(settings: Settings, format_: Literal["table", "json"]) -> int:
     report.mistakes(loaded.diagnostics, "text", sys.stderr)
     for file in loaded.files:
         if file.state != "good":
-            print(f"{file.place.shown} is not served: {file.state}", file=sys.stderr)
+            print(f"{file.place.shown} is not served: it {STATES[file.state]}", file=sys.stderr)
     return int(bool(loaded.broken))
 
 

@@ -2,6 +2,9 @@
 
 import os
 import sys
+from collections.abc import Mapping
+from itertools import chain
+from typing import Final
 
 import click
 
@@ -11,18 +14,31 @@ from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Directories
-from bridge.toolfiles.loaded import Loaded
+from bridge.toolfiles.loaded import Loaded, State
 from bridge.toolfiles.loader import load_once
+
+STATES: Final[Mapping[State, str]] = {
+    "good": "is right",
+    "kept": "is wrong, and its last good version serves on",
+    "broken": "is wrong",
+    "waiting": "waits for a secret that is not set",
+    "disabled": "says enabled: false",
+    "ignored": "has a name that is not read",
+}
+"""What a state of a file is, in words that follow the file's name."""
 
 
 def directories(settings: Settings) -> Directories:
     """Where the files are; raises ``click.ClickException`` for a directory that is not there."""
     upstreams = () if settings.upstreams is None else (settings.upstreams,)
     for directory in (*settings.directories, *upstreams):
+        if directory.is_file():
+            raise click.ClickException(f"{directory} is a file; name the directory that it lies in")
         if not directory.is_dir():
-            raise click.ClickException(
-                f"{directory.absolute()} is not there; make it, or name another directory"
-            )
+            advice = "make it, or name another directory"
+            if directory.name.isdigit():
+                advice = f"to serve HTTP on that port, write --http {directory.name}"
+            raise click.ClickException(f"{directory.absolute()} is not there; {advice}")
     return Directories(tuple(map(str, settings.directories)), *map(str, upstreams))
 
 
@@ -37,9 +53,13 @@ def find(settings: Settings, name: str) -> Tool:
     tool = loaded.snapshot.find(name)
     if tool is not None:
         return tool
-    report.mistakes(loaded.diagnostics, "text", sys.stderr)
     for file in loaded.tools.values():
         if file.place.stem == name:
-            raise click.ClickException(f"{name} is not served: {file.place.shown} is {file.state}")
-    nearest = did_you_mean(name, [tool.name for tool in loaded.snapshot.tools])
+            upstream = file.words.spec.upstream if file.words.spec else None
+            told = [each.diagnostics for each in loaded.upstreams.values() if each.place.stem == upstream]
+            report.mistakes(chain(file.diagnostics, *told), "text", sys.stderr)
+            raise click.ClickException(f"{name} is not served: {file.place.shown} {STATES[file.state]}")
+    report.mistakes(loaded.diagnostics, "text", sys.stderr)
+    stem = name.rpartition("/")[2].removesuffix(".yaml")
+    nearest = did_you_mean(stem, [tool.name for tool in loaded.snapshot.tools])
     raise click.ClickException(f"no tool is named {name}{nearest or '; see restbridge list'}")

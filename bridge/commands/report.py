@@ -13,8 +13,8 @@ from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 Format = Literal["text", "json", "github"]
 
 _log: Final = logging.getLogger("bridge")
-_PLACES: Final = 3
-"""Broken files that a reload's line names: one deleted upstream can break thousands."""
+_NAMED: Final = 3
+"""Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""
 
 _COLOUR: Final = {"error": "red", "warning": "yellow"}
 _GITHUB: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -44,6 +44,12 @@ def as_json(diagnostic: Diagnostic) -> dict[str, str | int]:
     }
 
 
+def body(content: bytes) -> str:
+    """A body as its text, or how long it is."""
+    text = content.decode(errors="replace")
+    return text if text.encode() == content else f"[{len(content)} bytes]"
+
+
 def count(number: int, noun: str) -> str:
     """``1 tool``, ``2 tools``, ``no tools``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
@@ -53,12 +59,7 @@ def ear(event: Event) -> None:
     """Write what happened as one line in the log, never with arguments or what was answered."""
     match event:
         case CallFinished():
-            status = "" if event.status is None else f" status={event.status}"
-            empty = " empty=true" if event.empty else ""
-            milliseconds = event.seconds * 1000
-            _log.info(
-                "call tool=%s outcome=%s%s%s ms=%.0f", event.tool, event.outcome, status, empty, milliseconds
-            )
+            _log.info(_call_line(event))
         case RequestRetried():
             _log.info(
                 "retry upstream=%s attempt=%d reason=%s wait_ms=%.0f",
@@ -73,12 +74,28 @@ def ear(event: Event) -> None:
             assert_never(event)
 
 
+def _call_line(event: CallFinished) -> str:
+    words = {
+        "tool": event.tool,
+        "upstream": event.upstream,
+        "outcome": event.outcome,
+        "status": event.status,
+        "empty": "true" if event.empty else None,
+        "ms": round(event.seconds * 1000),
+    }
+    return " ".join(["call", *(f"{key}={value}" for key, value in words.items() if value is not None)])
+
+
 def _reload_line(event: SnapshotReplaced) -> str:
-    counts = f"+{len(event.added)} ~{len(event.changed)} -{len(event.removed)} !{len(event.broken)}"
-    more = len(event.broken) - _PLACES
-    places = [*event.broken[:_PLACES], *([f"{more} more"] if more > 0 else [])]
-    where = f" ({', '.join(places)})" if places else ""
-    return f"reload: {counts} in {event.seconds * 1000:.0f} ms{where}"
+    groups = {"+": event.added, "~": event.changed, "-": event.removed, "!": event.broken}
+    counts = " ".join(f"{sign}{len(names)}" for sign, names in groups.items())
+    named = " ".join(sign + ", ".join(_few(names)) for sign, names in groups.items() if names)
+    return f"reload: {counts} in {event.seconds * 1000:.0f} ms{named and f' ({named})'}"
+
+
+def _few(names: tuple[str, ...]) -> list[str]:
+    more = len(names) - _NAMED
+    return [*names[:_NAMED], *([f"{more} more"] if more > 0 else [])]
 
 
 def _is_terminal(out: TextIO) -> bool:

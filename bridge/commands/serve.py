@@ -1,5 +1,6 @@
 """``restbridge serve``: tool files become tools that agents call, over stdio or HTTP."""
 
+import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -107,6 +108,9 @@ class Bridge:
         for diagnostic in loaded.diagnostics:
             if diagnostic not in self._told:
                 _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic)
+        for file in loaded.files:
+            if file.state == "kept" and not self._told.issuperset(file.diagnostics):
+                _log.info("%s: its last good version serves on", file.place.shown)
         self._told = frozenset(loaded.diagnostics)
         self.client.retire(tool.upstream for tool in loaded.snapshot.tools)
 
@@ -120,11 +124,13 @@ async def over_http(
             bridge.server, address.host, address.port, stop, lambda url: started(url, bridge.registry)
         )
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}{advice}") from error
 
 
 async def over_stdio(source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> None:
     """Serve the one client at the other end of two descriptors."""
+    _log.info("serving over stdio")
     await serve_stdio(bridge.server, source, sink, stop)
 
 

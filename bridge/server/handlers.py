@@ -17,7 +17,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams, Pag
 
 from bridge import __version__
 from bridge.codec import clean
-from bridge.events import Ear
+from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry
 from bridge.server.announce import Announcer, Context
@@ -94,6 +94,8 @@ class ToolServer(Server[dict[str, Any]]):
         tool = self._registry.current.find(params.name)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
+            name = params.name if re.match(NAME_PATTERN, params.name) else "?"
+            self._emit(CallFinished(name, "unknown-tool", 0, None))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         with anyio.CancelScope(deadline=self._deadline) as running:
             self._running.add(running)

@@ -30,6 +30,7 @@ _COMBINING: Final = frozenset(
 _LOOKING: Final = re.compile(r"\(\?<?[=!]|\\[1-9]|\\k<")
 _HINTS: Final[Mapping[Route, str]] = {
     ("required",): "; list the needed names, beside properties",
+    ("properties",): "; write name: schema for each",
     ("exclusiveMinimum",): "; write the bound itself",
     ("exclusiveMaximum",): "; write the bound itself",
 }

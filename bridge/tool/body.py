@@ -1,8 +1,9 @@
 """The body of a request: JSON, a form, multipart, or text and bytes, as its content type says."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from bridge.diagnostics import Findings
 from bridge.spec import Json
@@ -30,6 +31,7 @@ from bridge.tool.text import SCALARS, may_be
 
 Content: TypeAlias = tuple[bytes, str]
 """A body and its Content-Type."""
+_JSON_TEXT: Final = re.compile(r'\s*(?:\{\s*"|\[)')
 
 
 class Body(Protocol):
@@ -55,6 +57,9 @@ def compile_body(
         node = compile_structure(value, arguments, findings, *route)
         return _compile_form(node, content_type, arguments, findings, *route)
     if is_json(content_type):
+        if isinstance(value, str) and _JSON_TEXT.match(value):
+            message = "this body is one text, and would be sent as a JSON text; take off the quotes around it"
+            findings.warn("quoted-body", message, *route)
         return _JsonBody(compile_structure(value, arguments, findings, *route), content_type)
     return _compile_text(value, content_type, arguments, findings, *route)
 

@@ -113,8 +113,8 @@ def _too_large(size: int, max_bytes: int, parts: str, narrowing: Sequence[str]) 
     how = "Tell the user that this tool has to project less."
     if narrowing:
         how = f"Narrow with {', '.join(narrowing[:10])}."
-    message = f"The result is {_human(size)}{parts}, and this tool gives {_human(max_bytes)} at most. {how}"
-    return UnusableReply("result-too-large", message)
+    message = f"The result is {_human(size)}{parts}, and this tool gives {_human(max_bytes)} at most."
+    return UnusableReply("result-too-large", message, advice=how)
 
 
 def _largest(value: Json) -> str:

@@ -15,6 +15,8 @@ from bridge.tool.content import Result, document, kind_of, text
 from bridge.tool.projection import MAX_STEPS, Projection
 
 _LONGEST_MESSAGE: Final = 500
+_REASONS: Final = ("error_description", "reason", "description")
+"""What explains an ``error`` that is a mere code, as in OAuth (RFC 6749 5.2), CouchDB or RabbitMQ."""
 
 _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
     "3xx": ("The API answered with a redirect", "It is not followed; tell the user."),
@@ -52,14 +54,14 @@ def status_error(
     status = reply.status
     keys = (str(status), f"{status // 100}xx", "default")
     key = next((key for key in keys if key in errors), None)
-    if key is not None:
-        sentences = [_ended(errors[key].message)]
-        message = _selected(reply, errors[key], projections.get(key), steps)
+    spec = errors[key] if key is not None else ErrorSpec()
+    message = _selected(reply, spec, projections.get(key or ""), steps)
+    if spec.message is not None:
+        sentences = [_ended(spec.message)]
     else:
         what, advice = next(_SENTENCES[key] for key in keys if key in _SENTENCES)
         path = urlsplit(request.url).path[:200]
         sentences = [f"{what}: {request.method} {path} was answered {status}.", advice]
-        message = upstream_message(reply)
         if destination := _destination(reply):
             sentences.insert(1, f"It leads to {destination}.")
     if retry_after is not None:
@@ -78,8 +80,8 @@ def _destination(reply: Reply) -> str | None:
 def upstream_message(reply: Reply) -> str | None:
     """What the upstream says went wrong, at most 500 characters of visible text; None if it says nothing.
 
-    Of JSON: ``detail`` or ``title`` (RFC 9457), else ``error.message``, ``message``, ``error``, ``errors``;
-    a plain text is the message itself.
+    Of JSON: ``detail`` or ``title`` (RFC 9457), else ``error.message``, ``message``, ``error`` with what
+    explains it, ``errors``; a plain text is the message itself.
     """
     if reply.media_type == "text/plain":
         return _bounded(text(reply))
@@ -113,7 +115,8 @@ def error_result(
     elif isinstance(error, NotAnswered):
         words = f"{words} It changed nothing."
     elif executed is not None:
-        words = f"The request was carried out ({executed}). Do not repeat it. {words}"
+        what = visible(codec.clean(error.message)) if isinstance(error, UnusableReply) else words
+        words = f"The request was carried out ({executed}). Do not repeat it. {what}"
         meta["restbridge/executed"] = True
     content = [words]
     if data is not None and len(written := json_text(data)) <= max_bytes:
@@ -141,7 +144,9 @@ def _message(body: Json) -> Json:
         return body if isinstance(body, str) else None
     error = body.get("error")
     nested = error.get("message") if isinstance(error, dict) else None
-    words = (body.get("detail"), body.get("title"), nested, body.get("message"), error, body.get("errors"))
+    why = next((body[key] for key in _REASONS if isinstance(body.get(key), str)), None)
+    code = f"{error}: {why}" if isinstance(error, str) and why else error or why
+    words = (body.get("detail"), body.get("title"), nested, body.get("message"), code, body.get("errors"))
     return next((word for word in words if word), None)
 
 

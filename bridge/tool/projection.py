@@ -101,8 +101,9 @@ class Projection:
         except _OverBudget as problem:
             if steps < MAX_STEPS:
                 raise Unfinished from problem
-            message = "The API's reply is too large for this tool's projection. Ask for less of it at a time."
-            raise UnusableReply("projection-too-large", message) from problem
+            message = "The API's reply is too large for this tool's projection."
+            advice = "Ask for less of it at a time."
+            raise UnusableReply("projection-too-large", message, advice=advice) from problem
         except JMESPathTypeError as problem:
             raise _failed(_wrong_kind(problem)) from problem
         except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:

@@ -24,6 +24,7 @@ MAX_URL: Final = 16 * 1024
 """Bytes of a URL; common servers refuse half of that."""
 
 _NONE: Final[Mapping[str, Json]] = {}
+_BODY: Final = ("request", "body")
 _PROPERTIES: Final = ("inputSchema", "properties")
 _RESERVED: Final = "the query parameter {name} is where the upstream's auth puts its key; choose another"
 _UNNAMED: Final = "arguments that inputSchema lets pass without naming them"
@@ -139,7 +140,7 @@ class RequestTemplate:
         placed = {
             name: tuple(place.label for place in used if name in place.names) for name in self._properties
         }
-        leftover = "leftover body" if self.method in BODY_METHODS else "leftover query"
+        leftover = "body (named nowhere)" if self.method in BODY_METHODS else "query (named nowhere)"
         return placed | dict.fromkeys(self._extra(values), (leftover,))
 
     def _extra(self, values: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -202,7 +203,9 @@ class _Parts:
         self._is_written = "body" in spec.model_fields_set
         self.body = self._written_body() if self._is_written else None
         self._left: tuple[str, ...] = ()
-        if not any(finding.code in _BLINDING for finding in self.findings):
+        if not any(
+            finding.code in _BLINDING or finding.route[:2] == _BODY for finding in self.findings.errors
+        ):
             named = {name for place in self.places() for name in place.names}
             self._left = tuple(name for name in arguments.properties if name not in named)
             self._place_leftovers()
@@ -214,13 +217,15 @@ class _Parts:
     def places(self) -> Iterator[Place]:
         yield from _url_places(self.template)
         for entry in self.entries:
-            kind = "leftover query" if entry.argument in self._left else f"query {entry.parameter.name}"
+            kind = (
+                "query (named nowhere)" if entry.argument in self._left else f"query {entry.parameter.name}"
+            )
             for _, names, _ in entry.node.leaves():
                 yield Place(kind, names)
         for field in (*self.headers, *self.cookies):
             yield Place(f"{'cookie' if field.is_cookie else 'header'} {field.name}", field.text.names)
         for route, names, nullable in self.body.leaves() if self.body else ():
-            label = f"body {pointer(route)}".rstrip() if self._is_written else "leftover body"
+            label = f"body {pointer(route)}".rstrip() if self._is_written else "body (named nowhere)"
             yield Place(label, names, nullable)
 
     def _template(self, url_offset: int) -> Template:
@@ -247,7 +252,7 @@ class _Parts:
         return compile_entry(name, value, self._arguments, self.findings, *route)
 
     def _written_body(self) -> Body | None:
-        route = ("request", "body")
+        route = _BODY
         if self._spec.method in ("GET", "HEAD"):
             message = f"{self._spec.method} has no body; write request.query, or choose another method"
             self.findings.error("body-not-allowed", message, *route, at_key=True)
@@ -259,7 +264,8 @@ class _Parts:
         left, findings = self._left, self.findings
         if self._is_written:
             if left:
-                self._never_sent(left, f"; write {_braced(left)} where needed, or take the body out", "body")
+                advice = f"write {_braced(left)} where needed, or take out the argument or the body"
+                self._never_sent(left, f"; {advice}", "body")
             if self._arguments.open:
                 self._never_sent((), "; set additionalProperties: false, or take the body out", "body")
         elif self._spec.method not in BODY_METHODS:

@@ -277,6 +277,10 @@ class _Parser:
             elif "{" not in self._told:
                 self._told.add("{")
                 message = "this brace has no partner; an argument is {name}, the sign itself %7B or %7D"
+                if text.startswith("{{", match.start()):
+                    message = (
+                        "an argument stands in one pair of braces here; write {name}, or %7B for the sign"
+                    )
                 self._error(message, match.start())
         self._check_path(text)
         self._check_pairs()

@@ -6,11 +6,10 @@ Every other brace is itself, so that GraphQL and PromQL can be written as they a
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Final
 
 from bridge.codec import NotJson, encode, quote
-from bridge.diagnostics import Finding, InvalidSpec, Severity
+from bridge.diagnostics import Finding, InvalidSpec, Severity, nearest
 from bridge.errors import InvalidCall
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
@@ -155,9 +154,9 @@ def unknown(
         known = BUILTINS if builtin else tuple(arguments.properties)
         if part.name in known:
             continue
-        near = get_close_matches(part.name, known, n=1)
+        near = nearest(part.name, known) or nearest(part.name.rpartition(".")[2], known)
         if near:
-            advice = f"did you mean {{{near[0]}}}?"
+            advice = f"did you mean {{{near}}}?"
         else:
             advice = "there are {$uuid} and {$now}" if builtin else "declare it in inputSchema"
             advice += f", or write {{{{{part.name}}}}} for the text itself" if escapable else ""

@@ -30,6 +30,7 @@ from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says Non
 
 from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
 from bridge.spec import Json
+from bridge.toolfiles.syntax import UNQUOTED, UNREADABLE, Problem, directive, explain
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
@@ -57,53 +58,17 @@ _READ_OTHERWISE: Final = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 _DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
-_PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
 _LINE: Final = re.compile(r"[^\r\n]+")
-_LONE_KEY: Final = re.compile(r"^ +[\w$-]+\Z", re.MULTILINE)
 _ESCAPED: Final = re.compile(r"\\(?:x..|u.{4}|U.{8}|.)|.")
 """One character of a text in double quotes (YAML 1.2.2, 5.7)."""
 _USERINFO: Final = re.compile(r"://[^/\s]*@")
 """Credentials where they are refused: nothing quotes them."""
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
-_UNREADABLE: Final = "this cannot be read as YAML; check quotes, colons, brackets and indentation"
-_UNQUOTED: Final = "a value that begins with { is a mapping in YAML; put it in quotes"
 _FLOW_COMMA: Final = (
     "found a key without a value: a text ended at the comma before it; put that text in quotes"
 )
 _EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
-_COLON: Final = "a colon too many; put a text that holds a colon in quotes"
-_QUOTE: Final = "this quote is never closed; add the closing quote"
-_QUOTE_BRACKETS: Final = "put a text with , [ ] { } in it in quotes"
-_BRACKET: Final = "this bracket is never closed; add the closing bracket"
-_OPENED: Final = {
-    "unexpected end of stream": _QUOTE,
-    "unexpected document separator": _QUOTE,
-    "but got '<stream end>'": _BRACKET,
-    "expected ':'": "expected `key: value`; add the colon, or mend the indentation",
-}
-"""What ruamel.yaml says where something did not end, and what we say at the place where it began."""
-_SYNTAX: Final = {
-    "found character '\\t'": "a tab stands here; use spaces",
-    "cannot start any token": "a value cannot begin with this character; put the value in quotes",
-    "mapping values are not allowed": _COLON,
-    "unexpected ':'": _COLON,
-    "entries are not allowed": "a list item cannot begin here; put it on a line of its own",
-    "keys are not allowed": "a key cannot begin here; put it on a line of its own",
-    "unknown escape character": "YAML has no such escape; write \\\\ for a backslash, or use single quotes",
-    "hexdecimal numbers": "this escape lacks hexadecimal digits; write \\\\ for a backslash",
-    "but found ']'": "this bracket closes nothing; take it out",
-    "but found '}'": "this bracket closes nothing; take it out",
-    "document end marker": "expected nothing after ... on its line; take it out",
-    "expected <block end>": "this does not line up with what stands above; mend the indentation",
-    "'<document start>'": "this does not line up with what stands above; mend the indentation",
-    "but found '<stream end>'": "the file ends within a bracket; close it",
-    "expected the node content": "expected a value here; put a text that begins like this in quotes",
-    "scanning an": "expected a name after & or *; put a text that begins with & or * in quotes",
-    "more indented follow up": "an empty line at the top of this text holds blanks; take them out",
-    "block scalar": "after | and > stand only +, - or a digit; put the text on the next lines, indented",
-}
-"""What ruamel.yaml says, and what we say: its own texts speak of tokens, and quote the file."""
 
 
 @dataclass(slots=True)
@@ -125,14 +90,6 @@ class _Node:
 
 
 _NO_CHILDREN: Final[dict[str | int, tuple[int, _Node]]] = {}
-
-
-class _Problem(Exception):
-    def __init__(self, code: str, message: str, index: int) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.index = index
 
 
 class Document:
@@ -241,24 +198,24 @@ class Document:
         return lines
 
 
-def _decode(data: bytes) -> tuple[str, _Problem | None]:
+def _decode(data: bytes) -> tuple[str, Problem | None]:
     """The text without a BOM, and why it cannot be read, if so."""
     if len(data) > MAX_BYTES:
         message = f"found {len(data)} bytes, expected at most {MAX_BYTES}; split the file"
-        return "", _Problem("too-large", message, 0)
+        return "", Problem("too-large", message, 0)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         text = data[: problem.start].decode("utf-8-sig")
-        return text, _Problem("not-utf8", "found a byte that is not UTF-8; save the file as UTF-8", len(text))
+        return text, Problem("not-utf8", "found a byte that is not UTF-8; save the file as UTF-8", len(text))
     if found := _DECEPTIVE.search(text):
         return text, _deceptive(found[0], found.start())
     return text, None
 
 
-def _deceptive(character: str, index: int) -> _Problem:
+def _deceptive(character: str, index: int) -> Problem:
     message = f"found U+{ord(character):04X}, a character that no text may hold; take it out"
-    return _Problem("control-character", message, index)
+    return Problem("control-character", message, index)
 
 
 def _read(text: str) -> "_Reading":
@@ -281,38 +238,11 @@ def _events(text: str) -> Iterator[Any]:
     try:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as problem:
-        raise _syntax_problem(problem, text) from problem
+        began = problem.context_mark or problem.problem_mark
+        index = (problem.problem_mark or began).index
+        raise explain(f"{problem.context}; {problem.problem}", text, index, began.index) from problem
     except (YAMLError, AssertionError, ValueError, LookupError, ArithmeticError) as problem:
-        raise _Problem("yaml-syntax", _UNREADABLE, 0) from problem
-
-
-def _syntax_problem(problem: MarkedYAMLError, text: str) -> _Problem:
-    said = f"{problem.context}; {problem.problem}"
-    index = (problem.problem_mark or problem.context_mark).index
-    if "directive" in said:
-        return _directive(index)
-    for words, message in _OPENED.items():
-        if words in said:
-            return _Problem("yaml-syntax", message, problem.context_mark.index)
-    before = text[:index].rstrip(" ")
-    if placeholder := _PLACEHOLDER.search(before):
-        return _Problem("unquoted-placeholder", _UNQUOTED, placeholder.start())
-    if before.endswith(("'", '"')):
-        return _Problem(
-            "yaml-syntax", "expected nothing after this quote; put the whole text in quotes", index
-        )
-    if "expected ',' or" in said:
-        line = text.count("\n", 0, problem.context_mark.index) + 1
-        message = f"expected a comma, or the bracket that closes the one on line {line}; {_QUOTE_BRACKETS}"
-        return _Problem("yaml-syntax", message, index)
-    message = next((message for words, message in _SYNTAX.items() if words in said), _UNREADABLE)
-    if message == _COLON and _LONE_KEY.search(text, 0, index):
-        message = "this key is indented deeper than what it follows; line it up with the keys above"
-    return _Problem("yaml-syntax", message, index)
-
-
-def _directive(index: int) -> _Problem:
-    return _Problem("yaml-directive", "found a YAML directive; take the line out", index)
+        raise Problem("yaml-syntax", UNREADABLE, 0) from problem
 
 
 class _Reading:
@@ -320,7 +250,7 @@ class _Reading:
 
     def __init__(self, next_event: Callable[[], Any], text: str) -> None:
         self.root = _Node({}, 0, 0, 1, {})
-        self.problems: list[_Problem] = []
+        self.problems: list[Problem] = []
         self._next = next_event
         self._text = text
         self._anchors: dict[str, _Node] = {}
@@ -328,12 +258,12 @@ class _Reading:
         self._room = MAX_VALUES
         try:
             self._documents()
-        except _Problem as problem:
+        except Problem as problem:
             if not any((problem.code, problem.index) == (known.code, known.index) for known in self.problems):
                 self.problems.append(problem)
 
     def _problem(self, code: str, message: str, index: int) -> None:
-        self.problems.append(_Problem(code, message, index))
+        self.problems.append(Problem(code, message, index))
 
     def _documents(self) -> None:
         begun = False
@@ -342,10 +272,10 @@ class _Reading:
             if isinstance(event, DocumentStartEvent):
                 if begun:
                     message = "a second document begins here; put each tool in a file of its own"
-                    raise _Problem("several-documents", message, index)
+                    raise Problem("several-documents", message, index)
                 begun = True
-                if directive := _DIRECTIVE.search(self._text, 0, event.end_mark.index):
-                    self.problems.append(_directive(directive.start()))
+                if found := _DIRECTIVE.search(self._text, 0, event.end_mark.index):
+                    self.problems.append(directive(found.start()))
             elif isinstance(event, MappingStartEvent):
                 self._node(event, 1)
             elif isinstance(event, NodeEvent):
@@ -355,15 +285,15 @@ class _Reading:
 
     def _not_a_mapping(self, event: Any, index: int) -> None:
         if isinstance(event, ScalarEvent) and not event.style and not event.value:
-            raise _Problem("empty-file", _EMPTY, 0)
+            raise Problem("empty-file", _EMPTY, 0)
         message = "found no mapping; expected lines of `key: value`"
-        raise _Problem("not-a-mapping", message, index)
+        raise Problem("not-a-mapping", message, index)
 
     def _node(self, event: Any, depth: int) -> _Node:
         """The value that begins with ``event``, to its end."""
         start, kind = event.start_mark.index, type(event)
         if depth > MAX_DEPTH:
-            raise _Problem("too-deep", f"nested deeper than {MAX_DEPTH} levels; make it flatter", start)
+            raise Problem("too-deep", f"nested deeper than {MAX_DEPTH} levels; make it flatter", start)
         if kind is AliasEvent:
             return self._alias(event, start)
         self._spend(1, start)
@@ -383,16 +313,16 @@ class _Reading:
         self._room -= weight
         if self._room < 0:
             message = f"found more than {MAX_VALUES} values, aliases written out; split the file"
-            raise _Problem("too-many-values", message, index)
+            raise Problem("too-many-values", message, index)
 
     def _alias(self, event: Any, start: int) -> _Node:
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
             message = f"found more than {MAX_ALIASES} aliases; write the values out"
-            raise _Problem("too-many-aliases", message, start)
+            raise Problem("too-many-aliases", message, start)
         if event.anchor not in self._anchors:
             message = "no anchor of this name ends above; put a text that begins with * in quotes"
-            raise _Problem("unknown-alias", message, start)
+            raise Problem("unknown-alias", message, start)
         node = self._anchors[event.anchor]
         self._spend(node.weight, start)
         return node
@@ -450,9 +380,9 @@ class _Reading:
             node.add(key, index, child)
             node.value[key] = child.value
         if loose and len(loose) == keys:
-            self._problem("unquoted-placeholder", _UNQUOTED, start)
+            self._problem("unquoted-placeholder", UNQUOTED, start)
         else:
-            self.problems += [_Problem("flow-comma", _FLOW_COMMA, index) for index in loose]
+            self.problems += [Problem("flow-comma", _FLOW_COMMA, index) for index in loose]
         node.end = event.end_mark.index
         return node
 
@@ -471,7 +401,7 @@ class _Reading:
         if key == "<<":
             self._problem("merge-key", "found a merge key; write the keys out", start)
         elif self._text.startswith("{", start):
-            self._problem("unquoted-placeholder", _UNQUOTED, start)
+            self._problem("unquoted-placeholder", UNQUOTED, start)
         else:
             self._problem("key-not-text", "expected a text as the key; put it in quotes", start)
         return None

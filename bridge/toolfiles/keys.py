@@ -18,6 +18,7 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("endpoint", "path", "uri"), "url"),
     **dict.fromkeys(("data", "json", "payload"), "body"),
     **dict.fromkeys(("fields", "projection", "transform"), "jmespath"),
+    "key": "value",
     "output": "outputSchema",
     "params": "query",
     "token": "credentials",
@@ -34,7 +35,8 @@ class _Shape:
     """Where in a value keys are the format's words: here, or in what a mapping or a list holds."""
 
     models: tuple[type[Words], ...]
-    below: "_Shape | None"
+    members: "_Shape | None"
+    items: "_Shape | None"
 
 
 class Keys:
@@ -77,10 +79,10 @@ class Keys:
             return value
         if isinstance(value, dict) and (model := _model(shape.models, value)):
             return self._known(model, value, route)
-        if shape.below and isinstance(value, dict):
-            return {key: self._below(shape.below, inner, (*route, key)) for key, inner in value.items()}
-        if shape.below and isinstance(value, list):
-            return [self._below(shape.below, inner, (*route, index)) for index, inner in enumerate(value)]
+        if shape.members and isinstance(value, dict):
+            return {key: self._below(shape.members, inner, (*route, key)) for key, inner in value.items()}
+        if shape.items and isinstance(value, list):
+            return [self._below(shape.items, inner, (*route, index)) for index, inner in enumerate(value)]
         return value
 
     def _hint(self, key: str, shapes: Mapping[str, _Shape | None], route: Route) -> str:
@@ -144,14 +146,16 @@ def _shapes(model: type[Words]) -> dict[str, _Shape | None]:
 
 
 def _shape(kind: Any) -> _Shape | None:
-    models, below = [], None
+    models, members, items = [], None, None
     for alternative in _alternatives(kind):
         arguments = get_args(alternative)
-        if arguments:
-            below = _shape(arguments[-1] if get_origin(alternative) is dict else arguments[0])
+        if arguments and get_origin(alternative) is dict:
+            members = _shape(arguments[-1])
+        elif arguments:
+            items = _shape(arguments[0])
         elif isinstance(alternative, type) and issubclass(alternative, Words):
             models.append(alternative)
-    return _Shape(tuple(models), below) if models or below else None
+    return _Shape(tuple(models), members, items) if models or members or items else None
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:

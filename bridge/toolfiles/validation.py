@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from bridge.diagnostics import Finding, Findings, Route, did_you_mean
+from bridge.diagnostics import Finding, Findings, InvalidSpec, Route, did_you_mean
 from bridge.spec import NAME_PATTERN, Json, ToolSpec, UpstreamSpec, Words
 from bridge.toolfiles.keys import Keys, no_value, shown
 
@@ -30,11 +30,20 @@ _MISSING: Final = {
     "in": "add it: header, query or cookie",
 }
 _EXAMPLES: Final[Mapping[str | int, str]] = {
+    "aliases": "[old_name]",
+    "cookies": '{theme: "{theme}"}',
+    "errors": "{404: No order has that number.}",
+    "headers": '{X-Region: "{region}"}',
+    "limits": "{concurrency: 8}",
+    "query": '{limit: "{limit}"}',
+    "retries": "{max: 2}",
+    "tags": "[support]",
+    "validStatus": "[2xx, 404]",
     "auth": "{type: http, scheme: bearer, credentials: …} or {type: none}",
     "request": "{method: GET, url: /orders}",
     "response": "{jmespath: items[].id}",
 }
-"""How a mapping is written for which a text was found."""
+"""How a mapping or a list is written where something else was found."""
 _MEANT_AUTH: Final = {
     "bearer": "type: http, scheme: bearer",
     "basic": "type: http, scheme: basic",
@@ -69,6 +78,9 @@ def validate_tool(stem: str, value: Mapping[str, Json]) -> tuple[ToolSpec, tuple
     Raises ``InvalidSpec`` with every finding.
     """
     findings = Findings()
+    if "baseUrl" in value and "request" not in value:
+        message = "baseUrl makes this an upstream file; rename it to NAME.upstream.yaml"
+        raise InvalidSpec(Finding("unknown-key", message, ("baseUrl",), at_key=True))
     if "name" not in value:
         _check_file_name(stem, "add the key name, or rename the file", findings)
     spec = _validate(ToolSpec, value, findings)
@@ -194,9 +206,11 @@ class _Translation:
         found, context = errors[0]["input"], errors[0].get("ctx", {})
         short = _SHORT_FORMS.get(context.get("class_name", ""))
         names = [*([short] if short else []), *(name for kind, name in _TYPES.items() if kind in kinds)]
-        if names[-1] == "a mapping" and route[-1] in _EXAMPLES:
-            names[-1] = f"a mapping such as {_EXAMPLES[route[-1]]}"
-        hint = "; put it in quotes" if "a text" in names and isinstance(found, int | float) else ""
+        if names[-1] in ("a mapping", "a list") and route[-1] in _EXAMPLES:
+            names[-1] = f"{names[-1]} such as {_EXAMPLES[route[-1]]}"
+        hint = (
+            "; put it in quotes" if "a text" in names and isinstance(found, int | float | dict | list) else ""
+        )
         self._error("wrong-type", found, f"expected {' or '.join(names)}{hint}", route)
 
     def _error(self, code: str, found: Json, expected: str, route: Route, *, at_key: bool = False) -> None:

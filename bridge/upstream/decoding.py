@@ -60,11 +60,9 @@ class Content:
                 self._member = None
 
     def _too_large(self) -> UnusableReply:
-        message = (
-            f"The reply of the API server is larger than {self._limit} bytes, the most that is read. "
-            "Ask for less, for example with narrower arguments."
-        )
-        return UnusableReply("reply-too-large", message, self._status)
+        message = f"The reply of the API server is larger than maxBytes allows: {self._limit} bytes."
+        advice = "Ask for less, for example with narrower arguments."
+        return UnusableReply("reply-too-large", message, self._status, advice=advice)
 
     def _bad_encoding(self, why: str) -> UnusableReply:
         message = f"The reply of the API server cannot be read: {why}. Tell the operator of this tool."

@@ -23,23 +23,25 @@ from bridge.upstream.addresses import AddressRefusedError
 
 _LATER: Final = "Please try again later."
 _OPERATOR: Final = "Tell the operator of this tool."
+_BASE_URL: Final = "If it stays so, the operator of this tool should look at its baseUrl."
 
 _SENTENCES: Final = {
     "connect-refused": f"Cannot reach the API server at {{place}} (connection refused). {_LATER}",
     "connect-timeout": f"Cannot reach the API server at {{place}} (no connection in time). {_LATER}",
     "connect-failed": f"Cannot reach the API server at {{place}} (the connection failed). {_LATER}",
-    "dns-failed": f"Cannot find the API server at {{place}} (its name leads to no address). {_LATER}",
+    "dns-failed": f"Cannot find the API server at {{place}} (its name leads to no address). {_LATER} {_BASE_URL}",
     "address-refused": "The API server at {place} has a link-local or cloud metadata address, which is never "
     f"contacted. {_OPERATOR}",
     "tls-untrusted": f"The certificate of the API server at {{place}} is not trusted, or has expired. {_OPERATOR}",
     "tls-name": f"The certificate of the API server at {{place}} is for another name. {_OPERATOR}",
-    "tls-failed": f"No TLS connection with the API server at {{place}} came about. {_OPERATOR}",
+    "tls-failed": "No TLS connection with the API server at {place} came about; perhaps it speaks plain HTTP "
+    "there. The operator of this tool should look at its baseUrl.",
     "tls-files": "The certificate files for the API server at {place} cannot be used: caFile, certFile or "
     f"keyFile. {_OPERATOR}",
     "proxy-failed": f"The proxy does not lead to the API server at {{place}}. {_LATER}",
     "unsafe-request": "The request was held back: a line break in a header, or an address outside of "
     f"{{place}} and its path. {_OPERATOR}",
-    "protocol-error": "The API server at {place} did not answer in valid HTTP.",
+    "protocol-error": f"The API server at {{place}} did not answer in valid HTTP. {_BASE_URL}",
     "reply-cut": "The API server at {place} closed the connection before its reply was complete.",
 }
 _WRONG_NAME: Final = (62, 64)

@@ -13,6 +13,7 @@ SCHEMA: dict[str, Json] = {
         "count": {"type": "integer"},
         "flag": {"type": "boolean"},
         "either": {"type": ["string", "integer"]},
+        "nothing": {"type": "null"},
         "lines": {"type": "array", "items": {"type": "object"}},
         "created[gte]": {"type": "string"},
     }
@@ -33,7 +34,6 @@ def arguments() -> Arguments:
         ("text=", "text", ""),
         ("text:=12", "text", 12),
         ("count=12", "count", 12),
-        ("count=twelve", "count", "twelve"),
         ("flag=true", "flag", True),
         ("either=12", "either", "12"),
         ('lines=[{"a": 1}]', "lines", [{"a": 1}]),
@@ -64,6 +64,10 @@ def test_a_file_is_read_in_place_of_the_text(arguments: Arguments, tmp_path: Pat
             ["count:=1,"],
             "count is not JSON: it departs from JSON at line 1, column 2; write count=TEXT for a text",
         ),
+        (["count=twelve"], "count is no text here; write it as in count=5"),
+        (["flag=yes"], "flag is no text here; write it as in flag=true"),
+        (["lines=a,b"], """lines is no text here; write it as in lines:='["a", "b"]'"""),
+        (["nothing=x"], "nothing is no text here; write it as in nothing=null"),
         (["text=@no/such/file"], "text: cannot read no/such/file: No such file or directory"),
     ],
 )

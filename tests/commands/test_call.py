@@ -42,6 +42,18 @@ def test_an_error_carries_its_code(line: Line) -> None:
     assert result["_meta"]["restbridge/error"]
 
 
+def test_raw_is_the_reply_as_it_came(line: Line) -> None:
+    code, out, _ = line("call", "get_order", "order_id=o-1001", "--format", "raw")
+    head, _, body = out.partition("\n\n")
+    assert (code, head.splitlines()[0]) == (0, "200")
+    assert "content-type: application/json" in head.splitlines()
+    assert "lines" in json.loads(body)
+    code, out, _ = line("call", "get_order", "order_id=o-9999", "--format", "raw")
+    assert (code, out.splitlines()[0]) == (0, "404")
+    code, out, _ = line("call", "get_order", "order_id=../x", "--format", "raw")
+    assert (code, out.startswith("The arguments do not fit this tool")) == (1, True)
+
+
 def test_a_change_is_made_for_real(line: Line) -> None:
     placed = json.loads(line("call", "create_order", "customer_id=c-110", LINES)[1])
     assert placed["total"] == "30.70 EUR"

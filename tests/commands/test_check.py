@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.commands.conftest import Line
 
 
@@ -28,7 +30,7 @@ def test_an_unset_secret_is_a_warning_unless_secrets_are_asked_for(tools: Path, 
     code, out, _ = line("check", "tools.d")
     assert code == 0
     assert ": warning: " in out
-    assert out.endswith("\n6 tools, 1 upstream, 1 warning\n")
+    assert out.endswith("\n6 tools (6 not served until a secret is set), 1 upstream, 1 warning\n")
     code, out, _ = line("check", "--secrets")
     assert code == 1
     assert ": error: " in out
@@ -39,7 +41,7 @@ def test_a_program_reads_counts_and_diagnostics(tools: Path, line: Line) -> None
     code, out, _ = line("check", "--format", "json")
     found = json.loads(out)
     diagnostic = found.pop("diagnostics")[0]
-    assert (code, found) == (1, {"tools": 5, "upstreams": 1, "errors": 1, "warnings": 0})
+    assert (code, found) == (1, {"tools": 5, "waiting": 0, "upstreams": 1, "errors": 1, "warnings": 0})
     assert (diagnostic["path"], diagnostic["line"]) == ("tools.d/get_order.yaml", 9)
 
 
@@ -55,6 +57,19 @@ def test_a_directory_that_is_not_there_is_wrong_use(tools: Path, line: Line) -> 
         2,
         f"Error: {tools.parent / 'more.d'} is not there; make it, or name another directory\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("tools.d/get_order.yaml", "tools.d/get_order.yaml is a file; name the directory that it lies in"),
+        ("8000", "/8000 is not there; to serve HTTP on that port, write --http 8000"),
+    ],
+)
+def test_what_is_no_directory_is_told_as_what_it_is(tools: Path, line: Line, word: str, told: str) -> None:
+    assert tools.is_dir()
+    code, _, err = line("check", word)
+    assert (code, err.endswith(f"{told}\n")) == (2, True)
 
 
 def test_upstream_files_can_be_kept_apart(tools: Path, line: Line) -> None:

@@ -48,7 +48,7 @@ async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> 
             order.write_text(order.read_text().replace("Get the", "Show the"))
             async for _ in heard:
                 break
-        await demo.says("call tool=get_order outcome=ok")
+        await demo.says("call tool=get_order upstream=shop outcome=ok")
         assert shop != url
         assert await demo.ends(signal.SIGINT) == 0
 

@@ -40,7 +40,7 @@ text → body /text
 def test_an_argument_that_is_left_out_is_not_sent(line: Line) -> None:
     _, out, _ = line("explain", "list_products")
     assert "/api/products?limit=20\n" in out
-    assert out.endswith("category → not sent\nlimit → leftover query\n")
+    assert out.endswith("category → not sent\nlimit → query (named nowhere)\n")
 
 
 @pytest.mark.usefixtures("tools")
@@ -49,7 +49,7 @@ def test_a_program_reads_the_request(line: Line) -> None:
     request = json.loads(line("explain", *words, "--format", "json")[1])
     assert (request["method"], request["headers"]["Authorization"]) == ("POST", "Bearer [hidden]")
     assert json.loads(request["body"])["lines"] == [{"product_id": "p-107", "quantity": 2}]
-    assert request["arguments"]["lines"] == ["leftover body"]
+    assert request["arguments"]["lines"] == ["body (named nowhere)"]
 
 
 @pytest.mark.usefixtures("tools")
@@ -110,4 +110,15 @@ def test_a_tool_whose_file_is_broken_is_told_with_the_mistake(tools: Path, line:
     code, _, err = line("explain", "get_order")
     assert code == 2
     assert err.startswith("tools.d/get_order.yaml:1:1: error: ")
-    assert err.endswith("\nError: get_order is not served: tools.d/get_order.yaml is broken\n")
+    assert err.endswith("\nError: get_order is not served: tools.d/get_order.yaml is wrong\n")
+
+
+def test_a_tool_that_waits_for_a_secret_is_told_with_what_is_missing(tools: Path, line: Line) -> None:
+    upstream = tools / "shop.upstream.yaml"
+    upstream.write_text(upstream.read_text().replace("SHOP_API_KEY:-demo-key", "NO_SUCH_VARIABLE"))
+    (tools / "other.yaml").write_text("description: Broken.\n")
+    code, _, err = line("explain", "get_order")
+    told, error = err.splitlines()
+    assert code == 2
+    assert "the variable NO_SUCH_VARIABLE is not set" in told
+    assert error.endswith("tools.d/get_order.yaml waits for a secret that is not set")

@@ -32,8 +32,8 @@ def test_files_that_are_not_served_are_told(tools: Path, line: Line) -> None:
     assert code == 1
     assert "get_order" not in out
     assert "tools.d/get_order.yaml:1:1: error: " in err
-    assert "tools.d/get_customer.yaml is not served: disabled\n" in err
-    assert "tools.d/get_order.yaml is not served: broken\n" in err
+    assert "tools.d/get_customer.yaml is not served: it says enabled: false\n" in err
+    assert "tools.d/get_order.yaml is not served: it is wrong\n" in err
 
 
 def test_an_empty_directory_holds_no_tools(tmp_path: Path, line: Line) -> None:

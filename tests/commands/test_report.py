@@ -80,15 +80,15 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
     [
         (
             CallFinished(tool="get_order", outcome="ok", seconds=0.0123, upstream="shop", status=200),
-            "call tool=get_order outcome=ok status=200 ms=12",
+            "call tool=get_order upstream=shop outcome=ok status=200 ms=12",
         ),
         (
             CallFinished(tool="get_order", outcome="ok", seconds=0, upstream="shop", status=200, empty=True),
-            "call tool=get_order outcome=ok status=200 empty=true ms=0",
+            "call tool=get_order upstream=shop outcome=ok status=200 empty=true ms=0",
         ),
         (
             CallFinished(tool="get_order", outcome="not-reached", seconds=5, upstream="shop"),
-            "call tool=get_order outcome=not-reached ms=5000",
+            "call tool=get_order upstream=shop outcome=not-reached ms=5000",
         ),
         (
             RequestRetried(upstream="shop", attempt=1, reason="refused", wait=0.2),
@@ -96,15 +96,15 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
         ),
         (
             SnapshotReplaced(("a", "b"), ("c",), (), ("tools.d/d.yaml:14:7",), visible=True, seconds=0.012),
-            "reload: +2 ~1 -0 !1 in 12 ms (tools.d/d.yaml:14:7)",
+            "reload: +2 ~1 -0 !1 in 12 ms (+a, b ~c !tools.d/d.yaml:14:7)",
         ),
         (
             SnapshotReplaced((), (), ("a",), (), visible=True, seconds=0.0004),
-            "reload: +0 ~0 -1 !0 in 0 ms",
+            "reload: +0 ~0 -1 !0 in 0 ms (-a)",
         ),
         (
             SnapshotReplaced((), (), (), tuple("abcde"), visible=False, seconds=0),
-            "reload: +0 ~0 -0 !5 in 0 ms (a, b, c, 2 more)",
+            "reload: +0 ~0 -0 !5 in 0 ms (!a, b, c, 2 more)",
         ),
     ],
 )

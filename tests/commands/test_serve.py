@@ -36,7 +36,7 @@ async def test_http_serves_calls_and_writes_a_line_for_each(tools: Path, shop: s
         async with Client(url) as client:
             result = await client.call_tool("get_order", {"order_id": "o-1001"})
         assert not result.is_error
-        await bridge.says(r"INFO call tool=get_order outcome=ok status=200 ms=\d+$")
+        await bridge.says(r"INFO call tool=get_order upstream=shop outcome=ok status=200 ms=\d+$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
@@ -44,14 +44,17 @@ async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Pat
     environment = {"SHOP_API_URL": shop}
     order = tools / "get_order.yaml"
     async with restbridge("serve", "--http", "0", cwd=tools.parent, env=environment) as bridge:
-        await bridge.says(r"INFO reload: \+6 ~0 -0 !0 in \d+ ms$")
+        await bridge.says(
+            r"INFO reload: \+6 ~0 -0 !0 in \d+ ms \(\+add_customer_note, create_order, get_customer, 3 more\)$"
+        )
         url = (await bridge.says(r"http://\S+"))[0]
         order.write_text(order.read_text().replace("method: GET", "method: FETCH"))
-        await bridge.says(r"INFO reload: \+0 ~0 -0 !1 in \d+ ms \(tools\.d/get_order\.yaml:9:\d+\)$")
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !1 in \d+ ms \(!tools\.d/get_order\.yaml:9:\d+\)$")
         await bridge.says(r"ERROR tools\.d/get_order\.yaml:9:\d+: error: .*\[[a-z-]+\]$")
+        await bridge.says(r"INFO tools\.d/get_order\.yaml: its last good version serves on$")
         async with Client(url) as client:
             assert not (await client.call_tool("get_order", {"order_id": "o-1001"})).is_error
-        await bridge.says(r"INFO call tool=get_order outcome=ok")
+        await bridge.says(r"INFO call tool=get_order upstream=shop outcome=ok")
         (tools / "get_product.yaml").unlink()
         await bridge.says(r"INFO reload: \+0 ~0 -1 !1 ")
         assert await bridge.ends(signal.SIGINT) == 0
@@ -92,7 +95,10 @@ async def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.Log
         address = Address(*taken.getsockname())
         transport = partial(over_http, address, lambda _url, _registry: None)
         code = await serve(settings, directories(settings), Sources({}), transport)
-    assert (code, caplog.messages[-1]) == (2, f"cannot listen on {address}: Address already in use")
+    assert (code, caplog.messages[-1]) == (
+        2,
+        f"cannot listen on {address}: Address already in use; choose another port",
+    )
 
 
 def test_an_address_that_others_can_reach_is_refused(line: Line) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 import httpx
 
+from bridge.events import Event
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.server.handlers import ToolServer
@@ -134,7 +135,8 @@ class Served:
 
     def __init__(self, api_url: str, client: Client) -> None:
         self.registry = Registry()
-        self.server = ToolServer(self.registry, client, lambda _event: None)
+        self.events: list[Event] = []
+        self.server = ToolServer(self.registry, client, self.events.append)
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self._api_url = api_url

@@ -4,6 +4,7 @@ import logging
 import pytest
 
 from bridge import __version__
+from bridge.events import CallFinished
 from bridge.exchange import Reply
 from bridge.server import handlers
 from bridge.upstream.client import Client
@@ -81,6 +82,8 @@ async def test_an_unknown_tool_is_an_error_of_the_protocol(served: Served, name:
         await pipe.open()
         await pipe.send(call(name))
         assert (await pipe.answer())["error"] == {"code": -32602, "message": message}
+    logged = name if len(name) < 128 else "?"
+    assert served.events == [CallFinished(logged, "unknown-tool", 0, None)]
 
 
 async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,6 +89,12 @@ def test_the_file_may_choose_what_is_quoted(expression: str, text: str) -> None:
     assert str(told(answer, {"4xx": {"message": "No.", "jmespath": expression}})) == text
 
 
+def test_the_file_may_choose_that_under_a_sentence_of_ours() -> None:
+    error = told(reply(404, {"why": "no order"}), {"404": {"jmespath": "why"}})
+    assert str(error).startswith("Resource not found: GET /api/orders/o-1 was answered 404.")
+    assert str(error).endswith("The API says: no order")
+
+
 def test_how_long_to_wait_is_told() -> None:
     error = told(reply(429), retry_after=4.2)
     assert "The API asks to wait 5 seconds." in str(error)
@@ -104,6 +110,9 @@ def test_how_long_to_wait_is_told() -> None:
         ({"error": {"message": "nested", "code": 3}, "message": "outer"}, "application/json", "nested"),
         ({"message": "outer", "error": "Not Found"}, "application/json", "outer"),
         ({"error": "Not Found"}, "application/json", "Not Found"),
+        ({"error": "bad_request", "reason": "no queue"}, "application/json", "bad_request: no queue"),
+        ({"error": "e", "error_description": "why", "reason": 1}, "application/json", "e: why"),
+        ({"reason": "no quorum"}, "application/json", "no quorum"),
         ({"error": {"code": 3}}, "application/json", '{"code":3}'),
         ({"errors": ["a", "b"]}, "application/json", '["a","b"]'),
         (

@@ -368,9 +368,9 @@ def test_placement_tells_where_each_argument_went() -> None:
 def test_placement_tells_of_leftovers() -> None:
     schema = {"properties": {"a": TEXT, "b": TEXT}, "additionalProperties": True}
     values = {"a": "x", "more": 1}
-    expected = {"a": ("leftover query",), "b": (), "more": ("leftover query",)}
+    expected = {"a": ("query (named nowhere)",), "b": (), "more": ("query (named nowhere)",)}
     assert compiled({"url": "/x"}, schema).placement(values) == expected
-    expected = {"a": ("leftover body",), "b": (), "more": ("leftover body",)}
+    expected = {"a": ("body (named nowhere)",), "b": (), "more": ("body (named nowhere)",)}
     assert compiled({"method": "POST", "url": "/x"}, schema).placement(values) == expected
     whole = compiled({"method": "POST", "url": "/x", "body": "{a}"}, only(a=TEXT))
     assert whole.placement({"a": "x"}) == {"a": ("body",)}
@@ -472,7 +472,7 @@ def test_one_run_finds_everything() -> None:
             {"method": "POST", "body": {"k": "v"}},
             only(id=TEXT, note=TEXT),
             [
-                "request.body: {note} would never be sent; write {note} where needed, or take the body out [never-sent]"
+                "request.body: {note} would never be sent; write {note} where needed, or take out the argument or the body [never-sent]"
             ],
         ),
         (
@@ -486,7 +486,7 @@ def test_one_run_finds_everything() -> None:
             {"method": "DELETE", "body": {"k": "v"}},
             only(id=TEXT, note=TEXT),
             [
-                "request.body: {note} would never be sent; write {note} where needed, or take the body out [never-sent]"
+                "request.body: {note} would never be sent; write {note} where needed, or take out the argument or the body [never-sent]"
             ],
         ),
         (

@@ -201,7 +201,7 @@ def test_arguments_never_leave_their_segment_or_parameter(first: Any, second: An
         ("/a?q=<%zz>", ["5: an argument is {name}", '6: "%" cannot stand in a URL; write %25']),
         ("/{id", ["1: this brace has no partner"]),
         ("/id}", ["3: this brace has no partner"]),
-        ("/{{id}}", ["1: this brace has no partner"]),
+        ("/{{id}}", ["1: an argument stands in one pair of braces"]),
         ("/{}", ['1: "" is no argument\'s name']),
         ("/{ id }", ['1: " id " is no argument\'s name; write {name}, {name*} or {name:3}']),
         ("/{id:0}", ['1: "id:0" is no']),
