@@ -112,11 +112,13 @@ class Projection:
 
 
 def is_nothing(selected: Json) -> bool:
-    """Whether a projection found nothing but null, as one does whose names are not the reply's."""
-    if isinstance(selected, dict | list):
-        parts = selected.values() if isinstance(selected, dict) else selected
-        return bool(selected) and all(map(is_nothing, parts))
-    return selected is None
+    """Whether a projection found nothing but null, or made objects of it, as one does whose names are not the reply's."""
+    items = selected if isinstance(selected, list) and selected else [selected]
+    return all(item is None or _is_hollow(item) for item in items)
+
+
+def _is_hollow(item: Json) -> bool:
+    return isinstance(item, dict) and bool(item) and all(value is None for value in item.values())
 
 
 def _bad(message: str, offset: int | None = None) -> InvalidSpec:

@@ -1,21 +1,19 @@
 """The client programs of the matrix, and what must be installed before they can run."""
 
-import hashlib
-import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests import npm
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
 MODERN: Final = "2026-07-28"
 HANDSHAKE: Final = "2025-11-25"
 
-_NODE: Final = HERE / "node_modules"
 _VENV: Final = HERE / ".venv"
 
 
@@ -31,7 +29,7 @@ class Program:
 
 _PYTHON_2: Final = (sys.executable, "-m", "tests.clients.python_2")
 _PYTHON_1: Final = (str(_VENV / "bin" / "python"), "-m", "tests.clients.python_1")
-_TYPESCRIPT_2: Final = (str(_NODE / "node" / "bin" / "node"), str(HERE / "typescript_2.mjs"))
+_TYPESCRIPT_2: Final = (str(npm.NODE), str(HERE / "typescript_2.mjs"))
 _TYPESCRIPT_1: Final = (_TYPESCRIPT_2[0], str(HERE / "typescript_1.mjs"))
 
 PROGRAMS: Final = (
@@ -46,29 +44,11 @@ PROGRAMS: Final = (
 
 def install() -> None:
     """Brings in Node with the npm clients, and mcp 1.x beside the mcp 2.x that runs this; at once if they are there."""
-    _once(HERE / "package-lock.json", _NODE, _install_node)
-    _once(HERE / "requirements.txt", _VENV, _install_python)
-
-
-def _install_node() -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        sys.exit(
-            "npm was not found; the TypeScript clients come from it, with a Node of their own: install npm"
-        )
-    subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    npm.install()
+    npm.once(HERE / "requirements.txt", _VENV, _install_python)
 
 
 def _install_python() -> None:
     venv.create(_VENV, with_pip=True, clear=True)
     pip = [_PYTHON_1[0], "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--require-hashes", "--requirement", HERE / "requirements.txt"], check=True)
-
-
-def _once(lock: Path, into: Path, do: Callable[[], None]) -> None:
-    """The mark is the lock file's digest, so that a changed lock installs anew."""
-    mark = into / ".installed"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if not (mark.exists() and mark.read_text() == digest):
-        do()
-        mark.write_text(digest)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import faults, storm, swaps
+from tests.kits import faults, lifecycle, storm, swaps
 from tests.kits.figures import Figure, table
 
 
@@ -16,7 +16,12 @@ class _Kit(Protocol):
     async def __call__(self, *, long: bool) -> list[Figure]: ...
 
 
-KITS: Final[dict[str, _Kit]] = {"faults": faults.run, "storm": storm.run, "swaps": swaps.run}
+KITS: Final[dict[str, _Kit]] = {
+    "faults": faults.run,
+    "lifecycle": lifecycle.run,
+    "storm": storm.run,
+    "swaps": swaps.run,
+}
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Any, Final, Literal, get_args
 
 import anyio
+from anyio.abc import Process
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
@@ -28,6 +29,7 @@ class Bridge:
     """A bridge that serves HTTP; ``log`` is all that it has said on stderr."""
 
     pid: int
+    process: Process
     url: str = ""
     log: bytearray = field(default_factory=bytearray)
     grown: anyio.Event = field(default_factory=anyio.Event)
@@ -38,6 +40,11 @@ class Bridge:
             while len(found := list(pattern.finditer(self.log))) < times:
                 await self.grown.wait()
         return found[times - 1]
+
+    async def ended(self) -> int:
+        """The exit code."""
+        with anyio.fail_after(_BOUND):
+            return await self.process.wait()
 
     @property
     def rss(self) -> float:
@@ -82,7 +89,7 @@ async def over_http(
     ) as process:
         try:
             async with anyio.create_task_group() as tasks:
-                bridge = Bridge(process.pid)
+                bridge = Bridge(process.pid, process)
 
                 async def read() -> None:
                     assert process.stderr
@@ -94,11 +101,11 @@ async def over_http(
                 tasks.start_soon(read)
                 bridge.url = (await bridge.heard(_URL))[1].decode()
                 yield bridge
-                process.terminate()
-                with anyio.fail_after(_BOUND):
-                    code = await process.wait()
-            if code != 0:
-                raise AssertionError(f"the bridge ended with {code}:\n{bridge.log.decode()}")
+                if process.returncode is None:
+                    process.terminate()
+                await bridge.ended()
+            if process.returncode != 0:
+                raise AssertionError(f"the bridge ended with {process.returncode}:\n{bridge.log.decode()}")
         finally:
             if process.returncode is None:
                 process.kill()

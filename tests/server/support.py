@@ -292,7 +292,7 @@ class Session:
 
     async def ask_modern(self, message: Json) -> Json:
         """The answer to a request of 2026-07-28: in JSON, where nothing is told before it."""
-        reply = await self.web.post(self.url, **self._modern(message))
+        reply = await self.web.post(self.url, **self.modern(message))
         answer: Json = reply.json()
         return answer
 
@@ -309,10 +309,10 @@ class Session:
     async def listen(self, **kinds: bool) -> AsyncIterator[AsyncIterator[Json]]:
         """A ``subscriptions/listen`` stream of 2026-07-28."""
         message = request("subscriptions/listen", 5, notifications=kinds)
-        async with self.web.stream("POST", self.url, **self._modern(message)) as reply:
+        async with self.web.stream("POST", self.url, **self.modern(message)) as reply:
             yield _events(reply)
 
-    def _modern(self, message: Json) -> Json:
+    def modern(self, message: Json) -> Json:
         params = message["params"]
         headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": message["method"]}
         if "name" in params:

@@ -310,7 +310,10 @@ def test_more_steps_than_are_allowed_here_leave_it_unfinished() -> None:
     ("selected", "nothing"),
     [
         (None, True),
-        ({"id": None, "lines": [None, {"id": None}]}, True),
+        ({"id": None, "lines": None}, True),
+        ([None, {"id": None}], True),
+        ([{"id": None}, {"id": 1}], False),
+        ({"sent": {"note": None}}, False),
         ([], False),
         ({}, False),
         ({"id": None, "lines": []}, False),

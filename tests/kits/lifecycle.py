@@ -1,0 +1,289 @@
+"""How the bridge ends, and what clients that misbehave cost those who do not."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+from anyio.abc import Process
+
+from tests.kits.figures import Figure, at_most, none_of
+from tests.kits.serving import ROOT, Bridge, over_http
+from tests.server.support import Pipe, Session, call, initialize
+from tests.upstream.conversation import Exchange, Faulty, serve_faults
+
+_GRACE: Final = 5
+_BOUND: Final = 30
+_CALLS: Final = 8
+_LARGE: Final = b'"' + b"x" * 1_900_000 + b'"'
+_TOOL: Final = """\
+description: Answers {name}.
+request: {{method: POST, url: "{url}/{name}"}}
+response: {{maxBytes: 2MB}}
+timeout: 20s
+"""
+
+
+async def _ok(exchange: Exchange) -> None:
+    await exchange.reply()
+
+
+async def _hold(exchange: Exchange) -> None:
+    await exchange.server.go.wait()
+    await exchange.reply()
+
+
+async def _large(exchange: Exchange) -> None:
+    await exchange.reply(_LARGE)
+
+
+_PATHS: Final = {"ok": _ok, "hold": _hold, "large": _large}
+
+
+@asynccontextmanager
+async def _tools() -> AsyncIterator[tuple[Faulty, Path]]:
+    with TemporaryDirectory() as name:
+        tools = Path(name)
+        async with serve_faults(_PATHS) as upstream:
+            for path in _PATHS:
+                (tools / f"{path}.yaml").write_text(_TOOL.format(name=path, url=upstream.url))
+            yield upstream, tools
+
+
+async def run(*, long: bool) -> list[Figure]:
+    rounds = 20 if long else 2
+    ends = _Ends()
+    for _ in range(rounds):
+        for how in ("SIGTERM", "SIGINT", "end of input", "broken pipe", "nobody reads", "full stderr"):
+            await _end_of_stdio(how, ends)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            await _end_of_http(number, ends)
+    return [
+        none_of("calls in flight that the end left unanswered", ends.unanswered, ends.calls),
+        none_of("ends that were no clean exit", ends.unclean, ends.count),
+        at_most("longest end, calls answered at once", ends.quick, 1, "s"),
+        at_most("longest end, calls never answered or nobody reading", ends.slow, _GRACE + 1, "s"),
+        *await _long_line(),
+        *await _sessions(1000),
+        *await _crowd(500 if long else 100),
+    ]
+
+
+# --- ends ---
+
+
+@dataclass
+class _Ends:
+    count: int = 0
+    calls: int = 0
+    quick: float = 0
+    slow: float = 0
+    unanswered: list[str] = field(default_factory=list)
+    unclean: list[str] = field(default_factory=list)
+
+    def ended(self, how: str, code: int) -> None:
+        self.count += 1
+        if code != 0:
+            self.unclean.append(f"{how}: exit code {code}")
+
+
+@asynccontextmanager
+async def _stdio(tools: Path, stderr: int = DEVNULL) -> AsyncIterator[tuple[Process, Pipe]]:
+    """A bridge at the other end of two pipes of our own, which can be closed one by one."""
+    source, to_server = os.pipe()
+    from_server, sink = os.pipe()
+    pipe = Pipe(to_server, from_server)
+    command = [sys.executable, "-m", "bridge", "serve", str(tools)]
+    async with await anyio.open_process(
+        command, cwd=ROOT, stdin=source, stdout=sink, stderr=stderr
+    ) as process:
+        os.close(source)
+        os.close(sink)
+        try:
+            await pipe.open(_BOUND)
+            yield process, pipe
+        finally:
+            if process.returncode is None:
+                process.kill()
+            pipe.hang_up()
+            pipe.stop_reading()
+
+
+@contextmanager
+def _full_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads, and that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+async def _end_of_stdio(how: str, ends: _Ends) -> None:
+    """Calls in flight, and then the end."""
+    with _full_pipe() as full:
+        stderr = full if how == "full stderr" else DEVNULL
+        async with _tools() as (upstream, tools), _stdio(tools, stderr) as (process, pipe):
+            await pipe.send(*(call("hold", f"c{n}") for n in range(_CALLS)))
+            await upstream.until(lambda: len(upstream.heard) == _CALLS)
+            if how == "nobody reads":
+                await pipe.send(*(call("large", f"l{n}") for n in range(4)))
+                await upstream.until(lambda: len(upstream.heard) == _CALLS + 4)
+            began = anyio.current_time()
+            match how:
+                case "end of input":
+                    pipe.hang_up()
+                case "broken pipe":
+                    pipe.stop_reading()
+                case _:
+                    process.send_signal(signal.SIGINT if how == "SIGINT" else signal.SIGTERM)
+            upstream.go.set()
+            if how not in ("broken pipe", "nobody reads"):
+                ends.calls += _CALLS
+                done = set()
+                while line := await pipe.line(_BOUND):
+                    answer = json.loads(line)
+                    done |= {answer["id"]} if "result" in answer else set()
+                ends.unanswered += [f"stdio, {how}: c{n}" for n in range(_CALLS) if f"c{n}" not in done]
+            with anyio.fail_after(_BOUND):
+                ends.ended(f"stdio, {how}", await process.wait())
+            took = anyio.current_time() - began
+            if how == "nobody reads":
+                ends.slow = max(ends.slow, took)
+            else:
+                ends.quick = max(ends.quick, took)
+
+
+async def _end_of_http(number: signal.Signals, ends: _Ends) -> None:
+    """Calls in flight in both eras, a stream of each open, and then a signal."""
+    async with _tools() as (upstream, tools), _web() as web, AsyncExitStack() as stack:
+        bridge = await stack.enter_async_context(over_http(tools, None))
+        session = Session(web, bridge.url)
+        await session.open()
+        answered: list[dict[str, Any]] = []
+
+        async def ask(id: int) -> None:
+            modern = Session(web, bridge.url)
+            message = call("hold", id)
+            answered.append(await (session.ask(message) if id % 2 else modern.ask_modern(message)))
+
+        async with anyio.create_task_group() as tasks:
+            await stack.enter_async_context(session.stream())
+            await stack.enter_async_context(Session(web, bridge.url).listen(toolsListChanged=True))
+            for id in range(_CALLS):
+                tasks.start_soon(ask, id)
+            await upstream.until(lambda: len(upstream.heard) == _CALLS)
+            began = anyio.current_time()
+            os.kill(bridge.pid, number)
+            upstream.go.set()
+        ends.calls += _CALLS
+        ends.unanswered += [f"HTTP, {number.name}: {answer}" for answer in answered if "result" not in answer]
+        ends.ended(f"HTTP, {number.name}", await bridge.ended())
+        ends.quick = max(ends.quick, anyio.current_time() - began)
+
+
+def _web() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=_BOUND, limits=httpx.Limits(max_connections=None))
+
+
+# --- what misbehaves ---
+
+
+async def _long_line() -> list[Figure]:
+    """100 MB on one line."""
+    async with _tools() as (_, tools), _stdio(tools) as (process, pipe):
+        bridge = Bridge(process.pid, process)
+        bridge.forget_peak()
+        before = bridge.rss
+        for _ in range(100):
+            await pipe.write(b"x" * 1_000_000)
+        await pipe.write(b"\n")
+        refused = await pipe.answer()
+        extra = bridge.peak - before
+        await pipe.send(call("ok", 7))
+        answer = await pipe.answer()
+        wrong = [] if "error" in refused and answer.get("id") == 7 else [str((refused, answer))]
+        return [
+            none_of("a line of 100 MB: not refused, or the next not served", wrong, 1),
+            at_most("  extra memory", extra, 20, "MB"),
+        ]
+
+
+async def _sessions(count: int) -> list[Figure]:
+    """Idle sessions of the handshake era."""
+    async with _tools() as (_, tools), over_http(tools) as bridge, _web() as web:
+        await Session(web, bridge.url).open()
+        before = bridge.rss
+        limit = anyio.CapacityLimiter(16)
+
+        async def open_one() -> None:
+            async with limit:
+                await Session(web, bridge.url).open()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count - 1):
+                tasks.start_soon(open_one)
+        extra = bridge.rss - before
+        one_more = await Session(web, bridge.url).post(initialize())
+        modern = await Session(web, bridge.url).ask_modern(call("ok"))
+        wrong = [] if one_more.status_code == 503 and "result" in modern else [str((one_more, modern))]
+        return [
+            at_most(f"extra memory, {count} idle sessions", extra, 40, "MB"),
+            none_of("  one more is not refused, or a modern call is", wrong, 1),
+        ]
+
+
+async def _crowd(count: int) -> list[Figure]:
+    """Sockets that never end their request, readers that never read, and one who calls all the while."""
+    async with _tools() as (_, tools), over_http(tools) as bridge, _web() as web, AsyncExitStack() as stack:
+        where = urlsplit(bridge.url)
+        assert where.hostname
+        assert where.port
+        alone = await _pace(Session(web, bridge.url), 50)
+        before = bridge.rss
+        for _ in range(count):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            stack.callback(writer.close)
+            writer.write(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        for _ in range(30):
+            _, writer = await asyncio.open_connection(where.hostname, where.port, limit=1024)
+            stack.callback(writer.close)
+            writer.write(_raw_call(f"{where.hostname}:{where.port}"))
+        crowded = await _pace(Session(web, bridge.url), 50)
+        return [
+            at_most(
+                f"CPU of a call among {count} slow sockets, beside one alone", crowded / alone, 2, "times"
+            ),
+            at_most("  extra memory, with 30 unread answers of 1.9 MB", bridge.rss - before, 200, "MB"),
+        ]
+
+
+def _raw_call(host: str) -> bytes:
+    modern = Session(_web(), "").modern(call("large"))
+    content: bytes = modern["content"]
+    headers = {"host": host, "content-length": str(len(content)), **modern["headers"]}
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(["POST /mcp HTTP/1.1", *lines, "", ""]).encode() + content
+
+
+async def _pace(session: Session, count: int) -> float:
+    """Seconds of one call."""
+    began = anyio.current_time()
+    for id in range(count):
+        assert "result" in await session.ask_modern(call("ok", id))
+    return (anyio.current_time() - began) / count
