@@ -1,0 +1,153 @@
+"""Lists of odd texts, documents and expressions that others keep; skipped where npm's packages are not installed."""
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+
+from bridge.codec import NotJson, clean, decode, encode
+from bridge.diagnostics import InvalidSpec
+from bridge.errors import InvalidCall, UnusableReply
+from bridge.exchange import Reply, Request
+from bridge.spec import Json, RequestSpec, ResponseSpec
+from bridge.tool.arguments import Arguments
+from bridge.tool.content import of_reply
+from bridge.tool.projection import Projection
+from bridge.tool.request import RequestTemplate
+from tests.npm import MODULES
+
+pytestmark = pytest.mark.skipif(
+    not MODULES.exists(), reason="the lists come from npm: run python -m tests.npm"
+)
+
+
+# --- blns: the big list of naughty strings ---
+
+
+@cache
+def naughty() -> list[str]:
+    texts: list[str] = json.loads((MODULES / "blns/resources/blns.json").read_text("utf-8"))
+    return texts
+
+
+def sent(value: str, **words: Json) -> Request | None:
+    """The request of a call with that argument; None if it is refused."""
+    arguments, _ = Arguments.compile({"properties": {"s": {"type": "string"}}, "required": ["s"]})
+    spec = RequestSpec.model_validate({"method": "POST", "url": "/x"} | words)
+    template, _ = RequestTemplate.compile(
+        spec, base_url="http://api.test/v1", arguments=arguments, reserved=frozenset(), accept="*/*"
+    )
+    try:
+        return template.build(arguments.check({"s": value}))
+    except InvalidCall:
+        return None
+
+
+def test_a_naughty_string_is_one_segment_of_the_path_or_refused() -> None:
+    for text in naughty():
+        if request := sent(text, method="GET", url="/things/{s}/end"):
+            parts = urlsplit(request.url)
+            assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("http", "api.test", "", "")
+            assert [unquote(part) for part in parts.path.split("/")] == ["", "v1", "things", text, "end"]
+            assert request.url.isascii()
+
+
+def test_a_naughty_string_is_one_parameter_of_the_query() -> None:
+    for text in naughty():
+        request = sent(text, method="GET", query={"a": "1", "b": "{s}"})
+        assert (request is None) == any(unicodedata.category(character) == "Cc" for character in text)
+        if request:
+            query = parse_qsl(urlsplit(request.url).query, keep_blank_values=True)
+            assert query == [("a", "1"), ("b", text)]
+
+
+def test_a_naughty_string_stays_within_its_header_or_cookie_or_is_refused() -> None:
+    for text in naughty():
+        if request := sent(text, headers={"X-Text": "{s}"}):
+            assert dict(request.headers)["X-Text"] == text
+            assert not any(character in text for character in "\r\n\0")
+            text.encode("latin-1")
+        if request := sent(text, cookies={"a": "1", "b": "{s}"}):
+            assert dict(request.headers)["Cookie"] == f"a=1; b={text}"
+            assert not any(character in text for character in ';,"\\ \r\n\0')
+
+
+def test_a_naughty_string_arrives_in_a_body_as_it_is() -> None:
+    for text in naughty():
+        request = sent(text, body={"a": "{s}", "b": ["x{s}"]})
+        assert request
+        assert json.loads(request.content or b"") == {"a": text, "b": [f"x{text}"]}
+        form = sent(text, contentType="application/x-www-form-urlencoded", body={"a": "{s}"})
+        assert form
+        assert parse_qsl((form.content or b"").decode(), keep_blank_values=True) == [("a", text)]
+
+
+def test_a_naughty_string_in_a_reply_is_told_in_visible_characters() -> None:
+    for text in naughty():
+        body = json.dumps({"v": text}, ensure_ascii=False).encode()
+        result = of_reply(Reply(200, {"content-type": "application/json"}, body), ResponseSpec(), tool="x")
+        said = result.content[0]["text"]
+        assert json.loads(said) == {"v": text}
+        assert not any(character in said for character in "\x1b\x00\x7f\u202e\u2066")
+
+
+# --- JSONTestSuite ---
+
+REFUSED = {
+    "y_object_duplicated_key.json": "which value counts is not said",
+    "y_object_duplicated_key_and_value.json": "the same",
+}
+"""Right by RFC 8259, and refused by us: name → why."""
+
+
+def parsing() -> Iterator[Any]:
+    text = (MODULES / "json-test-suite/data/parsing.js").read_text("utf-8")
+    yield from json.loads(text.partition("export default ")[2].rstrip().rstrip(";"))
+
+
+def test_what_is_json_is_read_and_what_is_not_is_refused() -> None:
+    count = 0
+    for case in parsing():
+        name, data = case["name"], clean(case["input"]).encode()
+        count += 1
+        try:
+            value = decode(data)
+        except NotJson:
+            assert name in REFUSED or not name.startswith("y_"), name
+        else:
+            assert name not in REFUSED
+            assert not name.startswith("n_"), name
+            assert decode(encode(value)) == value
+            if "\\ud" not in case["input"].lower():  # a lone surrogate is replaced
+                assert value == json.loads(clean(case["input"]).removeprefix("\ufeff"))
+    assert count > 250
+
+
+# --- JMESPath's compliance cases ---
+
+
+def compliance() -> Iterator[tuple[Json, dict[str, Any]]]:
+    for path in sorted((MODULES / "jmespath/test/compliance").glob("*.json")):
+        for suite in json.loads(path.read_text("utf-8")):
+            for case in suite["cases"]:
+                yield suite["given"], case
+
+
+def test_projections_comply() -> None:
+    departed: list[str] = []
+    count = 0
+    for given, case in compliance():
+        count += 1
+        try:
+            outcome: Json = {"result": Projection.compile(case["expression"]).apply(given)}
+        except (InvalidSpec, UnusableReply):
+            outcome = "error"
+        wanted = {"result": case["result"]} if "result" in case else "error"
+        if outcome != wanted:
+            departed.append(f"{case['expression']}: {outcome}, not {wanted}")
+    assert departed == []
+    assert count > 800
