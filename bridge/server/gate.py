@@ -40,6 +40,8 @@ class Gate:
         self._calls: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["generation"] = self._announcer.generation
         if refusal := self._refusal(scope["method"], headers):

@@ -118,12 +118,13 @@ def no_value(step: str | int) -> str:
 
 
 def shown(value: Json) -> str:
-    """A value on one short line."""
+    """A value on one short line, of characters that can be seen."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    text = json.dumps(value, ensure_ascii=False)
+    written = json.dumps(value, ensure_ascii=False)
+    text = "".join([each if each.isprintable() else json.dumps(each)[1:-1] for each in written])
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 

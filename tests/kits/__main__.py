@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import faults, fuzz, lifecycle, storm, swaps
+from tests.kits import conformance, faults, fuzz, lifecycle, storm, swaps
 from tests.kits.figures import Figure, table
 
 
@@ -18,6 +18,7 @@ class _Kit(Protocol):
 
 KITS: Final[dict[str, _Kit]] = {
     "faults": faults.run,
+    "conformance": conformance.run,
     "fuzz": fuzz.run,
     "lifecycle": lifecycle.run,
     "storm": storm.run,

@@ -62,7 +62,11 @@ async def run(*, long: bool) -> list[Figure]:
                 assert process.stdout
                 said = b"".join([chunk async for chunk in process.stdout]).decode(errors="replace")
             runs = re.findall(r"Done (\d+) runs", said)
-            crashes = [] if process.returncode == 0 and runs else [line for line in said.splitlines() if not line.startswith("#")][-20:]
+            crashes = (
+                []
+                if process.returncode == 0 and runs
+                else [line for line in said.splitlines() if not line.startswith("#")][-20:]
+            )
             figures.append(
                 none_of(f"crashes in {seconds} s of {target}", crashes, int(runs[0]) if runs else 1)
             )
