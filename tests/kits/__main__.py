@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import conformance, faults, fuzz, lifecycle, storm, swaps
+from tests.kits import canaries, conformance, faults, fuzz, lifecycle, storm, swaps
 from tests.kits.figures import Figure, table
 
 
@@ -17,6 +17,7 @@ class _Kit(Protocol):
 
 
 KITS: Final[dict[str, _Kit]] = {
+    "canaries": canaries.run,
     "faults": faults.run,
     "conformance": conformance.run,
     "fuzz": fuzz.run,
@@ -28,9 +29,11 @@ KITS: Final[dict[str, _Kit]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kits", description=__doc__)
-    parser.add_argument("kits", nargs="*", choices=[*KITS, []], help="all, if none is named")
+    parser.add_argument("kits", nargs="*", metavar="KIT", help=f"of {', '.join(KITS)}; all, if none is named")
     parser.add_argument("--long", action="store_true", help="as often as the goals are meant, not as CI does")
     chosen = parser.parse_args()
+    if unknown := set(chosen.kits) - KITS.keys():
+        parser.error(f"there is no kit {', '.join(unknown)}")
     held = {False: 0, True: 0}
     for name in chosen.kits or KITS:
         began = time.monotonic()
