@@ -1,6 +1,7 @@
 """Tries to break the bridge: ``python -m tests.kits [--long] [KIT…]``; prints figures beside their goals."""
 
 import argparse
+import logging
 import sys
 import time
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import canaries, conformance, faults, fuzz, lifecycle, storm, swaps
+from tests.kits import canaries, conformance, faults, fuzz, lifecycle, soak, storm, swaps
 from tests.kits.figures import Figure, table
 
 
@@ -24,6 +25,7 @@ KITS: Final[dict[str, _Kit]] = {
     "lifecycle": lifecycle.run,
     "storm": storm.run,
     "swaps": swaps.run,
+    "soak": soak.run,
 }
 
 
@@ -34,6 +36,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := set(chosen.kits) - KITS.keys():
         parser.error(f"there is no kit {', '.join(unknown)}")
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # clients that are cancelled say much
     held = {False: 0, True: 0}
     for name in chosen.kits or KITS:
         began = time.monotonic()

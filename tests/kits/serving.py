@@ -80,10 +80,10 @@ class Bridge:
 
 @asynccontextmanager
 async def over_http(
-    directory: Path, env: Mapping[str, str] | None = None, *options: str
+    directory: Path, env: Mapping[str, str] | None = None, module: str = "bridge"
 ) -> AsyncIterator[Bridge]:
     """Serves a directory on a free port; must end well when it is asked to."""
-    command = [sys.executable, "-m", "bridge", "serve", "--http", "127.0.0.1:0", *options, str(directory)]
+    command = [sys.executable, "-m", module, "serve", "--http", "127.0.0.1:0", str(directory)]
     async with await anyio.open_process(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
     ) as process:
