@@ -1,8 +1,10 @@
 """``restbridge serve``: tool files become tools that agents call, over stdio or HTTP."""
 
 import errno
+import gc
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeAlias
@@ -62,6 +64,7 @@ async def serve(settings: Settings, places: Directories, sources: Sources, trans
     """
     bridge = Bridge(settings, places, sources)
     await bridge.reloader.reload()
+    _share_evenly()
     if settings.strict and bridge.reloader.loaded.broken:
         _log.error("not started, for a file has errors and --strict was given")
         return 1
@@ -81,6 +84,18 @@ async def serve(settings: Settings, places: Directories, sources: Sources, trans
     finally:
         await bridge.client.aclose()
     return code
+
+
+def _share_evenly() -> None:
+    """Let nothing that takes long hold up the calls beside it.
+
+    The collector stops every thread while it looks at all there is: so it leaves alone what was loaded,
+    and looks seldom, as hardly anything that a call leaves behind is a cycle. And whoever reads a large
+    reply in a thread gives way after a millisecond, where each step of a call waits for its turn.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 100)
+    sys.setswitchinterval(0.001)
 
 
 class Bridge:

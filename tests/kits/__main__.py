@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import canaries, conformance, faults, fuzz, lifecycle, soak, storm, swaps
+from tests.kits import canaries, conformance, faults, fuzz, lifecycle, soak, storm, strain, swaps
 from tests.kits.figures import Figure, table
 
 
@@ -24,6 +24,7 @@ KITS: Final[dict[str, _Kit]] = {
     "fuzz": fuzz.run,
     "lifecycle": lifecycle.run,
     "storm": storm.run,
+    "strain": strain.run,
     "swaps": swaps.run,
     "soak": soak.run,
 }
