@@ -164,3 +164,9 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:
     assert "\n## Unreleased\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_kit_is_listed() -> None:
+    kits = {path.stem for path in (ROOT / "tests/kits").glob("*.py")}
+    listed = next(table for table in tables() if "storm" in table)
+    assert set(listed) == kits - {"__main__", "figures", "measured", "serving", "targets"}

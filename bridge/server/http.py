@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Final
@@ -22,6 +22,8 @@ from bridge.server.handlers import ToolServer
 PATH: Final = "/mcp"
 _SESSIONS: Final = 1000
 _IDLE: Final = 600.0
+_UNREAD: Final = 30_000
+"""Milliseconds for which a client may take nothing of what it is sent; then the system ends the connection."""
 _KEEP_ALIVE: Final = 75
 """Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
 
@@ -138,6 +140,8 @@ def _listener(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(AttributeError):  # Linux has it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
         listener.bind(address)
         listener.listen(2048)
     except OSError:

@@ -100,7 +100,7 @@ class _Wire:
             with reading:
                 await self._read(inbox)
             self._server.stop(grace)
-            self.deadline = anyio.current_time() + grace + 1
+            self.deadline = anyio.current_time() + grace + 0.5
             with anyio.CancelScope(deadline=self.deadline):
                 while self._calls:
                     self._answered = anyio.Event()
