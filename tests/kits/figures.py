@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured, what it must be, and whether it is; ``found`` says what was seen where it is not."""
+    """One thing measured, what it must be, and whether it is; ``found`` says what was seen where it is not.
+
+    ``timed``: it depends on what else the machine does, so that it proves nothing in a short run.
+    """
 
     what: str
     measured: str
     goal: str
     held: bool
     found: tuple[str, ...] = ()
+    timed: bool = False
 
 
 def none_of(what: str, wrong: Iterable[str], total: int) -> Figure:
@@ -22,7 +26,8 @@ def none_of(what: str, wrong: Iterable[str], total: int) -> Figure:
 
 
 def at_most(what: str, measured: float, most: float, unit: str) -> Figure:
-    return Figure(what, f"{measured:.3g} {unit}", f"≤ {most:g} {unit}", measured <= most)
+    timed = unit in ("s", "ms", "times")
+    return Figure(what, f"{measured:.3g} {unit}", f"≤ {most:g} {unit}", measured <= most, timed=timed)
 
 
 def at_least(what: str, count: int, least: int) -> Figure:
