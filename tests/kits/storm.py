@@ -15,15 +15,13 @@ from typing import Final
 
 import anyio
 
-from bridge.events import Event, SnapshotReplaced
-from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
-from bridge.toolfiles.reloader import Reloader
 from tests.kits.figures import Figure, at_least, at_most, none_of
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
+from tests.toolfiles.service import Service
 from tests.toolfiles.test_bad_files import BAD
 
 _VERSION: Final = """\
@@ -31,7 +29,6 @@ description: w{number} of the file.
 inputSchema: {{type: object, properties: {{w{number}: {{type: string}}}}}}
 request: {{method: GET, url: http://localhost:1/w{number}}}
 """
-_BOUND: Final = 10
 _PACE: Final = 0.3
 """Seconds from one edit to the next: more than four notifications a second would wait for each other."""
 
@@ -47,45 +44,14 @@ class Found:
     torn: list[str] = field(default_factory=list)
 
 
-class Directory:
+class Directory(Service):
     """One tools directory with a reloader at work on it."""
 
     def __init__(self, root: Path, *, events: bool, poll: float) -> None:
-        self.root = root
+        super().__init__(root, events=events, poll=poll)
         self.path = root / "a.yaml"
-        self.registry = Registry()
-        self.announced: list[float] = []
-        self.swaps = 0
-        self._moved = anyio.Event()
-        self.reloader = Reloader(
-            Directories((str(root),)),
-            self.registry,
-            Sources({}),
-            emit=self._hear,
-            announce=self._announce,
-            events=events,
-            poll=poll,
-        )
         root.mkdir(parents=True)
         self.path.write_text(_VERSION.format(number=0))
-
-    def _hear(self, event: Event) -> None:
-        self.swaps += isinstance(event, SnapshotReplaced)
-        self._move()
-
-    async def _announce(self) -> None:
-        self.announced.append(anyio.current_time())
-        self._move()
-
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = anyio.Event()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Raises ``TimeoutError`` if that takes too long."""
-        with anyio.fail_after(_BOUND):
-            while not condition():
-                await self._moved.wait()
 
     async def serves(self, version: str, after: int = 0) -> None:
         """Until a version serves, and clients were told more than ``after`` times."""
@@ -123,9 +89,7 @@ async def run(*, long: bool) -> list[Figure]:
             for edit in SEEN + MISSED:
                 tasks.start_soon(_edits, place / "polled", edit, polled, rounds // 4)
         return [
-            Figure(
-                "kinds of edits that are accepted", str(len(SEEN + MISSED)), "≥ 18", len(SEEN + MISSED) >= 18
-            ),
+            at_least("kinds of edits that are accepted", len(SEEN + MISSED), 18),
             *_figures("with events", seen, 0.15),
             *_figures("with events that tell nothing", blind, 2.5),
             *_figures("with polls alone", polled, 2.5),
@@ -242,9 +206,9 @@ async def _refusals(root: Path, every: int) -> list[Figure]:
     recoveries: list[float] = []
     async with _working(directory, found):
         for number, (name, put) in enumerate(cases, 1):
-            before, swaps = directory.version, directory.swaps
+            before, swaps = directory.version, len(directory.swaps)
             put(directory.path)
-            await directory.until(lambda: directory.swaps > swaps)  # noqa: B023
+            await directory.until(lambda: len(directory.swaps) > swaps)  # noqa: B023
             told = [str(diagnostic) for diagnostic in directory.reloader.loaded.diagnostics]
             checked = [str(d) for d in load_once(Directories((str(root),)), Sources({})).diagnostics]
             if directory.reloader.loaded.broken:

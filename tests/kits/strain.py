@@ -121,7 +121,7 @@ async def _failing(count: int) -> list[Figure]:
             f"requests of {count} calls that all fail, beyond the first {saved}",
             (sent - saved) / count,
             1.2,
-            "times",
+            "requests a call",
         )
     ]
 

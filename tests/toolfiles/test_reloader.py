@@ -2,90 +2,24 @@ import logging
 import os
 import resource
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import anyio
 import pytest
 
-from bridge.events import Event, SnapshotReplaced
-from bridge.registry import Registry
-from bridge.secrets import Sources
+from bridge.events import Event
 from bridge.toolfiles.files import Directories, look
-from bridge.toolfiles.reloader import Reloader
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
+from tests.toolfiles.service import Service, serving
 
 pytestmark = pytest.mark.anyio
 
 
 def tool(description: str) -> str:
     return f"description: {description}\nrequest: {{method: GET, url: http://localhost:1/x}}\n"
-
-
-class Service:
-    """A reloader at work on one directory, and what was heard of it."""
-
-    def __init__(
-        self, root: Path, *, events: bool, poll: float, directories: Directories | None = None
-    ) -> None:
-        self.root = root
-        self.registry = Registry()
-        self.swaps: list[SnapshotReplaced] = []
-        self.announced: list[float] = []
-        self.environ: dict[str, str] = {}
-        self._moved = anyio.Event()
-        self.reloader = Reloader(
-            directories or Directories((str(root),)),
-            self.registry,
-            Sources(self.environ),
-            emit=self.hear,
-            announce=self.announce,
-            events=events,
-            poll=poll,
-        )
-
-    def hear(self, event: Event) -> None:
-        assert isinstance(event, SnapshotReplaced)
-        self.swaps.append(event)
-        self._move()
-
-    async def announce(self) -> None:
-        self.announced.append(anyio.current_time())
-        self._move()
-
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = anyio.Event()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(10):
-            while not condition():
-                await self._moved.wait()
-
-    def description(self, name: str = "a") -> str | None:
-        found = self.registry.current.find(name)
-        return found.spec.description if found else None
-
-    async def says(self, description: str | None, name: str = "a") -> None:
-        try:
-            await self.until(lambda: self.description(name) == description)
-        except TimeoutError as late:
-            late.add_note(f"{self.root}: {name} says {self.description(name)}, not {description}")
-            raise
-
-
-@asynccontextmanager
-async def serving(
-    root: Path, *, events: bool = True, poll: float = 60, directories: Directories | None = None
-) -> AsyncIterator[Service]:
-    service = Service(root, events=events, poll=poll, directories=directories)
-    await service.reloader.reload()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(service.reloader.run)
-        yield service
-        tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
