@@ -88,7 +88,11 @@ async def test_put_sends_a_document_of_any_type(bridge: Bridge, document: object
 
 
 async def test_put_sends_a_null(bridge: Bridge) -> None:
-    assert await bridge.text("echo_put", document=None) == "null"
+    found, doubt = (await bridge.call("echo_put", document=None)).content
+    assert isinstance(found, TextContent)
+    assert found.text == "null"
+    assert isinstance(doubt, TextContent)
+    assert "nothing but null" in doubt.text
 
 
 async def test_patch_leaves_out_what_is_absent_and_sends_null(bridge: Bridge, httpbin: str) -> None:
