@@ -146,9 +146,12 @@ class Client:
             self._emit(RequestRetried(call.upstream.name, attempt, reason(outcome), wait))
             await asyncio.sleep(wait)
             attempt += 1
-        if isinstance(outcome, UpstreamError):
-            raise outcome
-        return outcome
+        try:
+            if isinstance(outcome, UpstreamError):
+                raise outcome
+            return outcome
+        finally:
+            del outcome  # an error that its own traceback holds would stay until the collector comes
 
 
 def as_sent(request: Request, upstream: Upstream) -> Request:

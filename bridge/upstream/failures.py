@@ -72,7 +72,12 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
 
 
 def while_reading(error: ClientError | HttpProcessingError) -> httpx.TransportError:
-    """For whatever ended a reply before its end."""
+    """For whatever ended a reply before its end.
+
+    The connection keeps the error: with its traceback, which holds the connection, both would stay until
+    the collector comes.
+    """
+    error.__traceback__ = None
     if isinstance(error, HttpProcessingError):
         return httpx.RemoteProtocolError("protocol-error")
     if isinstance(error, ClientOSError) and isinstance(error.__cause__, ssl.SSLError):

@@ -46,7 +46,12 @@ class Wire(ResponseHandler):
             super().data_received(data)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Tell the body's reader too: on a bad chunk aiohttp leaves it waiting for ever."""
+        """Tell the body's reader too: on a bad chunk aiohttp leaves it waiting for ever.
+
+        Where it was raised is nobody's business, and would hold this connection and all that it has read.
+        """
+        for each in filter(None, (exc, exc_cause)):
+            each.__traceback__ = None
         super().set_exception(exc, *([exc_cause] if exc_cause else []))
         body = self._payload
         if body is not None and not body.is_eof() and body.exception() is None:

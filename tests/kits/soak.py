@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
@@ -68,7 +69,10 @@ async def run(*, long: bool) -> list[Figure]:
 def _figures(samples: list[Sample], *, long: bool) -> Iterator[Figure]:
     settled = samples[len(samples) // 2 :] if long else samples
     slope = _slope(settled) * 600
-    yield at_most("memory, in 10 minutes", slope, 1 if long else 20, "MB")
+    series = tuple(f"after {sample.seconds:.0f} s {sample.rss:.1f} MB" for sample in samples)
+    yield replace(
+        at_most("memory, in 10 minutes", slope, 1 if long else 20, "MB"), found=series if long else ()
+    )
     first, last = samples[0], samples[-1]
     for what in ("descriptors", "threads", "tasks"):
         more = getattr(last, what) - getattr(first, what)

@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import tracemalloc
 from functools import partial
+from types import FrameType
 
 import anyio
 import pytest
@@ -524,3 +526,19 @@ async def test_calls_that_still_run_at_the_end_fail(caller: Caller, faulty: Faul
         calls.start_soon(call)
         await faulty.arrived.wait()
         await caller.client.aclose()
+
+
+@pytest.mark.parametrize("path", ["rst_before_head", "short_content_length", "not_http", "header_bomb"])
+async def test_what_failed_is_let_go_at_once(caller: Caller, faulty: Faulty, path: str) -> None:
+    """An error that its own traceback holds would keep all that was read until the collector comes."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await failure(caller, faulty, f"/{path}", "POST")
+        gc.collect()
+        assert not [left for left in gc.garbage if isinstance(left, FrameType | Reply | BridgeError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
