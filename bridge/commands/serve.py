@@ -94,7 +94,7 @@ def _share_evenly() -> None:
     reply in a thread gives way after a millisecond, where each step of a call waits for its turn.
     """
     gc.freeze()
-    gc.set_threshold(10_000, 10, 100)
+    gc.set_threshold(2_000, 10, 10)
     sys.setswitchinterval(0.001)
 
 
