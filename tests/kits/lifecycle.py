@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ from urllib.parse import urlsplit
 
 import anyio
 import httpx
-from anyio.abc import Process
 
 from tests.kits.figures import Figure, at_least, at_most, none_of
-from tests.kits.serving import ROOT, Bridge, over_http
-from tests.server.support import Pipe, Session, call, initialize
+from tests.kits.serving import Bridge, over_http, over_pipes
+from tests.server.support import Session, call, initialize
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _GRACE: Final = 5
@@ -98,28 +96,6 @@ class _Ends:
             self.unclean.append(f"{how}: exit code {code}")
 
 
-@asynccontextmanager
-async def _stdio(tools: Path, stderr: int = DEVNULL) -> AsyncIterator[tuple[Process, Pipe]]:
-    """A bridge at the other end of two pipes of our own, which can be closed one by one."""
-    source, to_server = os.pipe()
-    from_server, sink = os.pipe()
-    pipe = Pipe(to_server, from_server)
-    command = [sys.executable, "-m", "bridge", "serve", str(tools)]
-    async with await anyio.open_process(
-        command, cwd=ROOT, stdin=source, stdout=sink, stderr=stderr
-    ) as process:
-        os.close(source)
-        os.close(sink)
-        try:
-            await pipe.open(_BOUND)
-            yield process, pipe
-        finally:
-            if process.returncode is None:
-                process.kill()
-            pipe.hang_up()
-            pipe.stop_reading()
-
-
 @contextmanager
 def _full_pipe() -> Iterator[int]:
     """The writing end of a pipe that nobody reads, and that takes nothing more."""
@@ -138,7 +114,7 @@ async def _end_of_stdio(how: str, ends: _Ends) -> None:
     """Calls in flight, and then the end."""
     with _full_pipe() as full:
         stderr = full if how == "full stderr" else DEVNULL
-        async with _tools() as (upstream, tools), _stdio(tools, stderr) as (process, pipe):
+        async with _tools() as (upstream, tools), over_pipes(tools, stderr) as (process, pipe):
             await pipe.send(*(call("hold", f"c{n}") for n in range(_CALLS)))
             await upstream.until(lambda: len(upstream.heard) == _CALLS)
             if how == "nobody reads":
@@ -206,7 +182,7 @@ def _web() -> httpx.AsyncClient:
 
 async def _long_line() -> list[Figure]:
     """100 MB on one line."""
-    async with _tools() as (_, tools), _stdio(tools) as (process, pipe):
+    async with _tools() as (_, tools), over_pipes(tools) as (process, pipe):
         bridge = Bridge(process.pid, process)
         bridge.forget_peak()
         before = bridge.rss

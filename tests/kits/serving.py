@@ -16,6 +16,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 
+from tests.server.support import Pipe
+
 ROOT: Final = Path(__file__).parents[2]
 _URL: Final = re.compile(rb"serving (http://\S+)\n")
 _BOUND: Final = 30
@@ -130,6 +132,28 @@ async def over_stdio(directory: Path, env: Mapping[str, str], log: Path) -> Asyn
     with log.open("w") as stderr:
         async with Client(stdio_client(command, errlog=stderr)) as client:
             yield client
+
+
+@asynccontextmanager
+async def over_pipes(tools: Path, stderr: int = DEVNULL) -> AsyncIterator[tuple[Process, Pipe]]:
+    """A bridge at the other end of two pipes of our own, which can be closed one by one."""
+    source, to_server = os.pipe()
+    from_server, sink = os.pipe()
+    pipe = Pipe(to_server, from_server)
+    command = [sys.executable, "-m", "bridge", "serve", str(tools)]
+    async with await anyio.open_process(
+        command, cwd=ROOT, stdin=source, stdout=sink, stderr=stderr
+    ) as process:
+        os.close(source)
+        os.close(sink)
+        try:
+            await pipe.open(_BOUND)
+            yield process, pipe
+        finally:
+            if process.returncode is None:
+                process.kill()
+            pipe.hang_up()
+            pipe.stop_reading()
 
 
 def text_of(result: CallToolResult) -> str:

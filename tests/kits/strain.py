@@ -3,14 +3,12 @@
 Latencies are ratios or bounds in one run, over a stdio bridge that answers nothing but pings meanwhile.
 """
 
-import os
 import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -27,7 +25,7 @@ from bridge.tool.request import RequestTemplate
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
 from tests.kits.figures import Figure, at_most, none_of
-from tests.kits.serving import ROOT, over_http
+from tests.kits.serving import ROOT, over_http, over_pipes
 from tests.server.support import Pipe, Session, call, request
 from tests.upstream.conversation import Exchange, serve_faults
 
@@ -207,23 +205,11 @@ class _Answers:
 
 @asynccontextmanager
 async def _stdio(tools: Path) -> AsyncIterator[_Answers]:
-    source, to_server = os.pipe()
-    from_server, sink = os.pipe()
-    pipe = Pipe(to_server, from_server)
-    command = [sys.executable, "-m", "bridge", "serve", str(tools)]
-    async with await anyio.open_process(command, cwd=ROOT, stdin=source, stdout=sink, stderr=DEVNULL):
-        os.close(source)
-        os.close(sink)
+    async with over_pipes(tools) as (_, pipe), anyio.create_task_group() as tasks:
         answers = _Answers(pipe)
-        try:
-            await pipe.open(30)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(answers.read)
-                yield answers
-                tasks.cancel_scope.cancel()
-        finally:
-            pipe.hang_up()
-            pipe.stop_reading()
+        tasks.start_soon(answers.read)
+        yield answers
+        tasks.cancel_scope.cancel()
 
 
 # --- what is pure ---
