@@ -34,13 +34,17 @@ class RequestRetried:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReplaced:
-    """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``."""
+    """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
+
+    ``visible``: a client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
+    """
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     broken: tuple[str, ...]
     visible: bool
+    rerouted: bool
     seconds: float
 
 

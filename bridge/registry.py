@@ -1,36 +1,58 @@
 """The hall: holds the one snapshot of tools that is served now."""
 
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
+from typing import Final
 
 from bridge.tool.compiler import Tool
 
+_name: Final = attrgetter("name")
+
 
 class Snapshot:
-    """The tools of one moment, frozen; ``tools`` is in order of name and holds what is listed."""
+    """The tools of one moment, frozen; ``tools`` are in order of name, ``by_name`` knows no aliases."""
 
-    __slots__ = ("_by_name", "tools")
+    __slots__ = ("aliases", "by_name", "tools")
 
-    def __init__(self, tools: Iterable[Tool] = ()) -> None:
-        self.tools = tuple(sorted(tools, key=attrgetter("name")))
-        aliases = {alias: tool for tool in self.tools for alias in tool.spec.aliases}
-        self._by_name = MappingProxyType(aliases | {tool.name: tool for tool in self.tools})
+    def __init__(
+        self, tools: Iterable[Tool] = (), before: "Snapshot | None" = None, without: Iterable[Tool] = ()
+    ) -> None:
+        """``tools``, and those of ``before`` but for some: an edit among thousands costs little more than itself."""
+        listed: list[Tool] = list(before.tools) if before else []
+        by_name: dict[str, Tool] = dict(before.by_name) if before else {}
+        aliases: dict[str, Tool] = dict(before.aliases) if before else {}
+        for tool in without:
+            del listed[bisect_left(listed, tool.name, key=_name)]
+            del by_name[tool.name]
+            for alias in tool.spec.aliases:
+                del aliases[alias]
+        for tool in tools:
+            insort(listed, tool, key=_name)
+            by_name[tool.name] = tool
+            aliases |= dict.fromkeys(tool.spec.aliases, tool)
+        self.tools: tuple[Tool, ...] = tuple(listed)
+        self.by_name: Mapping[str, Tool] = by_name
+        self.aliases: Mapping[str, Tool] = aliases
 
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name or an alias."""
-        return self._by_name.get(name)
+        return self.by_name.get(name) or self.aliases.get(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a swap changed, as names; ``visible`` if a client's list would differ."""
+    """What a swap changed, as names.
+
+    ``visible``: a client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
+    """
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     visible: bool
+    rerouted: bool
 
 
 class Registry:
@@ -41,11 +63,16 @@ class Registry:
 
     def replace(self, snapshot: Snapshot) -> Change:
         """Serve ``snapshot`` from now on; answers how it differs from the one before."""
-        before = {tool.name: tool for tool in self.current.tools}
-        after = {tool.name: tool for tool in snapshot.tools}
+        before, after = self.current.by_name, snapshot.by_name
         self.current = snapshot
-        added = tuple(name for name in after if name not in before)
-        removed = tuple(name for name in before if name not in after)
-        changed = tuple(name for name in after if name in before and after[name] is not before[name])
-        edited = any(after[name].definition != before[name].definition for name in changed)
-        return Change(added, changed, removed, visible=bool(added or removed or edited))
+        others = [tool for name, tool in after.items() if before.get(name) is not tool]
+        changed = [(before[tool.name], tool) for tool in others if tool.name in before]
+        added = {tool.name for tool in others} - before.keys()
+        removed = before.keys() - after.keys()
+        return Change(
+            tuple(sorted(added)),
+            tuple(sorted(new.name for _, new in changed)),
+            tuple(sorted(removed)),
+            visible=bool(added or removed) or any(old.definition != new.definition for old, new in changed),
+            rerouted=bool(removed) or any(old.upstream != new.upstream for old, new in changed),
+        )

@@ -20,7 +20,9 @@ def test_a_swap_answers_what_changed() -> None:
     kept, gone, edited = tool("kept"), tool("gone"), tool("edited")
     registry = Registry(Snapshot([kept, gone, edited]))
     change = registry.replace(Snapshot([kept, tool("edited", title="Edited"), tool("new")]))
-    assert change == Change(added=("new",), changed=("edited",), removed=("gone",), visible=True)
+    assert change == Change(
+        added=("new",), changed=("edited",), removed=("gone",), visible=True, rerouted=True
+    )
 
 
 def test_what_clients_do_not_see_is_no_visible_change() -> None:

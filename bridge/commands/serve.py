@@ -15,7 +15,7 @@ import click
 from bridge.commands import report
 from bridge.commands.loading import directories
 from bridge.diagnostics import Diagnostic
-from bridge.events import Event
+from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.server import logs
@@ -116,18 +116,19 @@ class Bridge:
         )
         self._told: frozenset[Diagnostic] = frozenset()
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, event: SnapshotReplaced) -> None:
         """After a reload: what is wrong is told once, and what no tool sends to is let go."""
         report.ear(event)
         loaded = self.reloader.loaded
         for diagnostic in loaded.diagnostics:
             if diagnostic not in self._told:
                 _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic)
-        for file in loaded.files:
-            if file.state == "kept" and not self._told.issuperset(file.diagnostics):
+        for file in loaded.kept:
+            if not self._told.issuperset(file.diagnostics):
                 _log.info("%s: its last good version serves on", file.place.shown)
         self._told = frozenset(loaded.diagnostics)
-        self.client.retire(tool.upstream for tool in loaded.snapshot.tools)
+        if event.rerouted:
+            self.client.retire(tool.upstream for tool in loaded.snapshot.tools)
 
 
 async def over_http(

@@ -1,7 +1,7 @@
 """Which tool files serve: each is compiled against its upstream, and asks for its names."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from bridge.diagnostics import Finding, InvalidSpec, Route, did_you_mean
@@ -10,7 +10,6 @@ from bridge.spec import ToolSpec
 from bridge.tool.compiler import Tool, compile_tool
 from bridge.toolfiles.files import Content, Directories, Place
 from bridge.toolfiles.loaded import Compiled, Loaded, Standing, State, ToolFile, UpstreamFile
-from bridge.toolfiles.names import settle
 from bridge.toolfiles.words import Told, Words, locate, tool_words
 
 
@@ -47,7 +46,7 @@ class Claims:
         *,
         keep: bool,
     ) -> None:
-        self.names: dict[str, Place] = {}
+        self.names = before.names.copy()
         self._directories = directories
         self._upstreams = upstreams
         self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
@@ -56,24 +55,19 @@ class Claims:
         self._before = before
         self._keep = keep
 
-    def tool_files(
-        self, contents: Mapping[Place, Content], moved: Iterable[Place], gone: Iterable[Place]
-    ) -> dict[Place, ToolFile]:
-        """Every tool file; what is right, has not moved and sends to the same stays untouched."""
+    def judge(self, contents: Mapping[Place, Content], moved: Collection[Place]) -> list[ToolFile]:
+        """Tool files judged anew: what is right, has not moved and sends to the same needs no judging."""
         before = self._before
-        stay: dict[Place, ToolFile] = {}
-        claiming: Iterable[Place] = contents
+        asking: Iterable[Place] = contents
         if self._upstreams == before.upstreams:
-            stay = dict(before.tools)
-            claiming = {place for place, file in stay.items() if file.state != "good"}
-            claiming = claiming.union(moved).difference(gone)
-            for place in claiming.union(gone):
-                stay.pop(place, None)
-        places = sorted(place for place in claiming if not place.is_upstream)
+            asking = {*moved, *(place for place, file in before.noted.items() if file.state != "good")}
+        places = sorted(place for place in asking if place in contents and not place.is_upstream)
         candidates = sorted((self._candidate(place, contents[place]) for place in places), key=self._rank)
-        self.names = {name: place for name, place in before.names.items() if place in contents}
+        for place in moved:
+            if place not in contents:
+                self.names.release(place)
         kept = self._settle(candidates)
-        return stay | {each.place: self._file(each, kept.get(each.place)) for each in candidates}
+        return [self._file(each, kept.get(each.place)) for each in candidates]
 
     def _settle(self, candidates: Iterable[_Candidate]) -> dict[Place, Compiled | None]:
         """Settle the names; answers what those fall back on that do not get what they ask for.
@@ -82,12 +76,13 @@ class Claims:
         back on, its names stay with it.
         """
         asking = {each.place: _names(each.tool) for each in candidates if each.tool}
-        granted = settle(asking, self.names)
+        granted = self.names.settle(asking)
         kept = {each.place: self._kept(each) for each in candidates if each.place not in granted}
         falling_back = {place: _names(last.tool) for place, last in kept.items() if last and last.tool}
-        self.names = {n: p for n, p in self.names.items() if p not in kept or p in falling_back}
-        granted = settle({place: asking[place] for place in kept if place in asking}, self.names)
-        settle({p: names for p, names in falling_back.items() if p not in granted}, self.names)
+        for place in kept.keys() - falling_back.keys():
+            self.names.release(place)
+        granted = self.names.settle({place: asking[place] for place in kept if place in asking})
+        self.names.settle({p: names for p, names in falling_back.items() if p not in granted})
         return kept
 
     def _candidate(self, place: Place, content: Content) -> _Candidate:
@@ -135,7 +130,7 @@ class Claims:
     def _rank(self, candidate: _Candidate) -> int:
         """0 for a file that holds every name that it asks for, 1 for one that holds its tool's name."""
         tool = candidate.tool or (candidate.old and candidate.old.tool)
-        held = [self._before.names.get(name) == candidate.place for name in _names(tool)] if tool else [False]
+        held = [self._before.names.holder(n) == candidate.place for n in _names(tool)] if tool else [False]
         return 0 if all(held) else 2 - held[0]
 
     def _kept(self, candidate: _Candidate) -> Compiled | None:
@@ -165,12 +160,14 @@ class Claims:
         return ToolFile(place, "kept" if tool else "broken", told, words, compiled, good, kept, tool)
 
     def _holds(self, place: Place, tool: Tool | None) -> bool:
-        return tool is not None and all(self.names.get(name) == place for name in _names(tool))
+        return tool is not None and all(self.names.holder(name) == place for name in _names(tool))
 
     def _clash(self, place: Place, tool: Tool) -> Finding:
         """The first name that a tool asks for and another file holds."""
-        name = next(name for name in _names(tool) if self.names.get(name, place) != place)
-        message = f"the name {name} is held by {self.names[name].shown}; rename one of the two"
+        held = ((name, self.names.holder(name)) for name in _names(tool))
+        name, holder = next((name, holder) for name, holder in held if holder not in {None, place})
+        assert holder
+        message = f"the name {name} is held by {holder.shown}; rename one of the two"
         return Finding("duplicate-name", message, _route(tool, name))
 
 

@@ -11,6 +11,7 @@ from bridge.secrets import Upstream
 from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Content, Place
+from bridge.toolfiles.names import Names
 from bridge.toolfiles.words import Told, Words
 
 State: TypeAlias = Literal["good", "kept", "broken", "waiting", "disabled", "ignored"]
@@ -73,27 +74,32 @@ class ToolFile:
 class Loaded:
     """One load: what is served, and every file with what is wrong with it.
 
-    ``names`` are the places of the tools that answer to them, aliases too.
+    ``names`` are those that tools answer to, aliases too. ``noted`` are the tool files that are not just
+    good: in another state, or with something to say.
     """
 
     snapshot: Snapshot = field(default_factory=Snapshot)
-    contents: Mapping[Place, Content] = field(default_factory=dict)
     tools: Mapping[Place, ToolFile] = field(default_factory=dict)
     upstreams: Mapping[Place, UpstreamFile] = field(default_factory=dict)
-    names: Mapping[str, Place] = field(default_factory=dict)
+    noted: Mapping[Place, ToolFile] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
     blind: Told = ()
 
     @property
     def files(self) -> list[ToolFile | UpstreamFile]:
         """Every file, in order of place."""
-        return sorted(chain(self.tools.values(), self.upstreams.values()), key=lambda file: file.place)
+        return _in_order(self.tools, self.upstreams)
+
+    @property
+    def kept(self) -> list[ToolFile | UpstreamFile]:
+        """The broken files whose last good ones serve on."""
+        return [file for file in _in_order(self.noted, self.upstreams) if file.state == "kept"]
 
     @property
     def diagnostics(self) -> Told:
         """All that is wrong, in order of file, line and column."""
-        files: list[ToolFile | UpstreamFile] = [*self.tools.values(), *self.upstreams.values()]
-        files = [file for file in files if file.diagnostics]
-        told = [sorted(file.diagnostics, key=_mark) for file in sorted(files, key=lambda file: file.place)]
+        files = _in_order(self.noted, self.upstreams)
+        told = [sorted(file.diagnostics, key=_mark) for file in files]
         return (*self.blind, *chain.from_iterable(told))
 
     @property
@@ -105,11 +111,22 @@ class Loaded:
                 firsts.setdefault(diagnostic.path, diagnostic)
         return tuple(f"{path}:{first.mark.line}:{first.mark.column}" for path, first in firsts.items())
 
+    def content(self, place: Place) -> Content | None:
+        """What was in a file; None if there was no such file."""
+        file = self.tools.get(place) or self.upstreams.get(place)
+        return file.words.content if file else None
+
     def last_good(self, place: Place) -> bytes | None:
         """The bytes of a file when it was last right."""
         file = self.tools.get(place) or self.upstreams.get(place)
         content = file.good.content if file and file.good else None
         return content if isinstance(content, bytes) else None
+
+
+def _in_order(
+    tools: Mapping[Place, ToolFile], upstreams: Mapping[Place, UpstreamFile]
+) -> list[ToolFile | UpstreamFile]:
+    return sorted(chain(tools.values(), upstreams.values()), key=lambda file: file.place)
 
 
 def _mark(diagnostic: Diagnostic) -> tuple[int, int]:

@@ -9,7 +9,7 @@ claims    which tools serve: a name has one holder    all tools, and who held it
 ========  ==========================================  ================================
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -17,10 +17,10 @@ from bridge.diagnostics import Finding, InvalidSpec
 from bridge.registry import Snapshot
 from bridge.secrets import Sources, Upstream
 from bridge.spec import UpstreamSpec
-from bridge.tool.compiler import compile_upstream
+from bridge.tool.compiler import Tool, compile_upstream
 from bridge.toolfiles.claims import Claims
 from bridge.toolfiles.files import Content, Directories, Place
-from bridge.toolfiles.loaded import Loaded, State, UpstreamFile
+from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
 from bridge.toolfiles.settling import Settling
 from bridge.toolfiles.words import Words, at_top, locate, upstream_words
 
@@ -37,26 +37,50 @@ def load(
     contents: Mapping[Place, Content],
     sources: Sources,
     previous: Loaded | None = None,
+    moved: Collection[Place] | None = None,
     *,
     keep: bool = True,
     blind: Mapping[Place, str] | None = None,
 ) -> Loaded:
     """What ``contents`` come to, after ``previous``, which is answered itself if nothing differs.
 
-    ``keep``: whether a broken file's last good one serves on. Touches no file but for secrets, and to
-    see whether one that is wrong may be quoted.
+    ``moved`` are the only places where ``contents`` may have become others since, if that is known: then a
+    load costs what they cost. ``keep``: whether a broken file's last good one serves on. Touches no file
+    but for secrets, and to see whether one that is wrong may be quoted.
     """
     before = previous or Loaded()
-    moved = [place for place, content in contents.items() if before.contents.get(place) != content]
-    gone = [place for place in before.contents if place not in contents]
+    places = {*contents, *before.tools, *before.upstreams} if moved is None else moved
+    moved = {place for place in places if contents.get(place) != before.content(place)}
     unseen = tuple(at_top(place, Finding("unreadable", why)) for place, why in sorted((blind or {}).items()))
     upstreams = _upstream_files(directories, contents, moved, sources, before.upstreams, keep=keep)
-    if not moved and not gone and (upstreams, unseen) == (before.upstreams, before.blind):
+    if not moved and (upstreams, unseen) == (before.upstreams, before.blind):
         return before
     claims = Claims(directories, upstreams, sources, before, keep=keep)
-    tools = claims.tool_files(contents, moved, gone)
-    snapshot = Snapshot(file.tool for file in tools.values() if file.tool)
-    return Loaded(snapshot, dict(contents), tools, upstreams, claims.names, unseen)
+    judged = claims.judge(contents, moved)
+    places = moved.union(file.place for file in judged)
+    last = [before.tools[place] for place in places if place in before.tools]
+    noted = [file for file in judged if file.state != "good" or file.diagnostics]
+    return Loaded(
+        Snapshot(_tools(judged), before.snapshot, without=_tools(last)),
+        _revised(before.tools, last, judged),
+        upstreams,
+        _revised(before.noted, last, noted),
+        claims.names,
+        unseen,
+    )
+
+
+def _tools(files: Iterable[ToolFile]) -> list[Tool]:
+    return [file.tool for file in files if file.tool]
+
+
+def _revised(
+    files: Mapping[Place, ToolFile], without: Iterable[ToolFile], added: Iterable[ToolFile]
+) -> dict[Place, ToolFile]:
+    revised = dict(files)
+    for file in without:
+        revised.pop(file.place, None)
+    return revised | {file.place: file for file in added}
 
 
 def _upstream_files(

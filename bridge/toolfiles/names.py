@@ -9,21 +9,51 @@ Wishes: TypeAlias = Mapping[Place, Collection[str]]
 """The names that files ask for, in order of precedence."""
 
 
-def settle(wishes: Wishes, held: dict[str, Place]) -> set[Place]:
-    """The files that get all that they ask for; ``held`` becomes what it is then.
+class Names:
+    """The names that are held; a file holds all that it asked for together, or what it held before."""
 
-    Who gets it lets go of what else it held. So a name goes to the next in the same moment, and two
-    files may swap theirs.
-    """
-    granted: set[Place] = set()
-    asking = dict(wishes)
-    while fitting := _alone(asking, held) or _together(asking, held):
-        for name in [name for name, place in held.items() if place in fitting]:
-            del held[name]
-        for place in fitting:
-            held |= dict.fromkeys(asking.pop(place), place)
-        granted |= fitting
-    return granted
+    def __init__(self, held: Wishes | None = None) -> None:
+        self._held: dict[Place, Collection[str]] = {}
+        self._holders: dict[str, Place] = {}
+        for place, names in (held or {}).items():
+            self._grant(place, names)
+
+    def copy(self) -> "Names":
+        names = Names()
+        names._held, names._holders = dict(self._held), dict(self._holders)
+        return names
+
+    @property
+    def held(self) -> Wishes:
+        return self._held
+
+    def holder(self, name: str) -> Place | None:
+        return self._holders.get(name)
+
+    def release(self, place: Place) -> None:
+        """Let go of all that a file holds, if anything."""
+        for name in self._held.pop(place, ()):
+            del self._holders[name]
+
+    def settle(self, wishes: Wishes) -> set[Place]:
+        """The files that get all that they ask for.
+
+        Who gets it lets go of what else it held. So a name goes to the next in the same moment, and two
+        files may swap theirs.
+        """
+        granted: set[Place] = set()
+        asking = dict(wishes)
+        while fitting := _alone(asking, self._holders) or _together(asking, self._holders):
+            for place in fitting:
+                self.release(place)
+            for place in fitting:
+                self._grant(place, asking.pop(place))
+            granted |= fitting
+        return granted
+
+    def _grant(self, place: Place, names: Collection[str]) -> None:
+        self._held[place] = names
+        self._holders |= dict.fromkeys(names, place)
 
 
 def _alone(asking: Wishes, held: Mapping[str, Place]) -> set[Place]:

@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 from watchfiles import awatch
 
-from bridge.events import Ear, SnapshotReplaced
+from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.toolfiles.files import Directories, Folder, Place, spoken_of
@@ -46,7 +46,7 @@ class Reloader:
         registry: Registry,
         sources: Sources,
         *,
-        emit: Ear,
+        emit: Callable[[SnapshotReplaced], None],
         announce: Callable[[], Awaitable[None]],
         keep: bool = True,
         poll: float = 2.0,
@@ -63,7 +63,6 @@ class Reloader:
         self._poll = poll
         self._settling = Settling(directories, self._last_good, poll)
         self._lock = anyio.Lock()
-        self._version = 0
         self._polls = 0
         self._paths: set[str] = set()
         self._everything = False
@@ -123,9 +122,11 @@ class Reloader:
         everything, self._everything = self._everything or polled, False
         self._polls += polled
         await self._look(paths, everything=everything, bytes_too=polled and self._polls % _THOROUGH == 0)
-        if everything or self._settling.version != self._version:
+        if everything or self._settling.moved:
             loaded = await to_thread.run_sync(self._load)
-            if loaded is not self.loaded:
+            if loaded is self.loaded:
+                self._settling.moved.clear()
+            else:
                 await self._swap(loaded, started)
         await self._announce_if_due()
 
@@ -150,12 +151,12 @@ class Reloader:
 
     def _load(self) -> Loaded:
         settling = self._settling
-        self._version = settling.version
         return load(
             self._directories,
             settling.contents,
             self._sources,
             self.loaded,
+            settling.moved,
             keep=self._keep,
             blind=settling.blind,
         )
@@ -164,12 +165,14 @@ class Reloader:
         """Serve what was loaded from now on, and tell of it."""
         change = self._registry.replace(loaded.snapshot)
         self.loaded = loaded
+        self._settling.moved.clear()
         event = SnapshotReplaced(
             added=change.added,
             changed=change.changed,
             removed=change.removed,
             broken=loaded.broken,
             visible=change.visible,
+            rerouted=change.rerouted,
             seconds=anyio.current_time() - started,
         )
         self._unheard |= change.visible and self._begun  # at start nobody is there to hear of it

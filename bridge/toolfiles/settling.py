@@ -45,15 +45,16 @@ class _Change:
 class Settling:
     """Keeps ``contents`` up to date; times are seconds of one clock, handed in. One caller at a time.
 
-    ``version`` counts what was taken into ``contents``. ``last_good`` answers the bytes of a file when it was last right. ``folders`` and ``blind`` are
-    those of the last look at all.
+    ``moved`` are the places whose contents became others; who has taken note of them clears it.
+    ``last_good`` answers the bytes of a file when it was last right. ``folders`` and ``blind`` are those
+    of the last look at all.
     """
 
     def __init__(
         self, directories: Directories, last_good: Callable[[Place], bytes | None], poll: float
     ) -> None:
         self.contents: dict[Place, Content] = {}
-        self.version = 0
+        self.moved: set[Place] = set()
         self.folders: set[Folder] = set()
         self.blind: dict[Place, str] = {}
         self._directories = directories
@@ -105,7 +106,7 @@ class Settling:
         if change.look is None:
             if Path(place.directory).is_dir():  # else it is the directory that is gone
                 del self._known[place], self.contents[place]
-                self.version += 1
+                self.moved.add(place)
             return
         found = (change.look, change.look) if isinstance(change.look, Finding) else read(place)
         if found is None:
@@ -114,7 +115,7 @@ class Settling:
             self._changes[place] = replace(change, due=now + self._poll, cut_short=True)
         else:
             self._known[place], self.contents[place] = found
-            self.version += 1
+            self.moved.add(place)
 
     def _is_cut_short(self, place: Place, content: Content) -> bool:
         good = self._last_good(place)

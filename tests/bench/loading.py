@@ -151,6 +151,7 @@ def loading(directory: Path, count: int) -> None:
     settling.look_at_all(now=0)
     loaded = load(directories, settling.contents, Sources({}))
     row(f"{count} files, cold", f"{time.perf_counter() - wall:.2f} s, {cpu() - began:.2f} s of CPU")
+    settling.moved.clear()
     assert len(loaded.snapshot.tools) == count, loaded.diagnostics[:3]
     edits, looks = [], []
     for number in range(10):
@@ -161,8 +162,9 @@ def loading(directory: Path, count: int) -> None:
         looks.append(cpu() - began)
         settling.look(now=11 + number)
         began = cpu()
-        loaded = load(directories, settling.contents, Sources({}), loaded)
+        loaded = load(directories, settling.contents, Sources({}), loaded, settling.moved)
         edits.append(cpu() - began)
+        settling.moved.clear()
     row(f"one edit among {count}", f"{statistics.median(edits) * 1000:.1f} ms of CPU")
     row("  the look at all files beside it", f"{statistics.median(looks) * 1000:.1f} ms of CPU")
 

@@ -95,15 +95,17 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             "retry upstream=shop attempt=1 reason=refused wait_ms=200",
         ),
         (
-            SnapshotReplaced(("a", "b"), ("c",), (), ("tools.d/d.yaml:14:7",), visible=True, seconds=0.012),
+            SnapshotReplaced(
+                ("a", "b"), ("c",), (), ("tools.d/d.yaml:14:7",), visible=True, rerouted=False, seconds=0.012
+            ),
             "reload: +2 ~1 -0 !1 in 12 ms (+a, b ~c !tools.d/d.yaml:14:7)",
         ),
         (
-            SnapshotReplaced((), (), ("a",), (), visible=True, seconds=0.0004),
+            SnapshotReplaced((), (), ("a",), (), visible=True, rerouted=False, seconds=0.0004),
             "reload: +0 ~0 -1 !0 in 0 ms (-a)",
         ),
         (
-            SnapshotReplaced((), (), (), tuple("abcde"), visible=False, seconds=0),
+            SnapshotReplaced((), (), (), tuple("abcde"), visible=False, rerouted=False, seconds=0),
             "reload: +0 ~0 -0 !5 in 0 ms (!a, b, c, 2 more)",
         ),
     ],

@@ -1,6 +1,7 @@
 """What serves is a function of the directory and of the last good files, whatever happened in between."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,8 +11,10 @@ from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.spec import Json
 from bridge.toolfiles.files import Content, Directories, Place
-from bridge.toolfiles.loaded import Loaded
+from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load
+
+_F = TypeVar("_F", ToolFile, UpstreamFile)
 
 FILES = st.sampled_from(["a", "b", "c/a", "d"])
 WAYS = st.sampled_from(["right", "named x", "alias x", "broken", "wrong", "disabled", "disabled and wrong"])
@@ -57,21 +60,21 @@ class History(RuleBasedStateMachine):
         self.contents[SHOP] = upstream("right").encode()
         self.loaded = Loaded()
         self.version = 0
-        self.pending = True
+        self.moved = {SHOP}
 
     @rule(file=FILES, way=WAYS, then_look=st.booleans())
     def write(self, file: str, way: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
         self.version += 1
         place = Place(0, f"{file}.yaml", "tools.d")
         self.contents[place], self.ways[place] = tool(self.version, way).encode(), way
-        self._moved(then_look)
+        self._move(place, then_look)
 
     @rule(file=FILES, then_look=st.booleans())
     def delete(self, file: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
         place = Place(0, f"{file}.yaml", "tools.d")
         self.contents.pop(place, None)
         self.ways.pop(place, None)
-        self._moved(then_look)
+        self._move(place, then_look)
 
     @rule(way=UPSTREAMS, then_look=st.booleans())
     def change_upstream(self, way: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
@@ -79,17 +82,17 @@ class History(RuleBasedStateMachine):
         self.contents.pop(SHOP, None)
         if way != "absent":
             self.contents[SHOP] = upstream(way).encode()
-        self._moved(then_look)
+        self._move(SHOP, then_look)
 
-    def _moved(self, look: bool) -> None:  # noqa: FBT001 - drawn
-        self.pending = True
+    def _move(self, place: Place, look: bool) -> None:  # noqa: FBT001 - drawn
+        self.moved.add(place)
         if look:
             self.look()
 
     def look(self) -> None:
         """One reload; it is the one that judging every file anew would be."""
         before = self.loaded
-        self.loaded = load(DIRECTORIES, self.contents, Sources({}), before)
+        self.loaded = load(DIRECTORIES, self.contents, Sources({}), before, self.moved)
         anew = load(DIRECTORIES, self.contents, Sources({}), all_moved(before))
         assert summary(self.loaded) == summary(anew)
         for place, file in self.loaded.tools.items():
@@ -104,17 +107,19 @@ class History(RuleBasedStateMachine):
                 assert file.tool.spec is file.words.spec
             elif old and old.tool:  # it served until now: what ended that?
                 assert "disabled" in self.ways[place] or self.upstream not in ("right", "elsewhere")
-        self.pending = False
+        self.moved.clear()
 
     @invariant()
     def what_serves_is_what_should(self) -> None:
-        if self.pending:
+        if self.moved:
             return
         snapshot, files = self.loaded.snapshot, self.loaded.tools
         assert files.keys() == self.ways.keys()
-        assert {tool.name for tool in snapshot.tools} <= self.loaded.names.keys()
-        for name, place in self.loaded.names.items():
-            assert snapshot.find(name) is files[place].tool
+        held = self.loaded.names.held
+        assert held.keys() == {place for place, file in files.items() if file.tool}
+        for place, names in held.items():
+            assert all(snapshot.find(name) is files[place].tool for name in names)
+        assert snapshot.tools == Snapshot(file.tool for file in files.values() if file.tool).tools
         if self.upstream in ("absent", "without its secret"):
             assert not snapshot.tools
         for place, way in self.ways.items():
@@ -126,23 +131,31 @@ class History(RuleBasedStateMachine):
             elif self.upstream in ("right", "elsewhere"):
                 names = {place.stem} if way != "named x" else {"x"}
                 names |= {"x"} if way == "alias x" else set()
-                is_free = all(self.loaded.names.get(name) in (place, None) for name in names)
+                is_free = all(self.loaded.names.holder(name) in (place, None) for name in names)
                 assert (file.state == "good") == is_free
 
     @invariant()
     def a_load_that_follows_itself_changes_nothing(self) -> None:
-        if not self.pending:
+        if not self.moved:
             assert load(DIRECTORIES, self.contents, Sources({}), self.loaded) is self.loaded
 
 
 def all_moved(loaded: Loaded) -> Loaded:
     """The load before, as if each of its files had held something else."""
-    return replace(loaded, contents=dict.fromkeys(loaded.contents, b"something else"))
+    return replace(
+        loaded,
+        tools={place: _other(file) for place, file in loaded.tools.items()},
+        upstreams={place: _other(file) for place, file in loaded.upstreams.items()},
+    )
+
+
+def _other(file: _F) -> _F:
+    return replace(file, words=replace(file.words, content=b"something else"))
 
 
 def summary(loaded: Loaded) -> Json:
     states = {place: (file.state, file.diagnostics) for place, file in loaded.tools.items()}
-    return states, loaded.names, served(loaded.snapshot), loaded.diagnostics
+    return states, loaded.names.held, served(loaded.snapshot), loaded.diagnostics
 
 
 def served(snapshot: Snapshot) -> list[tuple[str, str, str]]:
