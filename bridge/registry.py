@@ -3,7 +3,8 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Final
 
 from bridge.tool.compiler import Tool
@@ -65,10 +66,10 @@ class Registry:
         """Serve ``snapshot`` from now on; answers how it differs from the one before."""
         before, after = self.current.by_name, snapshot.by_name
         self.current = snapshot
-        others = [tool for name, tool in after.items() if before.get(name) is not tool]
-        changed = [(before[tool.name], tool) for tool in others if tool.name in before]
-        added = {tool.name for tool in others} - before.keys()
-        removed = before.keys() - after.keys()
+        others = set(compress(after, map(is_not, after.values(), map(before.get, after))))
+        changed = [(before[name], after[name]) for name in others if name in before]
+        added = others - before.keys()
+        removed = [name for name in before if name not in after]
         return Change(
             tuple(sorted(added)),
             tuple(sorted(new.name for _, new in changed)),

@@ -1,6 +1,7 @@
 """Who holds a name: one file each, and nobody loses what it holds before it has what it asks for."""
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from typing import TypeAlias
 
 from bridge.toolfiles.files import Place
@@ -15,13 +16,14 @@ class Names:
     def __init__(self, held: Wishes | None = None) -> None:
         self._held: dict[Place, Collection[str]] = {}
         self._holders: dict[str, Place] = {}
+        self._is_shared = False
         for place, names in (held or {}).items():
             self._grant(place, names)
 
     def copy(self) -> "Names":
-        names = Names()
-        names._held, names._holders = dict(self._held), dict(self._holders)
-        return names
+        """Costs nothing before one of the two changes."""
+        self._is_shared = True
+        return copy(self)
 
     @property
     def held(self) -> Wishes:
@@ -32,8 +34,10 @@ class Names:
 
     def release(self, place: Place) -> None:
         """Let go of all that a file holds, if anything."""
-        for name in self._held.pop(place, ()):
-            del self._holders[name]
+        if place in self._held:
+            self._own()
+            for name in self._held.pop(place):
+                del self._holders[name]
 
     def settle(self, wishes: Wishes) -> set[Place]:
         """The files that get all that they ask for.
@@ -44,16 +48,23 @@ class Names:
         granted: set[Place] = set()
         asking = dict(wishes)
         while fitting := _alone(asking, self._holders) or _together(asking, self._holders):
-            for place in fitting:
+            wished = {place: asking.pop(place) for place in fitting}
+            others = {place: names for place, names in wished.items() if names != self._held.get(place)}
+            for place in others:
                 self.release(place)
-            for place in fitting:
-                self._grant(place, asking.pop(place))
+            for place, names in others.items():
+                self._grant(place, names)
             granted |= fitting
         return granted
 
     def _grant(self, place: Place, names: Collection[str]) -> None:
+        self._own()
         self._held[place] = names
         self._holders |= dict.fromkeys(names, place)
+
+    def _own(self) -> None:
+        if self._is_shared:
+            self._held, self._holders, self._is_shared = dict(self._held), dict(self._holders), False
 
 
 def _alone(asking: Wishes, held: Mapping[str, Place]) -> set[Place]:
