@@ -1,33 +1,34 @@
 """Tells every client that the list of tools changed: once a change, in both eras.
 
 A client of 2026-07-28 opens a ``subscriptions/listen`` stream, which ``ListenHandler`` serves. A
-client of the handshake era has a session: from its ``notifications/initialized`` on, a task in the
-connection's own task group waits for changes and tells it, so that it ends with the connection and
-a client that does not read holds up nobody else. Over HTTP the SDK drops what it sends while a
-session has no GET stream open; then the change stays pending until the stream opens or the session
-lists the tools.
+client of the handshake era has a session: from its ``notifications/initialized`` on until its
+connection ends it is told of each change, by a task of its own, so that a client that does not read
+holds up nobody else. Over HTTP the SDK drops what it sends while a session has no GET stream open; then
+the change stays pending until the stream opens or the session lists the tools.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import anyio
+from anyio.abc import TaskGroup
+from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 from mcp_types import (
     SubscriptionFilter,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
-    ToolListChangedNotification,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-Context: TypeAlias = ServerRequestContext[dict[str, Any], Request]
+Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
+"""Its lifespan is a task group that ends with the transport."""
 
 SESSION_HEADER: Final = "mcp-session-id"
+_SEEN: Final = "restbridge/generation"
 _PATIENCE: Final = 1.0
 """Seconds in which a session must take a notification."""
 
@@ -36,12 +37,9 @@ _PATIENCE: Final = 1.0
 class _Session:
     """``pending``: the tools changed, and the client has neither heard of it nor listed them since."""
 
+    connection: Connection
+    tasks: TaskGroup
     pending: bool
-    wake: anyio.Event = field(default_factory=anyio.Event)
-
-    def change(self, _event: object) -> None:
-        self.pending = True
-        self.wake.set()
 
 
 class Announcer:
@@ -57,6 +55,9 @@ class Announcer:
     async def announce(self) -> None:
         """The list of tools differs from now on; returns without waiting for any client."""
         self.generation += 1
+        for session in self._sessions.values():
+            session.pending = True
+            self._tell_soon(session)
         await self._bus.publish(ToolsListChanged())
 
     def close(self) -> None:
@@ -74,7 +75,7 @@ class Announcer:
         """A handshake session can hear from now on: its GET stream is open."""
         self._streams[session_id] += 1
         if session := self._sessions.get(session_id):
-            session.wake.set()
+            self._tell_soon(session)
 
     def stream_closed(self, session_id: str) -> None:
         self._streams[session_id] -= 1
@@ -82,57 +83,49 @@ class Announcer:
             del self._streams[session_id]
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """To stand outermost: it holds a session's ``initialized`` open for as long as the session lives."""
+        """To stand outermost, so that a session is known before its request is served."""
         if ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
             return await call_next(ctx)
+        # The SDK means middleware to use a connection's state and exit_stack, and leaves no other way there.
+        connection = ctx.session._connection  # noqa: SLF001
         match ctx.method:
-            case "initialize" if ctx.request is None:
-                ctx.lifespan_context["generation"] = self.generation
-            case "notifications/initialized" if _key(ctx) not in self._sessions:
-                return await self._serve(ctx, call_next)
+            case "initialize":
+                connection.state[_SEEN] = self.generation
+            case "notifications/initialized" if _key(connection) not in self._sessions:
+                self._begin(connection, ctx.lifespan_context)
             case "tools/list":
-                self._listed(ctx)
+                self._listed(connection)
         return await call_next(ctx)
 
-    async def _serve(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        key = _key(ctx)
-        session = self._sessions[key] = _Session(self.generation > self._seen(ctx))
-        unsubscribe = self._bus.subscribe(session.change)
-        try:
-            await call_next(ctx)
-            while True:
-                if session.pending and self._can_hear(key):
-                    await _tell(session, ctx.session)
-                await session.wake.wait()
-                session.wake = anyio.Event()
-        finally:
-            unsubscribe()
-            del self._sessions[key]
+    def _begin(self, connection: Connection, tasks: TaskGroup) -> None:
+        """What changed since the client connected, it has to hear of."""
+        key = _key(connection)
+        pending = self.generation > connection.state.get(_SEEN, self.generation)
+        self._sessions[key] = session = _Session(connection, tasks, pending)
+        connection.exit_stack.callback(self._sessions.pop, key)
+        self._tell_soon(session)
 
-    def _seen(self, ctx: Context) -> int:
-        """The generation when the client connected; what changed since, it has to hear of."""
-        if ctx.request is None:
-            return int(ctx.lifespan_context.get("generation", self.generation))
-        return int(ctx.request.state.generation)
-
-    def _listed(self, ctx: Context) -> None:
-        key = _key(ctx)
-        session = self._sessions.get(key)
-        if session and not self._can_hear(key):
+    def _listed(self, connection: Connection) -> None:
+        session = self._sessions.get(_key(connection))
+        if session and not self._can_hear(session.connection.session_id):
             session.pending = False
 
-    def _can_hear(self, key: str | int) -> bool:
-        return isinstance(key, int) or key in self._streams
+    def _can_hear(self, session_id: str | None) -> bool:
+        return session_id is None or session_id in self._streams
+
+    def _tell_soon(self, session: _Session) -> None:
+        if session.pending and self._can_hear(session.connection.session_id):
+            session.tasks.start_soon(_tell, session)
 
 
-def _key(ctx: Context) -> str | int:
-    """What tells sessions apart: HTTP's session id, else the lifespan, which is entered per connection."""
-    return id(ctx.lifespan_context) if ctx.request is None else ctx.request.headers[SESSION_HEADER]
+def _key(connection: Connection) -> str | int:
+    """What tells sessions apart; over stdio they have no id."""
+    return connection.session_id or id(connection)
 
 
-async def _tell(session: _Session, client: ServerSession) -> None:
+async def _tell(session: _Session) -> None:
     """A client that does not take it in time hears of it with the next change or its next stream."""
     session.pending = False
     with anyio.move_on_after(_PATIENCE) as patience:
-        await client.send_notification(ToolListChangedNotification())
+        await session.connection.send_tool_list_changed()
     session.pending |= patience.cancelled_caught

@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 from mcp.server.transport_security import RequestBodyLimitMiddleware
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCRequest, RequestId
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCMessage, JSONRPCRequest, RequestId
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,7 +43,6 @@ class Gate:
         # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
-        scope.setdefault("state", {})["generation"] = self._announcer.generation
         if refusal := self._refusal(scope["method"], headers):
             await refusal(scope, receive, send)
         elif scope["method"] == "POST":
@@ -80,9 +79,16 @@ class Gate:
         except Refused as refused:
             await _error(400, str(refused), refused.code, refused.id)(scope, receive, send)
             return
+        again = _Again(first, receive)
+        try:
+            await self._serve(message, scope, again, send)
+        finally:
+            again.end()
+
+    async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
         session = Headers(scope=scope).get(SESSION_HEADER)
         if session is None or not isinstance(message, JSONRPCRequest):
-            await self._app(scope, _again(first, receive), send)
+            await self._app(scope, receive, send)
         elif (call := (session, str(message.id))) in self._calls:
             # The SDK would give the answer of the first to the second, and none to the first.
             text = "A request with this id is still in flight"
@@ -90,7 +96,7 @@ class Gate:
         else:
             self._calls.add(call)
             try:
-                await self._app(scope, _again(first, receive), send)
+                await self._app(scope, receive, send)
             finally:
                 self._calls.discard(call)
 
@@ -142,14 +148,26 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _again(first: Message, receive: Receive) -> Receive:
-    """``receive`` as if nothing had been received yet."""
-    messages = [first]
+class _Again:
+    """``receive`` as if nothing had been received yet; after its ``end`` it holds on to nothing.
 
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
+    The SDK keeps a session's last request, and so all that this one could reach, until the next comes.
+    """
 
-    return replay
+    def __init__(self, first: Message, receive: Receive) -> None:
+        self._messages = [first]
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        return self._messages.pop() if self._messages else await self._receive()
+
+    def end(self) -> None:
+        self._messages.clear()
+        self._receive = _gone
+
+
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def _error(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:

@@ -4,11 +4,13 @@ import logging
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
@@ -40,7 +42,7 @@ _INSTRUCTIONS: Final = (
 )
 
 
-class ToolServer(Server[dict[str, Any]]):
+class ToolServer(Server[TaskGroup]):
     """The SDK's server over a registry; ``announcer`` tells its clients of changes."""
 
     def __init__(self, registry: Registry, client: Client, emit: Ear) -> None:
@@ -54,6 +56,7 @@ class ToolServer(Server[dict[str, Any]]):
             "restbridge",
             version=__version__,
             instructions=_INSTRUCTIONS,
+            lifespan=_with_tasks,
             cache_hints={"tools/list": _TTL},
             get_tool_input_schema=self._input_schema,
             on_subscriptions_listen=self.announcer.listen,
@@ -120,6 +123,13 @@ class ToolServer(Server[dict[str, Any]]):
         """Without this the SDK lists all tools on every modern call over HTTP."""
         tool = self._registry.current.find(name)
         return None if tool is None else tool.arguments.schema
+
+
+@asynccontextmanager
+async def _with_tasks(_server: Server[TaskGroup]) -> AsyncIterator[TaskGroup]:
+    async with anyio.create_task_group() as tasks:
+        yield tasks
+        tasks.cancel_scope.cancel()
 
 
 def _after(cursor: str | None, tools: Sequence[Tool]) -> int:

@@ -218,8 +218,8 @@ async def _sessions(count: int) -> list[Figure]:
         one_more = await Session(web, bridge.url).post(initialize())
         modern = await Session(web, bridge.url).ask_modern(call("ok"))
         wrong = [] if one_more.status_code == 503 and "result" in modern else [str((one_more, modern))]
-        return [  # of a session the SDK's own part takes 38 kB
-            at_most(f"extra memory, {count} idle sessions", extra, 55, "MB"),
+        return [
+            at_most(f"extra memory, {count} idle sessions", extra, 40, "MB"),
             none_of("  one more is not refused, or a modern call is", wrong, 1),
         ]
 
