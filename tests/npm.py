@@ -15,14 +15,15 @@ NODE: Final = MODULES / "node" / "bin" / "node"
 
 def install() -> None:
     """Node and all packages; ends the process where there is no npm."""
-    once(HERE / "package-lock.json", MODULES, _install)
+    once(HERE / "package-lock.json", MODULES, lambda: ci(HERE))
 
 
-def _install() -> None:
+def ci(folder: Path) -> None:
+    """What the lock file in ``folder`` names."""
     npm = shutil.which("npm")
     if npm is None:
         sys.exit("npm was not found; some tests take packages from it, and a Node of their own: install npm")
-    subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
 
 
 def once(lock: Path, into: Path, do: Callable[[], None]) -> None:

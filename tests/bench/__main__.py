@@ -1,0 +1,45 @@
+"""Measures the bridge beside its peers: ``python -m tests.bench [--quick] [PART…]``.
+
+Needs nginx and wrk (Debian has both) and npm; the rest it installs beside itself. Trust the ratios of one
+run and the CPU per call, not times: machines differ, and so does one machine from minute to minute.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from tests.bench import calls
+from tests.bench.subjects import install
+from tests.bench.upstream import nginx
+
+
+def _calls(url: str, folder: Path, *, quick: bool) -> None:
+    calls.compare(url, folder, rounds=1 if quick else 5, seconds=1 if quick else 3)
+
+
+PARTS: Final[dict[str, Callable[..., None]]] = {"calls": _calls}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all, if none is named"
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round: to see that all of it works")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(unknown)}")
+    install()
+    with TemporaryDirectory() as name:
+        upstream = Path(name, "upstream")
+        upstream.mkdir()
+        with nginx(upstream) as url:
+            for part in chosen.parts or PARTS:
+                folder = Path(name, part)
+                folder.mkdir()
+                PARTS[part](url, folder, quick=chosen.quick)
+
+
+main()

@@ -1,0 +1,80 @@
+"""Calls sent by wrk: the same body again and again, but for its id."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_ID: Final = "@ID@"
+_SCRIPT: Final = """\
+local headers = {{ {headers} }}
+local before, after = {before}, {after}
+local id = 0
+request = function()
+  id = id + 1
+  return wrk.format("POST", "/mcp", headers, before .. id .. after)
+end
+done = function(summary, latency)
+  local errors = summary.errors
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.stderr:write(string.format('{{"calls": %d, "failed": %d, "seconds": %f, "p50": %f, "p99": %f}}',
+    summary.requests, failed, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One request to ``/mcp``; its body has ``@ID@`` where the id belongs."""
+
+    headers: Mapping[str, str]
+    body: str
+
+    def with_id(self, id: int) -> bytes:
+        return self.body.replace(_ID, str(id)).encode()
+
+
+def message(method: str, params: Mapping[str, object], headers: Mapping[str, str]) -> Message:
+    body = json.dumps({"jsonrpc": "2.0", "id": _ID, "method": method, "params": params})
+    accept = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    return Message({**accept, **headers}, body.replace(f'"{_ID}"', _ID))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run came to; ``p50`` and ``p99`` in milliseconds."""
+
+    calls: int
+    seconds: float
+    p50: float
+    p99: float
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return self.calls / self.seconds
+
+
+def wrk(port: int, what: Message, connections: int, seconds: float, folder: Path) -> Load:
+    """Raises ``RuntimeError`` if a call failed: a server that answers errors is fast."""
+    before, _, after = what.body.partition(_ID)
+    script = folder / "call.lua"
+    headers = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in what.headers.items())
+    script.write_text(_SCRIPT.format(headers=headers, before=_lua(before), after=_lua(after)))
+    command = [
+        *(shutil.which("wrk") or "wrk", "--threads", "1", "--connections", str(connections)),
+        *("--duration", f"{seconds:g}s", "--timeout", "20s", "--script", str(script)),
+        f"http://127.0.0.1:{port}/mcp",
+    ]
+    said = subprocess.run(command, capture_output=True, check=True).stderr
+    found = json.loads(said[said.rindex(b"{") :])
+    if found.pop("failed"):
+        raise RuntimeError(f"calls failed: {said.decode()}")
+    return Load(**found)
+
+
+def _lua(text: str) -> str:
+    return f"[==[{text}]==]"

@@ -1,0 +1,210 @@
+"""What is measured side by side, each serving the same tool: list_products of a shop."""
+
+import json
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import httpx
+
+from tests import npm
+from tests.bench.load import Message, message
+from tests.bench.processes import free_port, running
+
+Era = Literal["modern", "handshake"]
+
+HERE: Final = Path(__file__).parent
+_SERVERS: Final = HERE / "servers"
+_VENV: Final = HERE / ".venv"
+_MODULES: Final = HERE / "node_modules"
+TOOLBOX: Final = _MODULES / "@toolbox-sdk" / "server-linux-x64" / "bin" / "toolbox"
+
+_ARGUMENTS: Final = {"category": "tools", "limit": 10}
+_META: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+}
+_INITIALIZE: Final = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "bench", "version": "1"},
+}
+_UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
+_TOOL: Final = """\
+description: List products.
+upstream: shop
+inputSchema:
+  type: object
+  required: [category]
+  properties:
+    category: {{type: string, description: Category}}
+    limit: {{type: integer, minimum: 1, maximum: 100000, default: 10, description: How many}}
+request:
+  method: GET
+  url: {path}
+  query: {{category: "{{category}}", limit: "{{limit}}"}}
+response:
+  jmespath: "{{products: products[].{{id: id, name: name, price: price.amount, stock: stock}}, total: total}}"
+  maxBytes: 2MB
+maxBytes: 4MiB
+"""
+_TOOLBOX: Final = """\
+sources:
+  shop:
+    kind: http
+    baseUrl: {url}
+    allowPrivateNetworks: true
+    allowedIpRanges: [127.0.0.0/8]
+tools:
+{tools}"""
+_TOOLBOX_TOOL: Final = """\
+  {name}:
+    kind: http
+    source: shop
+    method: GET
+    path: {path}
+    description: {description}
+    queryParams:
+      - {{name: category, type: string, description: Category}}
+      - {{name: limit, type: integer, description: How many}}
+"""
+
+
+def bridge_files(folder: Path, url: str, count: int = 1) -> None:
+    """Tool files; from the second on copies under other names."""
+    (folder / "shop.upstream.yaml").write_text(_UPSTREAM.format(url=url))
+    (folder / "list_products.yaml").write_text(_TOOL.format(path="/api/products"))
+    (folder / "list_many.yaml").write_text(_TOOL.format(path="/api/large"))
+    for number in range(2, count):
+        (folder / f"tool_{number:05}.yaml").write_text(_TOOL.format(path=f"/api/products/{number}"))
+
+
+def toolbox_tool(name: str, path: str, description: str = "List products.") -> str:
+    return _TOOLBOX_TOOL.format(name=name, path=path, description=description)
+
+
+def toolbox_file(folder: Path, url: str, count: int = 1) -> Path:
+    tools = toolbox_tool("list_products", "/api/products") + toolbox_tool("list_many", "/api/large")
+    tools += "".join(toolbox_tool(f"tool_{n:05}", f"/api/products/{n}") for n in range(2, count))
+    file = folder / "tools.yaml"
+    file.write_text(_TOOLBOX.format(url=url, tools=tools))
+    return file
+
+
+def _bridge(folder: Path, port: int, url: str, count: int) -> list[str]:
+    bridge_files(folder, url, count)
+    return [sys.executable, "-m", "bridge", "serve", str(folder), "--http", str(port)]
+
+
+def _toolbox(folder: Path, port: int, url: str, count: int) -> list[str]:
+    file = toolbox_file(folder, url, count)
+    return [str(TOOLBOX), "--config", str(file), "--port", str(port), *TOOLBOX_QUIET]
+
+
+TOOLBOX_QUIET: Final = ("--disable-version-check", "--log-level", "ERROR")
+
+
+def _server(interpreter: str, *words: str) -> Callable[[Path, int, str, int], list[str]]:
+    def command(_folder: Path, port: int, url: str, _count: int) -> list[str]:
+        return [interpreter, str(_SERVERS / words[0]), *words[1:], str(port), url]
+
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A server; ``command`` takes a folder for its files, a port, the upstream and a number of tools."""
+
+    name: str
+    command: Callable[[Path, int, str, int], list[str]]
+    eras: tuple[Era, ...] = ("handshake",)
+    sessions: bool = False
+
+
+BRIDGE: Final = Subject("restbridge", _bridge, ("modern", "handshake"), sessions=True)
+PEER: Final = Subject("Toolbox (Go)", _toolbox)
+FLOOR: Final = Subject("floor", _server(sys.executable, "floor.py"))
+SHARED: Final = Subject(
+    "SDK, shared httpx", _server(sys.executable, "sdk.py", "shared"), ("modern", "handshake")
+)
+TUTORIAL: Final = Subject("tutorial server", _server(sys.executable, "sdk.py", "new"))
+OPENAPI: Final = Subject("FastMCP", _server(str(_VENV / "bin" / "python"), "openapi.py"))
+SUBJECTS: Final = (BRIDGE, PEER, FLOOR, SHARED, OPENAPI, TUTORIAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A subject that runs."""
+
+    subject: Subject
+    pid: int
+    port: int
+
+    def call(self, era: Era, tool: str = "list_products") -> Message:
+        return self.request(era, "tools/call", {"name": tool, "arguments": _ARGUMENTS}, name=tool)
+
+    def request(self, era: Era, method: str, params: Mapping[str, object], name: str = "") -> Message:
+        if era == "modern":
+            headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
+            return message(method, {**params, "_meta": _META}, headers | ({"Mcp-Name": name} if name else {}))
+        return message(method, params, self._session() if self.subject.sessions else {})
+
+    def ask(self, what: Message) -> object:
+        """The result of one request; raises ``RuntimeError`` for an error."""
+        url = f"http://127.0.0.1:{self.port}/mcp"
+        reply = httpx.post(url, headers=dict(what.headers), content=what.with_id(7), timeout=30)
+        reply.raise_for_status()
+        answer = json.loads(reply.text[reply.text.index("{") :])
+        if "result" not in answer or answer["id"] != 7:
+            raise RuntimeError(f"{self.subject.name} answers {reply.text[:300]}")
+        return answer["result"]
+
+    def _session(self) -> dict[str, str]:
+        opening = message("initialize", _INITIALIZE, {})
+        url = f"http://127.0.0.1:{self.port}/mcp"
+        reply = httpx.post(url, headers=dict(opening.headers), content=opening.with_id(0), timeout=30)
+        headers = {"Mcp-Session-Id": reply.headers["mcp-session-id"], "MCP-Protocol-Version": "2025-11-25"}
+        ready = b'{"jsonrpc": "2.0", "method": "notifications/initialized"}'
+        httpx.post(url, headers={**opening.headers, **headers}, content=ready, timeout=30).raise_for_status()
+        return headers
+
+
+@contextmanager
+def served(subject: Subject, url: str, folder: Path, count: int = 1) -> Iterator[Served]:
+    """A subject in front of the upstream ``url``, checked to answer right."""
+    folder.mkdir()
+    port = free_port()
+    command = subject.command(folder, port, url, count)
+    with running(command, port, {"PYTHONUNBUFFERED": "1"}, folder / "log") as process:
+        server = Served(subject, process.pid, port)
+        for era in subject.eras:
+            said = json.dumps(server.ask(server.call(era)))
+            wrong = [number for number in range(1, 11) if f"Product number {number}" not in said]
+            if wrong or '"isError": true' in said:
+                raise RuntimeError(f"{subject.name} answers wrongly: {said[:300]}")
+        yield server
+
+
+def install() -> None:
+    """Toolbox from npm and FastMCP from PyPI; at once if they are there."""
+    npm.once(HERE / "package-lock.json", _MODULES, lambda: npm.ci(HERE))
+    npm.once(HERE / "requirements.txt", _VENV, _install_python)
+
+
+def _install_python() -> None:
+    venv.create(_VENV, with_pip=True, clear=True)
+    pip: list[str | Path] = [
+        _VENV / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*pip, "--require-hashes", "--requirement", HERE / "requirements.txt"], check=True)

@@ -1,0 +1,12 @@
+"""Figures on the screen, each as soon as it is there."""
+
+import sys
+
+
+def title(text: str) -> None:
+    print(f"\n{text}", flush=True)  # noqa: T201 - it is what the program is for
+
+
+def row(what: str, *figures: str) -> None:
+    width = 15 if len(figures) > 1 else 24
+    print(f"  {what:<58}" + "".join(f"{figure:>{width}}" for figure in figures), file=sys.stdout, flush=True)  # noqa: T201
