@@ -103,7 +103,7 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: in
         return content.of_reply(reply, response, tool=tool.name, narrowing=narrowing)
     value = content.whole(reply) if is_whole else content.document(reply)
     if tool.projection:
-        value = tool.projection.apply(value, steps)
+        value = tool.projection.apply(value, steps, size=None if is_whole else len(reply.content))
         course.empty = is_nothing(value)
     if tool.output is None:
         result = content.of_value(value, response, narrowing=narrowing)

@@ -1,6 +1,5 @@
 """tools/call over HTTP, all subjects in turns: medians of interleaved rounds, and ratios to the peers."""
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -38,7 +37,7 @@ class Run:
     @property
     def cost(self) -> float:
         """CPU milliseconds of the server per call."""
-        return self.cpu / self.load.calls * 1000 if self.load.calls else math.inf
+        return self.cpu / max(self.load.calls, 1) * 1000
 
 
 def compare(url: str, folder: Path, *, rounds: int, seconds: float) -> None:

@@ -55,7 +55,7 @@ class Load:
     @property
     def rate(self) -> float:
         """Calls a second."""
-        return self.calls / self.seconds
+        return max(self.calls, 1) / self.seconds
 
 
 def wrk(port: int, what: Message, connections: int, seconds: float, folder: Path) -> Load:
