@@ -21,11 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was typed; answers the exit code."""
     try:
         return int(restbridge.main(arguments, prog_name="restbridge", standalone_mode=False) or 0)
+    except click.NoSuchOption as error:
+        _advise(error).show()
+        return WRONG_USE
     except click.ClickException as error:
         error.show()
         return WRONG_USE
     except click.Abort:
         return INTERRUPTED
+
+
+def _advise(error: click.NoSuchOption) -> click.UsageError:
+    """What is meant by an option that other programs have."""
+    command = error.ctx.command.name if error.ctx else ""
+    if error.option_name in {"--port", "-p", "--host", "-t"} and command in {"serve", "demo"}:
+        advice = "to serve HTTP, write --http [HOST:]PORT"
+    elif command in {"call", "explain"}:
+        advice = "a tool's arguments are written NAME=TEXT"
+    else:
+        return error
+    return click.UsageError(f"No such option {error.option_name!r}; {advice}.", error.ctx)
 
 
 class _Verb(click.Command):

@@ -18,7 +18,7 @@ Severity = Literal["error", "warning"]
 CODES: Final[Mapping[str, str]] = {
     "array-without-items": "A warning: an array in a schema says nothing of its items.",
     "bad-argument-name": "An argument's name is empty, too long, or cannot be written as a placeholder.",
-    "bad-default": "A default does not fit its own schema.",
+    "bad-default": "A default does not fit its own schema, or cannot stand in the path.",
     "bad-name": "A name holds characters that it cannot hold: of a tool, upstream, header, cookie or part.",
     "bad-pattern": "A pattern is no regular expression, or needs look-around or back-references.",
     "bad-projection": "A JMESPath expression cannot be parsed, or could never be applied.",

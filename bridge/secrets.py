@@ -25,8 +25,10 @@ _PLACE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"(?a)([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
 _SHELL: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 """Names that are surely of variables, as a shell has them: nothing else of a misread text is shown."""
-_ALMOST: Final = re.compile(rf"\$\(?({_SHELL.pattern})\)?|\{{?env:([A-Za-z_]\w*)\}}?")
-"""A variable as a shell or others write it."""
+_ALMOST: Final = re.compile(
+    rf"(?:\S+ )?(\$\(?({_SHELL.pattern})\)?|\{{?env:([A-Za-z_]\w*)\}}?|<[A-Za-z_ -]+>)"
+)
+"""A variable as a shell or others write it, or what an example leaves to be filled in; a scheme may stand before."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _TEXT: Final = (re.compile(r"[^\x00-\x1f\x7f-\x9f]+"), "a text without control characters")
@@ -242,7 +244,8 @@ class _Texts:
 
     def _secret(self, text: str, key: str, form: str) -> str:
         if almost := _ALMOST.fullmatch(text):
-            message = f"{text} would be sent as it is; write ${{env:{almost[1] or almost[2]}}}"
+            name = almost[2] or almost[3] or "NAME"
+            message = f"{almost[1]} would be sent as it is; write ${{env:{name}}}"
             self.findings.error("bad-secret", message, "auth", key)
             return ""
         value = self.resolved(text, "auth", key, secret=True)
@@ -275,7 +278,9 @@ class _Texts:
         elif source == "file":
             if PurePath(rest).is_absolute():
                 return self._file(rest, route, offset)
-            message = "${file:…} names no whole path; write it from the root, as in ${file:/run/secrets/key}"
+            message = (
+                "${file:…} names no absolute path; write it from the root, as in ${file:/run/secrets/key}"
+            )
         elif _SHELL.fullmatch(place[1]):
             message = f"${{{source}}} names no source of secrets; write ${{env:{source}}}"
         else:

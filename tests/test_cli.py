@@ -115,3 +115,21 @@ def test_click_shows_errors_without_a_context(capsys: pytest.CaptureFixture[str]
     finally:
         del cli.restbridge.commands["refuse"]
     assert capsys.readouterr().err == "Error: the shop is closed\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "--port", "8000"], "No such option '--port'; to serve HTTP, write --http [HOST:]PORT."),
+        (
+            ["call", "get_order", "--id", "7"],
+            "No such option '--id'; a tool's arguments are written NAME=TEXT.",
+        ),
+        (["check", "--strict"], "No such option '--strict'."),
+    ],
+)
+def test_an_option_that_others_have_is_told_as_ours(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == cli.WRONG_USE
+    assert f"Error: {told}" in capsys.readouterr().err

@@ -25,7 +25,7 @@ DOORS = {
     "ruamel": ["toolfiles/document"],
     "watchfiles": ["toolfiles/reloader"],
     "jsonschema_rs": ["tool/arguments"],
-    "jmespath": ["tool/projection"],
+    "jmespath": ["tool/projection", "tool/selection"],
     "orjson": ["codec"],
     "httpx": ["upstream/"],
     "aiohttp": ["upstream/"],

@@ -194,7 +194,7 @@ async def test_after_an_unsafe_request_nobody_is_told_how_to_call_again(bridge: 
     assert words(asked).endswith("The reply of the API server is larger than maxBytes allows: 1000 bytes.")
     bridge.says(b"x" * 2000, 200)
     assert words(await bridge.call(maxBytes="1kB")).endswith(
-        "Ask for less, for example with narrower arguments."
+        "Ask for less, if this tool's arguments can; else tell the user."
     )
 
 

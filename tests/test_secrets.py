@@ -241,7 +241,7 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
         (
             {"headers": {"X-Key": "${file:secrets/key}"}},
             "bad-secret",
-            "${file:…} names no whole path; write it from the root, as in ${file:/run/secrets/key}",
+            "${file:…} names no absolute path; write it from the root, as in ${file:/run/secrets/key}",
             ("headers", "X-Key"),
             0,
         ),

@@ -28,7 +28,10 @@ def read(words: Iterable[str], arguments: Arguments) -> dict[str, Json]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.removesuffix(":"):
-            raise click.UsageError(f"{word!r} is no argument; write NAME=TEXT, NAME:=JSON or NAME=@FILE")
+            hint = "write NAME=TEXT, NAME:=JSON or NAME=@FILE"
+            if Path(word).is_dir():
+                hint = f"to take the tools of that directory, write --tools {word}"
+            raise click.UsageError(f"{word!r} is no argument; {hint}")
         is_json = name.endswith(":")
         name = name.removesuffix(":")
         if name in values:

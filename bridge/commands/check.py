@@ -5,23 +5,37 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
+
+import click
 
 from bridge.commands import report
 from bridge.commands.loading import load
 from bridge.diagnostics import Diagnostic
 from bridge.settings import Settings
 from bridge.toolfiles.files import Place
-from bridge.toolfiles.loaded import ToolFile, UpstreamFile
+from bridge.toolfiles.loaded import State, ToolFile, UpstreamFile
+
+_IDLE: Final[Mapping[State, str]] = {
+    "blocked": "not served while the upstream file is wrong",
+    "waiting": "not served until a secret is there",
+    "disabled": "disabled",
+}
+"""Files that are right and of which no tool serves, and why."""
 
 
 def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     """Prints what is wrong; answers 1 if something is an error. ``secrets``: an unset one is, too."""
     loaded = load(settings)
+    if not loaded.files:
+        where = ", ".join(map(str, settings.directories))
+        raise click.ClickException(f"no tool files in {where}; name the directory that holds them")
     diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in loaded.diagnostics]
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
+    states = Counter(file.state for file in loaded.tools.values())
     counts = {
         "tools": _right(loaded.tools),
-        "waiting": sum(file.state == "waiting" for file in loaded.tools.values()),
+        **{state: states[state] for state in ("blocked", "waiting", "disabled")},
         "upstreams": _right(loaded.upstreams),
         "errors": severities["error"],
         "warnings": severities["warning"],
@@ -44,11 +58,12 @@ def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:
 def _summary(counts: dict[str, int]) -> str:
     problems = [report.count(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
     tools = report.count(counts["tools"], "tool")
-    if counts["waiting"]:
-        tools += f" ({counts['waiting']} not served until a secret is set)"
+    idle = [f"{counts[state]} {why}" for state, why in _IDLE.items() if counts[state]]
+    if idle:
+        tools += f" ({', '.join(idle)})"
     return ", ".join([tools, report.count(counts["upstreams"], "upstream"), *(problems or ["no problems"])])
 
 
 def _right(files: Mapping[Place, ToolFile] | Mapping[Place, UpstreamFile]) -> int:
     """How many files are as they should be; their secrets may still be missing."""
-    return sum(file.state in {"good", "waiting"} for file in files.values())
+    return sum(file.state in {"good", "blocked", "waiting"} for file in files.values())

@@ -21,7 +21,8 @@ STATES: Final[Mapping[State, str]] = {
     "good": "is right",
     "kept": "is wrong, and its last good version serves on",
     "broken": "is wrong",
-    "waiting": "waits for a secret that is not set",
+    "blocked": "waits for its upstream file, which is wrong",
+    "waiting": "waits for a secret that is not there",
     "disabled": "says enabled: false",
     "ignored": "has a name that is not read",
 }

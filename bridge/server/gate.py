@@ -4,6 +4,7 @@ Host and Origin are checked exactly: the SDK's own check takes ``localhost:x@evi
 localhost. Bodies are checked for what the SDK answers with a dump of pydantic, or not at all.
 """
 
+import logging
 import re
 from collections.abc import Collection
 from ipaddress import ip_address
@@ -16,8 +17,12 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.codec import quote
 from bridge.server.announce import SESSION_HEADER, Announcer
 from bridge.server.frames import MAX_BYTES, Refused, parse
+
+_log: Final = logging.getLogger(__name__)
+_JUDGED: Final = ("host", "origin", "content-type")
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -44,6 +49,7 @@ class Gate:
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
         if refusal := self._refusal(scope["method"], headers):
+            _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
             await refusal(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
@@ -132,6 +138,11 @@ class Gate:
             message = await receive()
             tasks.cancel_scope.cancel()
         return message
+
+
+def _shown(headers: Headers) -> str:
+    """What a request was judged by, on one line."""
+    return " ".join(f"{name}={quote(headers[name])}" for name in _JUDGED if name in headers)
 
 
 def _name(pattern: re.Pattern[str], text: str) -> str:

@@ -12,6 +12,8 @@ import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -71,7 +73,9 @@ async def serve_http(
         gate.stopping.set()
         server.stop(grace)
 
-    app = Starlette(routes=[Route(PATH, gate)], lifespan=lambda _: manager.run())
+    app = Starlette(
+        routes=[Route(PATH, gate)], lifespan=lambda _: manager.run(), exception_handlers={404: _nothing_here}
+    )
     await serve_app(app, host, port, stop, lambda url: started(url + PATH), stopping=stopping, grace=grace)
 
 
@@ -114,6 +118,10 @@ async def serve_app(
             with anyio.CancelScope(shield=True):  # uvicorn leaves its sockets open when it is cancelled
                 await web.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
+
+
+async def _nothing_here(_request: Request, _problem: Exception) -> Response:
+    return PlainTextResponse(f"Nothing is here. Agents connect to {PATH}\n", 404)
 
 
 class _Web(uvicorn.Server):

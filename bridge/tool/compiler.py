@@ -128,6 +128,8 @@ def compile_tool(
     request = None
     if arguments and destination:
         request = findings.attempt(lambda: _request(destination, spec, arguments, findings))
+    if arguments:
+        _check_placeholders(spec, arguments, findings)
     findings.raise_errors()
     assert arguments
     assert destination
@@ -163,6 +165,20 @@ def _check_words(name: str, spec: ToolSpec, findings: Findings) -> None:
         other = "jmespath" if response.jmespath else "from: reply"
         message = f"{other} answers JSON, and {content} is the body's bytes; take one of the two out"
         findings.error("content-conflict", message, "response", "content")
+
+
+def _check_placeholders(spec: ToolSpec, arguments: Arguments, findings: Findings) -> None:
+    """Arguments in texts that are not made of arguments."""
+    texts: list[tuple[str | None, str, Route]] = [
+        (spec.response.jmespath, "a projection sees the reply alone", ("response", "jmespath"))
+    ]
+    for key, error in spec.errors.items():
+        texts.append((error.message, "this text is given as it is", ("errors", key)))
+    for text, why, route in texts:
+        for name in arguments.properties:
+            if text and (offset := text.find(f"{{{name}}}")) >= 0:
+                message = f"{why}; take {{{name}}} out"
+                findings.warn("foreign-placeholder", message, *route, offset=offset)
 
 
 def _projections(spec: ToolSpec, findings: Findings) -> dict[str, Projection]:

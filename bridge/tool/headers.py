@@ -19,7 +19,7 @@ _WIDE: Final = re.compile(r"[^\x00-\xff]")
 _NO_COOKIE: Final = re.compile(r'[\s;,"\\]')  # RFC 6265 4.1.1
 _REFUSED: Final = {
     "host": "it follows from the address",
-    "authorization": "credentials stand under auth in the upstream file",
+    "authorization": "credentials stand under auth in the upstream file, as apiKey if the scheme is neither bearer nor basic",
     "cookie": "cookies stand under request.cookies in tool files",
     "content-type": "it stands as request.contentType in tool files",
     "content-length": "it follows from the body",

@@ -65,7 +65,8 @@ def status_error(
         if destination := _destination(reply):
             sentences.insert(1, f"It leads to {destination}.")
     if retry_after is not None:
-        sentences.append(f"The API asks to wait {math.ceil(retry_after)} seconds.")
+        seconds = math.ceil(retry_after)
+        sentences.append(f"The API asks to wait {seconds} second{'s' * (seconds != 1)}.")
     if message:
         sentences.append(f"The API says: {message}")
     return StatusError(f"http-{status}", " ".join(sentences), status, retry_after)
@@ -111,9 +112,9 @@ def error_result(
     if isinstance(error, StatusError):
         meta["restbridge/status"] = error.status
     if executed == "unknown":
-        words = f"{words} It may have been carried out; check before repeating."
+        words = f"{_ended(words)} It may have been carried out; check before repeating."
     elif isinstance(error, NotAnswered):
-        words = f"{words} It changed nothing."
+        words = f"{_ended(words)} It changed nothing."
     elif executed is not None:
         what = visible(codec.clean(error.message)) if isinstance(error, UnusableReply) else words
         words = f"The request was carried out ({executed}). Do not repeat it. {what}"
@@ -125,7 +126,7 @@ def error_result(
 
 
 def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
+    return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
 def _selected(reply: Reply, error: ErrorSpec, projection: Projection | None, steps: int) -> str | None:

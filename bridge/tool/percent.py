@@ -52,7 +52,7 @@ def encode_segment(argument: str, text: str) -> str:
 def encode_path(argument: str, text: str) -> str:
     """``text`` with its slashes kept, each segment as ``encode_segment`` has it."""
     segments = text.split("/")
-    if "" in segments:
+    if "" in segments and text:
         raise _unsafe(argument, "has an empty segment; write it without / at its ends and without //")
     return "/".join([encode_segment(argument, segment) for segment in segments])
 

@@ -203,6 +203,8 @@ class Template:
             if isinstance(part, Expression) and part.operator != "/":
                 is_segment = part.plain is not None and _are_slashes(before, after)
                 _check_path_variables(part.variables, arguments, findings, is_segment=is_segment)
+            if isinstance(part, Expression):
+                _check_defaults(part, arguments, findings)
         for pair in self.pairs:
             _check_pair(pair, arguments, findings)
         seen = {pair.name for pair in self.pairs}
@@ -243,6 +245,18 @@ def _check_path_variables(
                 )
             message = f"{{{variable.name}}} may be absent, and the path needs it; {advice}"
             findings.error("optional-in-path", message, offset=variable.offset)
+
+
+def _check_defaults(part: Expression, arguments: Arguments, findings: Findings) -> None:
+    """Defaults that stand in the path alone must be able to."""
+    if not arguments.defaults.keys() >= {variable.name for variable in part.variables}:
+        return
+    try:
+        part.in_path(arguments.defaults)
+    except InvalidCall as problem:
+        why = str(problem).partition(";")[0]
+        message = f"the default fails in every call: {why}; change it, or require the argument"
+        findings.error("bad-default", message, offset=part.variables[0].offset)
 
 
 def _check_pair(pair: Pair, arguments: Arguments, findings: Findings) -> None:

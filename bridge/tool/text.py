@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote as percent_encoded
 
 from bridge.codec import NotJson, encode, quote
 from bridge.diagnostics import Finding, InvalidSpec, Severity, nearest
@@ -28,7 +29,9 @@ _SECRET: Final = re.compile(r"\$\{(?:env|file):")
 _FOREIGN: Final = re.compile(
     rf"\$\{{({NAME})\}}|\{{\{{({NAME})\}}\}}|:({NAME})|<({NAME})>|%({NAME})%|\$([A-Za-z_]\w*)"
 )
-_FOREIGN_IN_URL: Final = re.compile(rf"(?<=/):(?P<segment>{NAME})(?=[/?]|\Z)|\$\{{(?P<inner>{NAME})\}}")
+_FOREIGN_IN_URL: Final = re.compile(
+    rf"(?<=/)(?P<whole>:(?P<colon>{NAME})|\[(?P<bracket>{NAME})\])(?=[/?]|\Z)|\$\{{(?P<inner>{NAME})\}}"
+)
 _PLACEHOLDER: Final = re.compile(rf"\{{\{{(?P<literal>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
 
 
@@ -133,10 +136,11 @@ def foreign(text: str, arguments: Arguments) -> Iterator[Finding]:
 
 
 def foreign_in_url(url: str, arguments: Arguments) -> Iterator[Finding]:
-    """A finding for each ``/:name`` and ``${name}``; the first is an error if there is such an argument."""
+    """A finding for each ``/:name``, ``/[name]`` and ``${name}``; the first two are errors if there is such an argument."""
     for match in _FOREIGN_IN_URL.finditer(url):
-        if name := match["segment"]:
-            message = f":{name} is sent as it is; write {{{name}}}, or %3A{name} for the text itself"
+        if name := match["colon"] or match["bracket"]:
+            text = percent_encoded(match["whole"], safe="")
+            message = f"{match['whole']} is sent as it is; write {{{name}}}, or {text} for the text itself"
             severity: Severity = "error" if name in arguments.properties else "warning"
         else:
             name = match["inner"]

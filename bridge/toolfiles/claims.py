@@ -1,12 +1,13 @@
 """Which tool files serve: each is compiled against its upstream, and asks for its names."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from bridge.diagnostics import Finding, InvalidSpec, Route, did_you_mean
 from bridge.secrets import Sources
-from bridge.spec import ToolSpec
+from bridge.spec import NAME_PATTERN, ToolSpec
 from bridge.tool.compiler import Tool, compile_tool
 from bridge.toolfiles.files import Content, Directories, Place
 from bridge.toolfiles.loaded import Compiled, Loaded, Standing, State, ToolFile, UpstreamFile
@@ -87,11 +88,11 @@ class Claims:
 
     def _candidate(self, place: Place, content: Content) -> _Candidate:
         old = self._before.tools.get(place)
-        words = old.words if old and old.words.content == content else tool_words(place, content)
-        compiled = None
-        if words.spec and not words.disabled:
-            compiled = self._compiled(place, words, old.compiled if old and old.words is words else None)
-        return _Candidate(place, words, compiled, old)
+        known = [(old.words, old.compiled), *([(old.good, old.kept)] if old.good else [])] if old else []
+        same = next((each for each in known if each[0].content == content), None)
+        words, compiled = same or (tool_words(place, content), None)
+        serves = words.spec and not words.disabled
+        return _Candidate(place, words, self._compiled(place, words, compiled) if serves else None, old)
 
     def _compiled(self, place: Place, words: Words[ToolSpec], old: Compiled | None) -> Compiled:
         assert words.spec
@@ -123,7 +124,13 @@ class Claims:
         if file:
             return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
         hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._holders)
-        hint = hint or "; add its file, NAME.upstream.yaml"
+        if not hint:
+            is_name = re.fullmatch(NAME_PATTERN, name)
+            hint = (
+                f"; add its file, {name}.upstream.yaml"
+                if is_name
+                else "; write the name of its file, NAME.upstream.yaml"
+            )
         message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
         return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
 
@@ -153,8 +160,7 @@ class Claims:
         if candidate.tool:
             told += locate(place, words, self._clash(place, candidate.tool))
         elif not candidate.is_wrong:
-            state: State = "waiting" if compiled else "ignored"
-            return ToolFile(place, state, told, words, compiled, words, compiled)
+            return ToolFile(place, _idle(compiled), told, words, compiled, words, compiled)
         good = old.good if old and self._keep else None
         tool = kept.tool if kept and self._holds(place, kept.tool) else None
         return ToolFile(place, "kept" if tool else "broken", told, words, compiled, good, kept, tool)
@@ -169,6 +175,13 @@ class Claims:
         assert holder
         message = f"the name {name} is held by {holder.shown}; rename one of the two"
         return Finding("duplicate-name", message, _route(tool, name))
+
+
+def _idle(compiled: Compiled | None) -> State:
+    """The state of a file that is right, and of which no tool serves."""
+    if compiled is None:
+        return "ignored"
+    return "waiting" if compiled.standing.upstream or compiled.standing.usable else "blocked"
 
 
 def _names(tool: Tool) -> tuple[str, ...]:

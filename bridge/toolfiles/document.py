@@ -30,7 +30,7 @@ from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says Non
 
 from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
 from bridge.spec import Json
-from bridge.toolfiles.syntax import UNQUOTED, UNREADABLE, Problem, directive, explain
+from bridge.toolfiles.syntax import UNQUOTED, UNREADABLE, Problem, directive, explain, loose_key
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
@@ -65,9 +65,6 @@ _USERINFO: Final = re.compile(r"://[^/\s]*@")
 """Credentials where they are refused: nothing quotes them."""
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
-_FLOW_COMMA: Final = (
-    "found a key without a value: a text ended at the comma before it; put that text in quotes"
-)
 _EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
 
 
@@ -382,7 +379,7 @@ class _Reading:
         if loose and len(loose) == keys:
             self._problem("unquoted-placeholder", UNQUOTED, start)
         else:
-            self.problems += [Problem("flow-comma", _FLOW_COMMA, index) for index in loose]
+            self.problems += [loose_key(self._text, index) for index in loose]
         node.end = event.end_mark.index
         return node
 

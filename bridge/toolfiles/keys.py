@@ -18,6 +18,7 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("endpoint", "path", "uri"), "url"),
     **dict.fromkeys(("data", "json", "payload"), "body"),
     **dict.fromkeys(("fields", "projection", "transform"), "jmespath"),
+    **dict.fromkeys(("attempts", "count", "maxAttempts"), "max"),
     "key": "value",
     "output": "outputSchema",
     "params": "query",
@@ -88,6 +89,8 @@ class Keys:
     def _hint(self, key: str, shapes: Mapping[str, _Shape | None], route: Route) -> str:
         """What is meant by an unknown key: a word that belongs elsewhere, or another word."""
         word, home = self._meant(key, shapes, route)
+        if (self._model, *route, key) == (UpstreamSpec, "name"):
+            return "; an upstream's name is that of its file; take the key out"
         if word is None:
             if any(key in _shapes(model) for model in _OTHER_FILE if model is not self._model):
                 return f"; it belongs into {_OTHER_FILE[self._model]}"

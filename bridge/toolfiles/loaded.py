@@ -14,8 +14,9 @@ from bridge.toolfiles.files import Content, Place
 from bridge.toolfiles.names import Names
 from bridge.toolfiles.words import Told, Words
 
-State: TypeAlias = Literal["good", "kept", "broken", "waiting", "disabled", "ignored"]
-"""kept: broken, and its last good tool serves on; waiting: its upstream is not ready; ignored: misnamed."""
+State: TypeAlias = Literal["good", "kept", "broken", "blocked", "waiting", "disabled", "ignored"]
+"""kept: broken, and its last good tool serves on; blocked: its upstream file is broken; waiting: a secret
+is not there; ignored: misnamed."""
 
 
 @dataclass(frozen=True, slots=True)

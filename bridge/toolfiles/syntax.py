@@ -3,15 +3,20 @@
 import re
 from typing import Final
 
-_ODD_BLANK: Final = re.compile(r"^ *([\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000])", re.MULTILINE)
+_ODD_BLANK: Final = re.compile(r"(?:^|[:,-]) *([\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000])", re.MULTILINE)
 _ODD_QUOTE: Final = re.compile(r"[:,\[{-] *([\u2018-\u201f\u00ab\u00bb])")
 _LONE_KEY: Final = re.compile(r"^ +[\w$-]+\Z", re.MULTILINE)
 _PLACEHOLDER: Final = re.compile(r"\{[^{}:\n]*\}\Z")
+_TIGHT_KEY: Final = re.compile(r"""[ ]*(?:-[ ]+)?("?)[\w$-]+\1:[^\s/]""")
 UNREADABLE: Final = "this cannot be read as YAML; check quotes, colons, brackets and indentation"
 UNQUOTED: Final = "a value that begins with { is a mapping in YAML; put it in quotes"
 _ALIGN: Final = "this does not line up with what stands above; mend the indentation"
 _COLON: Final = "a colon too many; put a text that holds a colon in quotes"
 _QUOTE: Final = "this quote is never closed; add the closing quote"
+_SPACE: Final = "a space is missing after the colon; write `key: value`"
+_FLOW_COMMA: Final = (
+    "found a key without a value: a text ended at the comma before it; put that text in quotes"
+)
 _QUOTE_BRACKETS: Final = "put a text with , [ ] { } in it in quotes"
 _BRACKET: Final = "this bracket is never closed; add the closing bracket"
 _OPENED: Final = {
@@ -64,12 +69,20 @@ def explain(said: str, text: str, index: int, began: int) -> Problem:
         said = f"expected a comma, or the bracket that closes the one on line {line}; {_QUOTE_BRACKETS}"
     else:
         said = next((message for words, message in _SYNTAX.items() if words in said), UNREADABLE)
+    if opened == _OPENED["expected ':'"] and _TIGHT_KEY.match(text, began):
+        opened = _SPACE
     return (
         _odd_character(text, index)
         or (Problem("yaml-syntax", opened, began) if opened else None)
-        or _unquoted(text[:index].rstrip(" "), index, said)
+        or _unquoted(text[:index].rstrip(" "), text[index : index + 1], index, said)
         or Problem("yaml-syntax", said, index)
     )
+
+
+def loose_key(text: str, index: int) -> Problem:
+    """A key in braces that is followed by no value."""
+    message = _SPACE if _TIGHT_KEY.match(text, index) else _FLOW_COMMA
+    return _odd_character(text, index) or Problem("flow-comma", message, index)
 
 
 def _odd_character(text: str, index: int) -> Problem | None:
@@ -84,12 +97,14 @@ def _odd_character(text: str, index: int) -> Problem | None:
     return None
 
 
-def _unquoted(before: str, index: int, message: str) -> Problem | None:
-    """What is seen of the text ``before`` the place: a value that lacks quotes, or is indented too deep."""
+def _unquoted(before: str, after: str, index: int, message: str) -> Problem | None:
+    """What is seen around the place: a value that lacks quotes, or is indented too deep."""
     if placeholder := _PLACEHOLDER.search(before):
         return Problem("unquoted-placeholder", UNQUOTED, placeholder.start())
+    if before.endswith(("'", '"', "]", "}")) and after == ",":
+        return Problem("yaml-syntax", "a line ends without a comma in YAML; take the comma out", index)
     if before.endswith(("'", '"')):
-        return _behind_a_quote(before, index)
+        return _behind_a_quote(before, after, index)
     if message == _ALIGN and before.endswith(("]", "}")):
         message = "expected nothing after this bracket; put the whole text in quotes"
         return Problem("yaml-syntax", message, index)
@@ -99,7 +114,7 @@ def _unquoted(before: str, index: int, message: str) -> Problem | None:
     return None
 
 
-def _behind_a_quote(before: str, index: int) -> Problem:
+def _behind_a_quote(before: str, after: str, index: int) -> Problem:
     """More follows the end of a text in quotes: it lacks quotes as a whole, or its end came a line too late."""
     *above, line = before.split("\n")
     quote = before[-1]
@@ -107,6 +122,9 @@ def _behind_a_quote(before: str, index: int) -> Problem:
     if line.count(quote) % 2 and odd:
         opening = "\n".join(above[: odd[-1] + 1]).rfind(quote)
         return Problem("yaml-syntax", _QUOTE, opening)
+    if before.endswith("'") and after.isalpha():
+        message = "this apostrophe ends the text; write it twice, or put the text in double quotes"
+        return Problem("yaml-syntax", message, index - 1)
     return Problem("yaml-syntax", "expected nothing after this quote; put the whole text in quotes", index)
 
 

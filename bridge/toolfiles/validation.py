@@ -41,7 +41,7 @@ _EXAMPLES: Final[Mapping[str | int, str]] = {
     "validStatus": "[2xx, 404]",
     "auth": "{type: http, scheme: bearer, credentials: …} or {type: none}",
     "request": "{method: GET, url: /orders}",
-    "response": "{jmespath: items[].id}",
+    "response": '{jmespath: "items[].id"}',
 }
 """How a mapping or a list is written where something else was found."""
 _MEANT_AUTH: Final = {
@@ -50,6 +50,9 @@ _MEANT_AUTH: Final = {
     **{place: f"type: apiKey, in: {place}" for place in ("header", "query", "cookie")},
 }
 """What is meant by words that are no type of auth."""
+_OTHER_SCHEME: Final = (
+    '; another scheme is {type: apiKey, in: header, name: Authorization, value: "SCHEME ${env:NAME}"}'
+)
 _TYPES: Final = {
     "string_type": "a text",
     "float_type": "a number",
@@ -196,6 +199,8 @@ class _Translation:
         else:
             meant = _MEANT_AUTH.get(str(found)) if route == ("auth", "type") else None
             near = did_you_mean(found, words) if isinstance(found, str) else ""
+            if route == ("auth", "scheme"):
+                near = near or _OTHER_SCHEME
             hint = f"; write {meant}" if meant else near
             self._error("wrong-value", found, told + hint, route)
 
@@ -208,9 +213,8 @@ class _Translation:
         names = [*([short] if short else []), *(name for kind, name in _TYPES.items() if kind in kinds)]
         if names[-1] in ("a mapping", "a list") and route[-1] in _EXAMPLES:
             names[-1] = f"{names[-1]} such as {_EXAMPLES[route[-1]]}"
-        hint = (
-            "; put it in quotes" if "a text" in names and isinstance(found, int | float | dict | list) else ""
-        )
+        quotable = isinstance(found, int | float) or (isinstance(found, dict | list) and names == ["a text"])
+        hint = "; put it in quotes" if "a text" in names and quotable else ""
         self._error("wrong-type", found, f"expected {' or '.join(names)}{hint}", route)
 
     def _error(self, code: str, found: Json, expected: str, route: Route, *, at_key: bool = False) -> None:

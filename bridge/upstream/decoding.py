@@ -61,7 +61,7 @@ class Content:
 
     def _too_large(self) -> UnusableReply:
         message = f"The reply of the API server is larger than maxBytes allows: {self._limit} bytes."
-        advice = "Ask for less, for example with narrower arguments."
+        advice = "Ask for less, if this tool's arguments can; else tell the user."
         return UnusableReply("reply-too-large", message, self._status, advice=advice)
 
     def _bad_encoding(self, why: str) -> UnusableReply:

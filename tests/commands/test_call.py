@@ -75,3 +75,11 @@ def test_a_block_is_shown_as_its_text_or_named(tools: Path, line: Line, block: s
         f"""response: {{content: blocks, jmespath: "[{{{block}}}]"}}\n"""
     )
     assert line("call", "blocks") == (0, f"{shown}\n", "")
+
+
+def test_a_directory_where_an_argument_belongs_is_told_as_one(line: Line) -> None:
+    code, _, err = line("call", "get_order", "order_id=o-1001", "tools.d")
+    assert code == 2
+    assert err.endswith(
+        "'tools.d' is no argument; to take the tools of that directory, write --tools tools.d\n"
+    )

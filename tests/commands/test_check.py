@@ -30,7 +30,7 @@ def test_an_unset_secret_is_a_warning_unless_secrets_are_asked_for(tools: Path, 
     code, out, _ = line("check", "tools.d")
     assert code == 0
     assert ": warning: " in out
-    assert out.endswith("\n6 tools (6 not served until a secret is set), 1 upstream, 1 warning\n")
+    assert out.endswith("\n6 tools (6 not served until a secret is there), 1 upstream, 1 warning\n")
     code, out, _ = line("check", "--secrets")
     assert code == 1
     assert ": error: " in out
@@ -41,7 +41,16 @@ def test_a_program_reads_counts_and_diagnostics(tools: Path, line: Line) -> None
     code, out, _ = line("check", "--format", "json")
     found = json.loads(out)
     diagnostic = found.pop("diagnostics")[0]
-    assert (code, found) == (1, {"tools": 5, "waiting": 0, "upstreams": 1, "errors": 1, "warnings": 0})
+    counts = {
+        "tools": 5,
+        "blocked": 0,
+        "waiting": 0,
+        "disabled": 0,
+        "upstreams": 1,
+        "errors": 1,
+        "warnings": 0,
+    }
+    assert (code, found) == (1, counts)
     assert (diagnostic["path"], diagnostic["line"]) == ("tools.d/get_order.yaml", 9)
 
 
@@ -78,3 +87,17 @@ def test_upstream_files_can_be_kept_apart(tools: Path, line: Line) -> None:
     assert line("check", "--upstreams", "upstreams")[0] == 1
     (tools / "shop.upstream.yaml").rename(upstreams / "shop.upstream.yaml")
     assert line("check", "--upstreams", "upstreams") == (0, "6 tools, 1 upstream, no problems\n", "")
+
+
+def test_a_folder_without_tool_files_is_wrong_use(tmp_path: Path, line: Line) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = line("check", str(tmp_path / "empty"))
+    assert (code, err.startswith("Error: no tool files in ")) == (2, True)
+
+
+def test_tools_that_wait_for_a_wrong_upstream_file_are_counted(tools: Path, line: Line) -> None:
+    (tools / "shop.upstream.yaml").write_text("baseurl: http://x.example\n")
+    (tools / "get_order.yaml").write_text("enabled: false\n" + (tools / "get_order.yaml").read_text())
+    _, out, _ = line("check")
+    assert "\n6 tools" not in out
+    assert "5 tools (5 not served while the upstream file is wrong, 1 disabled), no upstreams, " in out

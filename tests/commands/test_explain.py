@@ -121,4 +121,4 @@ def test_a_tool_that_waits_for_a_secret_is_told_with_what_is_missing(tools: Path
     told, error = err.splitlines()
     assert code == 2
     assert "the variable NO_SUCH_VARIABLE is not set" in told
-    assert error.endswith("tools.d/get_order.yaml waits for a secret that is not set")
+    assert error.endswith("tools.d/get_order.yaml waits for a secret that is not there")

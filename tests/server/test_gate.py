@@ -62,8 +62,9 @@ async def test_a_host_that_is_ours_passes(host: str) -> None:
         "user@localhost",
     ],
 )
-async def test_another_host_is_misdirected(host: str) -> None:
+async def test_another_host_is_misdirected(host: str, caplog: pytest.LogCaptureFixture) -> None:
     assert (await send(gate(), host=host)).status_code == 421
+    assert f'refused a request with 421: host="{host}"' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,14 @@ async def test_nothing_comes_of_a_body_that_breaks_off() -> None:
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
     await gate()(scope, receive, answer)
     assert answered == []
+
+
+async def test_what_a_request_was_received_by_is_let_go_with_it() -> None:
+    kept: list[Receive] = []
+
+    async def keep(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(receive)
+        await echo(scope, receive, send)
+
+    await send(Gate(keep, Announcer(), LOCAL_NAMES, any_address=False))
+    assert await kept[0]() == {"type": "http.disconnect"}

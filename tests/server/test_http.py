@@ -201,3 +201,12 @@ async def _asking(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable
 async def _entered(api: Api) -> None:
     with anyio.fail_after(5):
         await api.entered.wait()
+
+
+@pytest.mark.anyio
+async def test_who_comes_to_another_path_is_told_the_right_one(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    async with served.http() as url:
+        reply = await web.get(url.removesuffix("/mcp"))
+        assert (reply.status_code, reply.text) == (404, "Nothing is here. Agents connect to /mcp\n")

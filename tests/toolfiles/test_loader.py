@@ -175,13 +175,13 @@ def test_a_broken_upstream_keeps_its_last_good_one() -> None:
 def test_a_broken_upstream_withdraws_its_tools_if_told_to() -> None:
     desk = Desk(keep=False)
     desk.load(a=TOOL, b=FREE, shop_upstream=SHOP)
-    assert desk.load(shop_upstream=BROKEN) == {"a": "waiting", "b": "good", "shop.upstream": "broken"}
+    assert desk.load(shop_upstream=BROKEN) == {"a": "blocked", "b": "good", "shop.upstream": "broken"}
     assert desk.names == ["b"]
 
 
 def test_a_new_broken_upstream_is_the_only_one_to_complain() -> None:
     desk = Desk()
-    assert desk.load(a=TOOL, shop_upstream=BROKEN) == {"a": "waiting", "shop.upstream": "broken"}
+    assert desk.load(a=TOOL, shop_upstream=BROKEN) == {"a": "blocked", "shop.upstream": "broken"}
     assert desk.codes == ["yaml-syntax"]
     assert desk.load(shop_upstream=SHOP) == {"a": "good", "shop.upstream": "good"}
 
@@ -284,7 +284,7 @@ def test_a_newer_upstream_without_its_secret_ends_the_older_one() -> None:
     desk = Desk()
     desk.load(a=TOOL, shop_upstream=SHOP)
     assert desk.load(shop_upstream=KEYED) == {"a": "waiting", "shop.upstream": "waiting"}
-    assert desk.load(shop_upstream=BROKEN) == {"a": "waiting", "shop.upstream": "broken"}
+    assert desk.load(shop_upstream=BROKEN) == {"a": "blocked", "shop.upstream": "broken"}
 
 
 # --- names ---
