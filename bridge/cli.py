@@ -143,6 +143,12 @@ def restbridge(*, verbose: bool) -> None:
     metavar="SECONDS",
     help="Look at all files this often, for what the system did not tell. Default 2.",
 )
+@click.option(
+    "--express/--no-express",
+    default=True,
+    envvar="RESTBRIDGE_EXPRESS",
+    help="Answer plain calls past the MCP SDK (default): the same answers, several times faster.",
+)
 def serve(
     *,
     directories: tuple[Path, ...],
@@ -152,6 +158,7 @@ def serve(
     strict: bool,
     on_invalid: OnInvalid,
     poll: float,
+    express: bool,
 ) -> int:
     """Serve tool files to agents, and reload them as they change.
 
@@ -160,7 +167,9 @@ def serve(
     """
     from bridge.commands.serve import run
 
-    settings = _settings(directories, upstreams, strict=strict, on_invalid=on_invalid, poll=poll)
+    settings = _settings(
+        directories, upstreams, strict=strict, on_invalid=on_invalid, poll=poll, express=express
+    )
     return run(settings, http, insecure=insecure)
 
 

@@ -36,7 +36,8 @@ class Address:
 class Settings:
     """What every command that reads tool files is given.
 
-    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds.
+    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
+    may pass the SDK by.
     """
 
     directories: tuple[Path, ...]
@@ -44,3 +45,4 @@ class Settings:
     strict: bool = False
     on_invalid: OnInvalid = "keep"
     poll: float = 2.0
+    express: bool = True

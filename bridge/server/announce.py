@@ -8,7 +8,7 @@ the change stays pending until the stream opens or the session lists the tools.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import anyio
@@ -34,12 +34,19 @@ _PATIENCE: Final = 1.0
 
 
 @dataclass(slots=True)
-class _Session:
-    """``pending``: the tools changed, and the client has neither heard of it nor listed them since."""
+class Session:
+    """A handshake client that is ready, until its connection ends.
+
+    ``pending``: the tools changed, and the client has neither heard of it nor listed them since. ``seen``
+    is when the SDK last saw a request of it; ``calls`` are those that it does not see, by their ids.
+    """
 
     connection: Connection
     tasks: TaskGroup
     pending: bool
+    seen: float
+    calls: dict[str, anyio.CancelScope] = field(default_factory=dict)
+    ended: bool = False
 
 
 class Announcer:
@@ -49,7 +56,7 @@ class Announcer:
         self.generation = 0
         self._bus = InMemorySubscriptionBus()
         self._listen = ListenHandler(self._bus)
-        self._sessions: dict[str | int, _Session] = {}
+        self._sessions: dict[str | int, Session] = {}
         self._streams: Counter[str] = Counter()
 
     async def announce(self) -> None:
@@ -71,6 +78,16 @@ class Announcer:
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
         return await self._listen(ctx, params.model_copy(update={"notifications": wanted}))
 
+    def session(self, session_id: str) -> Session | None:
+        """The session over HTTP with that id, once it is ready."""
+        return self._sessions.get(session_id)
+
+    def cancel(self, session_id: str, request_id: object) -> None:
+        """Cancel a call that the SDK does not see, if there is one."""
+        session = self._sessions.get(session_id)
+        if session and (call := session.calls.get(str(request_id))):
+            call.cancel()
+
     def stream_opened(self, session_id: str) -> None:
         """A handshake session can hear from now on: its GET stream is open."""
         self._streams[session_id] += 1
@@ -88,24 +105,33 @@ class Announcer:
             return await call_next(ctx)
         # The SDK means middleware to use a connection's state and exit_stack, and leaves no other way there.
         connection = ctx.session._connection  # noqa: SLF001
+        if session := self._sessions.get(_key(connection)):
+            session.seen = anyio.current_time()
         match ctx.method:
             case "initialize":
                 connection.state[_SEEN] = self.generation
             case "notifications/initialized" if _key(connection) not in self._sessions:
                 self._begin(connection, ctx.lifespan_context)
             case "tools/list":
-                self._listed(connection)
+                self.listed(connection)
         return await call_next(ctx)
 
     def _begin(self, connection: Connection, tasks: TaskGroup) -> None:
         """What changed since the client connected, it has to hear of."""
         key = _key(connection)
         pending = self.generation > connection.state.get(_SEEN, self.generation)
-        self._sessions[key] = session = _Session(connection, tasks, pending)
-        connection.exit_stack.callback(self._sessions.pop, key)
+        self._sessions[key] = session = Session(connection, tasks, pending, anyio.current_time())
+        connection.exit_stack.callback(self._end, key)
         self._tell_soon(session)
 
-    def _listed(self, connection: Connection) -> None:
+    def _end(self, key: str | int) -> None:
+        session = self._sessions.pop(key)
+        session.ended = True
+        for call in session.calls.values():
+            call.cancel()
+
+    def listed(self, connection: Connection) -> None:
+        """A session is about to get the list as it is now."""
         session = self._sessions.get(_key(connection))
         if session and not self._can_hear(session.connection.session_id):
             session.pending = False
@@ -113,7 +139,7 @@ class Announcer:
     def _can_hear(self, session_id: str | None) -> bool:
         return session_id is None or session_id in self._streams
 
-    def _tell_soon(self, session: _Session) -> None:
+    def _tell_soon(self, session: Session) -> None:
         if session.pending and self._can_hear(session.connection.session_id):
             session.tasks.start_soon(_tell, session)
 
@@ -123,7 +149,7 @@ def _key(connection: Connection) -> str | int:
     return connection.session_id or id(connection)
 
 
-async def _tell(session: _Session) -> None:
+async def _tell(session: Session) -> None:
     """A client that does not take it in time hears of it with the next change or its next stream."""
     session.pending = False
     with anyio.move_on_after(_PATIENCE) as patience:

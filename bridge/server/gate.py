@@ -12,7 +12,14 @@ from typing import Final
 
 import anyio
 from mcp.server.transport_security import RequestBodyLimitMiddleware
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCMessage, JSONRPCRequest, RequestId
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    RequestId,
+)
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,24 +38,27 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 
 
 class Gate:
-    """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed."""
+    """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
+
+    ``calls`` are those in flight, each a session's id and a request's.
+    """
 
     def __init__(
         self, app: ASGIApp, announcer: Announcer, names: Collection[str], *, any_address: bool
     ) -> None:
         self.stopping = anyio.Event()
+        self.calls: set[tuple[str, str]] = set()
         self._app = app
         self._post = RequestBodyLimitMiddleware(self._post_whole, MAX_BYTES)
         self._announcer = announcer
         self._names = names
         self._any_address = any_address
-        self._calls: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
-        if refusal := self._refusal(scope["method"], headers):
+        if refusal := self.refusal(scope["method"], headers):
             _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
             await refusal(scope, receive, send)
         elif scope["method"] == "POST":
@@ -58,7 +68,8 @@ class Gate:
         else:
             await self._app(scope, receive, send)
 
-    def _refusal(self, method: str, headers: Headers) -> Response | None:
+    def refusal(self, method: str, headers: Headers) -> Response | None:
+        """What a request is answered that may not come in."""
         host, origin = headers.get("host", ""), headers.get("origin")
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if not self._is_here(host):
@@ -85,7 +96,7 @@ class Gate:
         except Refused as refused:
             await _error(400, str(refused), refused.code, refused.id)(scope, receive, send)
             return
-        again = _Again(first, receive)
+        again = Again(first, receive)
         try:
             await self._serve(message, scope, again, send)
         finally:
@@ -93,18 +104,21 @@ class Gate:
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
         session = Headers(scope=scope).get(SESSION_HEADER)
+        match message:
+            case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
+                self._announcer.cancel(session, id)  # what the SDK does not know of
         if session is None or not isinstance(message, JSONRPCRequest):
             await self._app(scope, receive, send)
-        elif (call := (session, str(message.id))) in self._calls:
+        elif (call := (session, str(message.id))) in self.calls:
             # The SDK would give the answer of the first to the second, and none to the first.
             text = "A request with this id is still in flight"
             await _error(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
         else:
-            self._calls.add(call)
+            self.calls.add(call)
             try:
                 await self._app(scope, receive, send)
             finally:
-                self._calls.discard(call)
+                self.calls.discard(call)
 
     async def _stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """A handshake session's GET stream: the announcer learns when it is open; stopping ends it."""
@@ -159,7 +173,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-class _Again:
+class Again:
     """``receive`` as if nothing had been received yet; after its ``end`` it holds on to nothing.
 
     The SDK keeps a session's last request, and so all that this one could reach, until the next comes.

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Any, Final
@@ -15,15 +15,23 @@ from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams, PaginatedRequestParams
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    SERVER_INFO_META_KEY,
+    CallToolRequestParams,
+    PaginatedRequestParams,
+    methods,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
-from bridge.codec import clean
+from bridge.codec import clean, encode
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
-from bridge.registry import Registry
+from bridge.registry import Registry, Snapshot
 from bridge.server.announce import Announcer, Context
-from bridge.spec import NAME_PATTERN
+from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
 from bridge.upstream.client import Client
 
@@ -52,6 +60,8 @@ class ToolServer(Server[TaskGroup]):
         self._emit = emit
         self._running: set[anyio.CancelScope] = set()
         self._deadline = math.inf
+        self._listed: Snapshot | None = None
+        self._listings: dict[str, bytes] = {}
         super().__init__(
             "restbridge",
             version=__version__,
@@ -64,6 +74,7 @@ class ToolServer(Server[TaskGroup]):
         # Registered so, because here handlers may answer JSON; the constructor wants the SDK's models.
         self.add_request_handler("tools/list", PaginatedRequestParams, self._list_tools)
         self.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
+        self._stamp = self.server_info_stamp
         self.middleware.insert(0, self.announcer.middleware)
 
     def create_initialization_options(
@@ -86,27 +97,48 @@ class ToolServer(Server[TaskGroup]):
     async def _list_tools(self, _ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
         """In order of name; the cursor is the last name, so that a reload between pages loses nothing."""
         tools = self._registry.current.tools
-        start = _after(params.cursor, tools)
-        page = tools[start : start + PAGE]
-        listing = {"resultType": "complete", "tools": [tool.definition for tool in page]}
-        if start + PAGE < len(tools):
-            listing["nextCursor"] = page[-1].name
-        return listing
+        return _page(tools, _after(params.cursor, tools))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        tool = self._registry.current.find(params.name)
+        tool = self.find(params.name)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
             self._emit(CallFinished(name, "unknown-tool", 0, None))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
+        return await self.call(tool, params.arguments or {}, ctx.request_id)
+
+    def find(self, name: str) -> Tool | None:
+        """The tool that answers to a name now."""
+        return self._registry.current.find(name)
+
+    def listing(self, version: str) -> bytes:
+        """The result of tools/list as it is sent to clients of one protocol version: its first page."""
+        snapshot = self._registry.current
+        if snapshot is not self._listed:
+            self._listed, self._listings = snapshot, {}
+        if version not in self._listings:
+            page = {"ttlMs": _TTL.ttl_ms, "cacheScope": _TTL.scope, **_page(snapshot.tools, 0)}
+            shaped = methods.serialize_server_result("tools/list", version, page)
+            self._listings[version] = (
+                self.stamped(shaped) if version in MODERN_PROTOCOL_VERSIONS else encode(shaped)
+            )
+        return self._listings[version]
+
+    def stamped(self, result: dict[str, Any]) -> bytes:
+        """A result of the modern era, with the name of the server that the SDK puts into each."""
+        meta = result.get("_meta", {}) | {SERVER_INFO_META_KEY: self._stamp}
+        return encode(result | {"_meta": meta})
+
+    async def call(self, tool: Tool, arguments: Mapping[str, Json], request_id: object) -> dict[str, Any]:
+        """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none."""
         with anyio.CancelScope(deadline=self._deadline) as running:
             self._running.add(running)
             try:
-                result = await invoke(tool, params.arguments or {}, self._client, self._emit)
+                result = await invoke(tool, arguments, self._client, self._emit)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
-                _log.exception("fault: tool=%s request=%r", tool.name, ctx.request_id)
+                _log.exception("fault: tool=%s request=%r", tool.name, request_id)
                 raise _failed("The bridge itself failed on this call, not the API", tool) from fault
             finally:
                 self._running.discard(running)
@@ -130,6 +162,14 @@ async def _with_tasks(_server: Server[TaskGroup]) -> AsyncIterator[TaskGroup]:
     async with anyio.create_task_group() as tasks:
         yield tasks
         tasks.cancel_scope.cancel()
+
+
+def _page(tools: Sequence[Tool], start: int) -> dict[str, Any]:
+    page = tools[start : start + PAGE]
+    listing: dict[str, Any] = {"resultType": "complete", "tools": [tool.definition for tool in page]}
+    if start + PAGE < len(tools):
+        listing["nextCursor"] = page[-1].name
+    return listing
 
 
 def _after(cursor: str | None, tools: Sequence[Tool]) -> int:

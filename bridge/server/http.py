@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from bridge.server.express import Express
 from bridge.server.frames import MAX_BYTES
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.handlers import ToolServer
@@ -47,8 +48,11 @@ async def serve_http(
     *,
     names: Collection[str] = (),
     grace: int = 5,
+    express: bool = True,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
+
+    Without ``express`` every request goes through the SDK.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
     may address the server beside its own; raises ``OSError`` where it cannot listen.
@@ -76,7 +80,8 @@ async def serve_http(
     app = Starlette(
         routes=[Route(PATH, gate)], lifespan=lambda _: manager.run(), exception_handlers={404: _nothing_here}
     )
-    await serve_app(app, host, port, stop, lambda url: started(url + PATH), stopping=stopping, grace=grace)
+    front = Express(app, gate, server, PATH) if express else app
+    await serve_app(front, host, port, stop, lambda url: started(url + PATH), stopping=stopping, grace=grace)
 
 
 async def serve_app(

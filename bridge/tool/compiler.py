@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from bridge.codec import encode
 from bridge.diagnostics import Finding, Findings, InvalidSpec, Route
 from bridge.secrets import Sources, Upstream, resolve
 from bridge.spec import (
@@ -41,7 +42,8 @@ class Tool:
 
     ``upstream.spec`` already holds the tool's own timeout, retries and maxBytes. ``definition`` is
     what tools/list sends, as JSON. ``read_only`` is the effective hint; ``repeatable`` allows a
-    second attempt after the first was sent.
+    second attempt after the first was sent. ``is_plain``: its results hold but what we make ourselves,
+    and no argument is mirrored into a header.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Tool:
     error_projections: dict[str, Projection]
     read_only: bool
     repeatable: bool
+    is_plain: bool
 
 
 def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstream:
@@ -147,6 +150,7 @@ def compile_tool(
         error_projections=projections,
         read_only=annotations["readOnlyHint"],
         repeatable=_repeatable(spec),
+        is_plain=spec.response.content != "blocks" and b'"x-mcp-header"' not in encode(spec.input_schema),
     )
     return tool, tuple(findings)
 

@@ -86,7 +86,7 @@ def _ratios(lanes: Iterable[Lane], runs: Mapping[tuple[str, int], list[Run]]) ->
             pairs = {n: list(zip(runs[lane.name, n], runs[peer.name, n], strict=True)) for n in CONNECTIONS}
             figures += [f"{_median(a.load.rate / b.load.rate for a, b in pairs[n]):.2f} x" for n in (16, 64)]
             figures.append(f"{_median(a.cost / b.cost for a, b in pairs[16]):.3f} x")
-            figures.append(f"{_median(a.load.p99 / b.load.p99 for a, b in pairs[64]):.2f} x")
+            figures.append(f"{_median(a.load.p99 / max(b.load.p99, 0.01) for a, b in pairs[64]):.2f} x")
         row(f"beside {peer.name}", *figures)
 
 

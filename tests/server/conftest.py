@@ -28,9 +28,9 @@ async def client() -> AsyncIterator[Client]:
     await opened.aclose()
 
 
-@pytest.fixture
-def served(api: Api, client: Client) -> Served:
-    bridge = Served(api.url, client)
+@pytest.fixture(params=[True, False], ids=["express", "SDK alone"])
+def served(api: Api, client: Client, request: pytest.FixtureRequest) -> Served:
+    bridge = Served(api.url, client, express=request.param)
     bridge.show(*TOOLS)
     return bridge
 

@@ -133,7 +133,8 @@ class Files:
 class Served:
     """A bridge whose tools the test names."""
 
-    def __init__(self, api_url: str, client: Client) -> None:
+    def __init__(self, api_url: str, client: Client, *, express: bool = True) -> None:
+        self.express = express
         self.registry = Registry()
         self.events: list[Event] = []
         self.server = ToolServer(self.registry, client, self.events.append)
@@ -162,7 +163,9 @@ class Served:
         return {tool.name for tool in self.registry.current.tools}
 
     @asynccontextmanager
-    async def http(self, host: str = "127.0.0.1", *, grace: int = 5) -> AsyncIterator[str]:
+    async def http(
+        self, host: str = "127.0.0.1", *, grace: int = 5, express: bool | None = None
+    ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
         up = anyio.Event()
@@ -172,7 +175,8 @@ class Served:
             up.set()
 
         async def serve() -> None:
-            await serve_http(self.server, host, 0, self.stop, started, grace=grace)
+            lane = self.express if express is None else express
+            await serve_http(self.server, host, 0, self.stop, started, grace=grace, express=lane)
             self.stopped.set()
 
         async with anyio.create_task_group() as tasks:
