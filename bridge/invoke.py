@@ -21,7 +21,6 @@ from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
 from bridge.tool.outcome import error_result, status_error
 from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
-from bridge.tool.request import Builtins
 from bridge.upstream.client import Client
 from bridge.upstream.retry import retry_after
 
@@ -68,7 +67,7 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
 
 async def ask(tool: Tool, arguments: Mapping[str, Json], client: Client) -> tuple[Request, Reply]:
     """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
-    request = tool.request.build(tool.arguments.check(arguments), Builtins.fresh())
+    request = tool.request.build(tool.arguments.check(arguments))
     reply = await client.send(
         request,
         tool.upstream,

@@ -2,9 +2,9 @@
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from queue import Full, Queue
 from threading import Event, Thread
 from traceback import format_tb
 from types import TracebackType
@@ -14,6 +14,9 @@ _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
 
+_MOST: Final = 1000
+"""Lines that may wait to be written; more are lost."""
+_GATHERING: Final = 0.05
 _QUIET: Final = {
     "aiohttp": logging.ERROR,
     "httpx": logging.WARNING,  # its INFO lines are whole URLs
@@ -29,6 +32,9 @@ def configure(level: int = logging.INFO) -> None:
     handler = StderrHandler()
     handler.setFormatter(FramesOnly("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What no line of ours shows (the logging howto, optimization).
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, least))
 
@@ -52,30 +58,46 @@ def _frames(problem: BaseException) -> Iterator[str]:
 
 
 class StderrHandler(logging.Handler):
-    """Writes from a thread of its own; a stderr that nobody reads costs lines, not answers."""
+    """Writes from a thread of its own; a stderr that nobody reads costs lines, not answers.
+
+    Lines are gathered for a moment, up to the first that is more than information: to wake the thread for
+    each would cost more than the line.
+    """
 
     def __init__(self, descriptor: int = 2) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._lines: Queue[str | Event] = Queue(1000)
-        Thread(target=self._write, name="stderr", daemon=True).start()
+        self._lines: deque[str] = deque()
+        self._flushes: deque[Event] = deque()
+        self._some = Event()
+        self._hurry = Event()
+        Thread(target=self._run, name="stderr", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(Full):
-            self._lines.put_nowait(self.format(record) + "\n")
+        if len(self._lines) < _MOST:
+            self._lines.append(self.format(record) + "\n")
+        if record.levelno > logging.INFO:
+            self._hurry.set()
+        if not self._some.is_set():
+            self._some.set()
 
     def flush(self) -> None:
         """Wait until all is written, at most a second."""
         written = Event()
-        with suppress(Full):
-            self._lines.put_nowait(written)
-            written.wait(1)
+        self._flushes.append(written)
+        self._hurry.set()
+        self._some.set()
+        written.wait(1)
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
-            match self._lines.get():
-                case str(line):
-                    with suppress(OSError):
-                        os.write(self._descriptor, line.encode(errors="replace"))
-                case written:
-                    written.set()
+            self._some.wait()
+            self._hurry.wait(_GATHERING)
+            self._some.clear()
+            self._hurry.clear()
+            flushed = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            with suppress(OSError):
+                os.write(self._descriptor, "".join(lines).encode(errors="replace"))
+            for written in flushed:
+                written.set()
