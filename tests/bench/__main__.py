@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.bench import calls
+from tests.bench import calls, loading
 from tests.bench.subjects import install
+from tests.bench.table import title
 from tests.bench.upstream import nginx
 
 
@@ -19,7 +20,12 @@ def _calls(url: str, folder: Path, *, quick: bool) -> None:
     calls.compare(url, folder, rounds=1 if quick else 5, seconds=1 if quick else 3)
 
 
-PARTS: Final[dict[str, Callable[..., None]]] = {"calls": _calls}
+def _loading(_url: str, _folder: Path, *, quick: bool) -> None:
+    title("loading, starting, reloading")
+    loading.main(quick=quick)
+
+
+PARTS: Final[dict[str, Callable[..., None]]] = {"calls": _calls, "loading": _loading}
 
 
 def main() -> None:

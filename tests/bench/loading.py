@@ -1,4 +1,4 @@
-"""Measures loading, starting and reloading; prints a table. ``python tests/bench/loading.py [--quick]``.
+"""Loading, starting and reloading.
 
 CPU seconds are of the process measured, from /proc; times are of this machine, at this moment.
 """
@@ -21,6 +21,7 @@ from bridge.secrets import Sources
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load
 from bridge.toolfiles.settling import Settling
+from tests.bench.table import row
 
 TOOL = """\
 description: Get the status, the lines and the total of order kind {number}, as the customer sees them.
@@ -211,10 +212,6 @@ def notifying(directory: Path, count: int, rounds: int) -> None:
         row(f"write → notification, {count} tools", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms ({rounds} edits)")
 
 
-def row(what: str, figure: str) -> None:
-    print(f"{what:<60} {figure}", flush=True)  # noqa: T201 - it is what the program is for
-
-
 def main(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         for count in (1000,) if quick else (1000, 10_000):
@@ -227,7 +224,3 @@ def main(*, quick: bool) -> None:
             directory.mkdir()
             notifying(directory, count, rounds)
         starting(Path(name, "serve_10"), 3 if quick else 11)
-
-
-if __name__ == "__main__":
-    main(quick="--quick" in sys.argv[1:])
