@@ -262,7 +262,8 @@ class _Reply:
         self._timer.cancel()
         if self._task:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._task])
 
     async def event(self, body: bytes) -> None:
         """The last event, and the end; without ``body`` the end alone."""

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import anyio
 
 from tests.kits import canaries, conformance, faults, fuzz, lifecycle, soak, storm, strain, swaps
-from tests.kits.figures import Figure, table
+from tests.kits.figures import Figure, failed, table
 
 
 class _Kit(Protocol):
@@ -41,10 +41,13 @@ def main() -> int:
     held = {False: 0, True: 0}
     for name in chosen.kits or KITS:
         began = time.monotonic()
-        figures = anyio.run(partial(KITS[name], long=chosen.long))
+        try:
+            figures = anyio.run(partial(KITS[name], long=chosen.long))
+        except (Exception, SystemExit) as problem:  # noqa: BLE001 - the outermost loop: the other kits still run
+            figures = [failed(name, problem)]
         for figure in figures:
             held[figure.held or (figure.timed and not chosen.long)] += 1
-        print(f"{name} ({time.monotonic() - began:.0f} s)\n{table(figures)}\n", flush=True)  # noqa: T201
+        print(f"{name} ({time.monotonic() - began:.0f} s)\n{table(figures, long=chosen.long)}\n", flush=True)  # noqa: T201
     print(f"{held[True]} passed, {held[False]} failed")  # noqa: T201 - it is what the program is for
     return int(held[False] > 0)
 

@@ -58,7 +58,7 @@ timeout: 500ms
 """
 _MISTAKES: Final = ("baseUrll: x\n", "timeout: {total: long}\n", "tls: {\n", "auth: {}\n")
 _ARGUMENTS: Final = ("path", "query", "header", "body")
-_PLACES: Final = ("echo", "refuse", "hang", "cut", "garbage")
+_PLACES: Final = ("echo", "typed", "refuse", "hang", "cut", "garbage")
 
 
 def _mark(name: str) -> str:
@@ -99,7 +99,7 @@ async def _garbage(exchange: Exchange) -> None:
     exchange.close()
 
 
-_ANSWERS: Final = dict(zip(_PLACES, (_echo, _refuse, _hang, _cut, _garbage), strict=True))
+_ANSWERS: Final = dict(zip(_PLACES, (_echo, _echo, _refuse, _hang, _cut, _garbage), strict=True))
 
 
 class _Everything(dict[str, Fault]):
@@ -149,7 +149,8 @@ def _write(folder: Path, place: str) -> dict[str, str]:
         written = auth.format(name=name, folder=folder, mark=_mark(name), place=place)
         (tools / f"{name}.upstream.yaml").write_text(f"baseUrl: http://{place}\n{written}\n")
         for path in _PLACES:
-            (tools / f"{name}_{path}.yaml").write_text(_TOOL.format(path=path, upstream=name))
+            more = "outputSchema: {type: object}\n" if path == "typed" else ""
+            (tools / f"{name}_{path}.yaml").write_text(_TOOL.format(path=path, upstream=name) + more)
     return {name: _mark(name) for name in _SECRETS}
 
 

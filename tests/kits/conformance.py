@@ -24,6 +24,7 @@ HERE: Final = Path(__file__).parent / "conformance"
 VERSIONS: Final = ("2025-11-25", "2026-07-28")
 _SUITE: Final = npm.MODULES / "@modelcontextprotocol/conformance/dist/index.js"
 _RESULT: Final = re.compile(r"^([✓✗]) (\S+): (\d+) passed, (\d+) failed$", re.MULTILINE)
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _PNG: Final = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -83,5 +84,13 @@ async def _suite(version: str) -> Figure:
     said = done.stdout.decode()
     scenarios = _RESULT.findall(said)
     total = sum(int(passed) for _, _, passed, _ in scenarios)
-    wrong = [] if done.returncode == 0 else [line for line in said.splitlines() if line.strip()][-20:]
+    wrong = [] if done.returncode == 0 else _unexpected(_COLOUR.sub("", said).splitlines())
     return none_of(f"unexpected outcomes, conformance with {version}", wrong, total)
+
+
+def _unexpected(lines: list[str]) -> list[str]:
+    """What the suite lists at its end as against the list: what failed, and what of the list passed."""
+    at = next((n for n, line in enumerate(lines) if line.startswith("Unexpected failures")), len(lines))
+    listed = [line.strip() for line in lines[at:] if line.startswith("  ✗ ")]
+    listed += [line.strip() for line in lines if line.startswith("  ✓ ")]
+    return listed or lines[-20:]

@@ -1,7 +1,11 @@
 """What a kit found: figures beside what they must hold."""
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +26,33 @@ class Figure:
 def none_of(what: str, wrong: Iterable[str], total: int) -> Figure:
     """A figure of what must not happen, in ``total`` tries."""
     found = tuple(wrong)
-    return Figure(what, f"{len(found)} of {total}", "0", not found and total > 0, found[:20])
+    shown = found[:_SHOWN] + ((f"and {len(found) - _SHOWN} more",) if len(found) > _SHOWN else ())
+    return Figure(what, f"{len(found)} of {total}", "0", not found and total > 0, shown)
 
 
 def at_most(what: str, measured: float, most: float, unit: str) -> Figure:
     timed = unit in ("s", "ms", "times")
-    return Figure(what, f"{measured:.3g} {unit}", f"≤ {most:g} {unit}", measured <= most, timed=timed)
+    shown = f"{measured:.3g}" if measured < 1000 else f"{measured:.0f}"
+    return Figure(what, f"{shown} {unit}", f"≤ {most:g} {unit}", measured <= most, timed=timed)
+
+
+def failed(kit: str, problem: BaseException) -> Figure:
+    """A kit that did not come to its end, and why."""
+    said = "".join(traceback.format_exception(problem)).splitlines()
+    return Figure(f"{kit} came to its end", "no", "yes", held=False, found=tuple(said[-_SHOWN:]))
 
 
 def at_least(what: str, count: int, least: int) -> Figure:
     return Figure(what, str(count), f"≥ {least}", count >= least)
 
 
-def table(figures: Iterable[Figure]) -> str:
+def table(figures: Iterable[Figure], *, long: bool) -> str:
+    """What stands under a figure, indented, is what was seen where it is not held."""
     rows = []
     for figure in figures:
         verdict = "" if figure.held else "  NOT HELD"
+        if figure.timed and not figure.held and not long:
+            verdict += " (a time: counts with --long alone)"
         rows.append(f"  {figure.what:<66} {figure.measured:>16}  {figure.goal}{verdict}")
         rows += [f"      {line}" for line in figure.found]
     return "\n".join(rows)

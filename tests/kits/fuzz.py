@@ -7,6 +7,7 @@ tests: tests/kits/requirements.txt has it, for the Python that it is built for.
 import re
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
@@ -45,6 +46,8 @@ _SEEDS: Final[Mapping[str, list[bytes]]] = {
 
 
 async def run(*, long: bool) -> list[Figure]:
+    if find_spec("atheris") is None:
+        sys.exit("atheris is not installed: pip install --require-hashes -r tests/kits/requirements.txt")
     seconds = 600 if long else 30
     figures = []
     with TemporaryDirectory() as name:

@@ -230,7 +230,7 @@ async def _crowd(count: int, *, long: bool) -> list[Figure]:
         where = urlsplit(bridge.url)
         assert where.hostname
         assert where.port
-        alone = await _pace(Session(web, bridge.url), 50)
+        alone = await _cost(bridge, Session(web, bridge.url), 200)
         before = bridge.rss
         for _ in range(count):
             _, writer = await asyncio.open_connection(where.hostname, where.port)
@@ -240,7 +240,7 @@ async def _crowd(count: int, *, long: bool) -> list[Figure]:
             _, writer = await asyncio.open_connection(where.hostname, where.port, limit=1024)
             stack.callback(writer.close)
             writer.write(_raw_call(f"{where.hostname}:{where.port}"))
-        crowded = await _pace(Session(web, bridge.url), 50)
+        crowded = await _cost(bridge, Session(web, bridge.url), 200)
         held = bridge.rss - before
         figures = [
             at_most(
@@ -264,9 +264,9 @@ def _raw_call(host: str) -> bytes:
     return "\r\n".join(["POST /mcp HTTP/1.1", *lines, "", ""]).encode() + content
 
 
-async def _pace(session: Session, count: int) -> float:
-    """Seconds of one call."""
-    began = anyio.current_time()
+async def _cost(bridge: Bridge, session: Session, count: int) -> float:
+    """CPU seconds of the bridge for one call."""
+    before = bridge.cpu
     for id in range(count):
         assert "result" in await session.ask_modern(call("ok", id))
-    return (anyio.current_time() - began) / count
+    return (bridge.cpu - before) / count
