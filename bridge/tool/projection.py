@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Self
 
@@ -52,7 +53,6 @@ class Projection:
 
     expression: str
     warnings: tuple[Finding, ...]
-    _selection: Selection
 
     @classmethod
     def compile(cls, expression: str) -> Self:
@@ -74,7 +74,7 @@ class Projection:
         _check_tree(tree, tokens, findings)
         _doubt_names(tokens, findings)
         findings.raise_errors()
-        return cls(expression, tuple(findings), Selection.of(tree))
+        return cls(expression, tuple(findings))
 
     def apply(self, document: Json, steps: int = MAX_STEPS, *, size: int | None = None) -> Json:
         """What the expression selects of a decoded document, None for nothing.
@@ -84,7 +84,7 @@ class Projection:
         """
         try:
             # What is measured is more than the text: of [[[]]] 14 bytes, at most three times as much.
-            return self._selection.apply(document, steps, None if size is None else 3 * size)
+            return _selection(self.expression).apply(document, steps, None if size is None else 3 * size)
         except OverBudget as problem:
             if steps < MAX_STEPS:
                 raise Unfinished from problem
@@ -95,6 +95,12 @@ class Projection:
             raise _failed(_wrong_kind(problem)) from problem
         except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
             raise _failed("its values cannot be compared or computed with") from problem
+
+
+@lru_cache(maxsize=4096)
+def _selection(expression: str) -> Selection:
+    """Made when it is first applied, and kept while it is: most of thousands of tools are never called."""
+    return Selection.of(Parser().parse(expression).parsed)
 
 
 def is_nothing(selected: Json) -> bool:
@@ -133,7 +139,7 @@ def _require_shallow(tokens: Sequence[Token]) -> None:
 
 
 def _check_tree(tree: Node, tokens: Sequence[Token], findings: Findings) -> None:
-    """What parses, but could never be applied; texts are made clean on the way."""
+    """What parses, but could never be applied."""
     waiting: list[tuple[Node, int, bool]] = [(tree, 0, False)]
     for node, depth, is_parameter in waiting:
         children = node["children"]
@@ -146,10 +152,6 @@ def _check_tree(tree: Node, tokens: Sequence[Token], findings: Findings) -> None
             case "expref" if not is_parameter:
                 message = "& makes an expression for sort_by(), map() and the like alone; take it out"
                 findings.error("bad-projection", message, offset=_where(tokens, _is_misplaced))
-            case "literal":
-                node["value"] = codec.decode(codec.encode(node["value"]))
-            case "field" | "key_val_pair":
-                node["value"] = codec.clean(node["value"])
         in_call = node["type"] == "function_expression"
         waiting += [(child, depth + 1, in_call) for child in children if depth <= _MAX_TREE]
     if waiting[-1][1] > _MAX_TREE:

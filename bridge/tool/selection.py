@@ -173,12 +173,12 @@ def _identity(_node: Node) -> Selection:
 
 
 def _field(node: Node) -> Selection:
-    name = node["value"]
+    name = codec.clean(node["value"])
     return Selection(lambda value, _budget: value.get(name) if type(value) is dict else None)
 
 
 def _literal(node: Node) -> Selection:
-    literal = node["value"]
+    literal = codec.decode(codec.encode(node["value"]))
     written = Budget(_MAX_CREATED).written(literal)
     return Selection(lambda _value, _budget: literal, factor=0, extra=written)
 
@@ -225,7 +225,7 @@ def _then(first: Select, then: Select, value: Json, budget: Budget) -> Json:
 
 
 def _multi_select_dict(node: Node) -> Selection:
-    names = [child["value"] for child in node["children"]]
+    names = [codec.clean(child["value"]) for child in node["children"]]
     inner = [Selection.of(child["children"][0]) for child in node["children"]]
     pairs = [(name, each.select) for name, each in zip(names, inner, strict=True)]
 
