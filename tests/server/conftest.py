@@ -28,9 +28,17 @@ async def client() -> AsyncIterator[Client]:
     await opened.aclose()
 
 
-@pytest.fixture(params=[True, False], ids=["express", "SDK alone"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What goes over HTTP goes with the express lane and without it."""
+    if "served" in metafunc.fixturenames and metafunc.module.__name__.endswith(
+        ("test_http", "test_announce")
+    ):
+        metafunc.parametrize("served", [True, False], ids=["express", "SDK alone"], indirect=True)
+
+
+@pytest.fixture
 def served(api: Api, client: Client, request: pytest.FixtureRequest) -> Served:
-    bridge = Served(api.url, client, express=request.param)
+    bridge = Served(api.url, client, express=getattr(request, "param", True))
     bridge.show(*TOOLS)
     return bridge
 

@@ -188,8 +188,7 @@ async def answered(url: str, session: str, what: Wild) -> Json:
     return {"status": reply.status, "headers": told, "session": is_session, "body": body}
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("served", [True], indirect=True)
+@pytest.mark.parametrize("seed", range(4))
 async def test_both_answer_the_same(served: Served, web: httpx.AsyncClient, seed: int) -> None:
     async with served.http() as fast, served.http(express=False) as slow:
         sessions = [Session(web, url) for url in (fast, slow)]
@@ -232,7 +231,6 @@ async def status_of(what: Wild, session: str, served: Served, *, stopping: bool 
     return status
 
 
-@pytest.mark.parametrize("served", [True], indirect=True)
 async def test_what_is_plain_does_not_trouble_the_sdk(served: Served, web: httpx.AsyncClient) -> None:
     async with served.http() as url:
         session = Session(web, url)
@@ -243,7 +241,6 @@ async def test_what_is_plain_does_not_trouble_the_sdk(served: Served, web: httpx
         assert await status_of(next(wild(7, 1)), id, served, stopping=True) == 599
 
 
-@pytest.mark.parametrize("served", [True], indirect=True)
 async def test_a_session_that_loses_its_connection_does_not_lose_its_call(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +259,6 @@ async def test_a_session_that_loses_its_connection_does_not_lose_its_call(
     assert [e.outcome for e in served.events if isinstance(e, CallFinished)] == ["ok"]
 
 
-@pytest.mark.parametrize("served", [True], indirect=True)
 async def test_a_session_is_shown_to_the_sdk_once_a_minute(
     served: Served, web: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +275,6 @@ async def test_a_session_is_shown_to_the_sdk_once_a_minute(
         assert known.seen > seen
 
 
-@pytest.mark.parametrize("served", [True], indirect=True)
 async def test_the_end_of_a_session_ends_its_calls(served: Served, web: httpx.AsyncClient, api: Api) -> None:
     served.show("hang")
     async with served.http() as url, anyio.create_task_group() as tasks:
@@ -300,7 +295,6 @@ async def test_the_end_of_a_session_ends_its_calls(served: Served, web: httpx.As
         assert (replies[0].status_code, replies[0].text) == (200, "")
 
 
-@pytest.mark.parametrize("served", [True], indirect=True)
 @pytest.mark.parametrize("modern", [True, False])
 async def test_who_waits_is_told_that_the_call_goes_on(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch, *, modern: bool
