@@ -153,7 +153,7 @@ class ToolServer(Server[TaskGroup]):
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         """Without this the SDK lists all tools on every modern call over HTTP."""
-        tool = self._registry.current.find(name)
+        tool = self.find(name)
         return None if tool is None else tool.arguments.schema
 
 

@@ -4,8 +4,6 @@ CPU seconds are of the process measured, from /proc; times are of this machine, 
 """
 
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load
 from bridge.toolfiles.settling import Settling
 from tests.bench.table import row
+from tests.proc import cpu, memory
 
 TOOL = """\
 description: Get the status, the lines and the total of order kind {number}, as the customer sees them.
@@ -112,16 +111,6 @@ class Server:
         self.send("tools/list", id=2)
         return len(self.until(id=2)["result"]["tools"])
 
-    def memory(self) -> float:
-        """MB resident."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1000
-
-    def cpu(self) -> float:
-        """CPU seconds so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def end(self) -> None:
         assert self._process.stdin
         assert self._process.stdout
@@ -139,32 +128,30 @@ def running(*command: str) -> Iterator[Server]:
         server.end()
 
 
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def loading(directory: Path, count: int) -> None:
     """Cold, and one edit: with the look at all files, and the load alone."""
     directories = Directories((str(directory),))
     settling = Settling(directories, lambda _: None, poll=0)
-    began, wall = cpu(), time.perf_counter()
+    began, wall = time.process_time(), time.perf_counter()
     settling.look_at_all(now=0)
     loaded = load(directories, settling.contents, Sources({}))
-    row(f"{count} files, cold", f"{time.perf_counter() - wall:.2f} s, {cpu() - began:.2f} s of CPU")
+    row(
+        f"{count} files, cold",
+        f"{time.perf_counter() - wall:.2f} s, {time.process_time() - began:.2f} s of CPU",
+    )
     settling.moved.clear()
     assert len(loaded.snapshot.tools) == count, loaded.diagnostics[:3]
     edits, looks = [], []
     for number in range(10):
         path = directory / f"tool_{number:05}.yaml"
         path.write_text(path.read_text().replace("How much to answer", f"How much to answer, {number}"))
-        began = cpu()
+        began = time.process_time()
         settling.look_at_all(now=10 + number)
-        looks.append(cpu() - began)
+        looks.append(time.process_time() - began)
         settling.look(now=11 + number)
-        began = cpu()
+        began = time.process_time()
         loaded = load(directories, settling.contents, Sources({}), loaded, settling.moved)
-        edits.append(cpu() - began)
+        edits.append(time.process_time() - began)
         settling.moved.clear()
     row(f"one edit among {count}", f"{statistics.median(edits) * 1000:.1f} ms of CPU")
     row("  the look at all files beside it", f"{statistics.median(looks) * 1000:.1f} ms of CPU")
@@ -184,7 +171,7 @@ def starting(directory: Path, rounds: int) -> None:
             began = time.perf_counter()
             with running(*command) as server:
                 server.handshake()
-                times[name].append((time.perf_counter() - began, server.cpu()))
+                times[name].append((time.perf_counter() - began, cpu(server.pid)))
     for name, both in times.items():
         wall, used = (statistics.median(each) for each in zip(*both, strict=True))
         row(f"stdio start to first tools/list, {name}", f"{wall:.2f} s, {used:.2f} s of CPU")
@@ -196,7 +183,7 @@ def notifying(directory: Path, count: int, rounds: int) -> None:
     delays, pace = [], threading.Event()
     with running("-m", "bridge", "serve", str(directory)) as server:
         server.handshake()
-        row(f"memory at rest, {count} tools", f"{server.memory():.0f} MB")
+        row(f"memory at rest, {count} tools", f"{memory(server.pid):.0f} MB")
         text = TOOL.format(number=0)
         for number in range(rounds):
             draft = directory / ".draft"

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests import proc
+
 _BOUND: Final = 30.0
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
@@ -51,24 +52,14 @@ def running(
 
 def cpu(pid: int) -> float:
     """CPU seconds so far, of a process and those that it started."""
-    return sum(_cpu(each) for each in _family(pid))
+    return sum(proc.cpu(each) for each in _family(pid))
 
 
 def memory(pid: int) -> float:
     """MB resident, likewise."""
-    return sum(_memory(each) for each in _family(pid))
+    return sum(proc.memory(each) for each in _family(pid))
 
 
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in _family(int(child)))]
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _memory(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1000

@@ -16,6 +16,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 
+from tests import proc
 from tests.server.support import Pipe
 
 ROOT: Final = Path(__file__).parents[2]
@@ -51,12 +52,12 @@ class Bridge:
     @property
     def rss(self) -> float:
         """MB resident now."""
-        return self._status("VmRSS")
+        return proc.memory(self.pid)
 
     @property
     def peak(self) -> float:
         """MB resident at most, since ``forget_peak``."""
-        return self._status("VmHWM")
+        return proc.status(self.pid, "VmHWM") / 1000
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
@@ -67,17 +68,12 @@ class Bridge:
 
     @property
     def threads(self) -> int:
-        return int(self._status("Threads") * 1000)
+        return proc.status(self.pid, "Threads")
 
     @property
     def cpu(self) -> float:
         """CPU seconds so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def _status(self, key: str) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition(f"{key}:")[2].split()[0]) / 1000
+        return proc.cpu(self.pid)
 
 
 @asynccontextmanager
