@@ -12,7 +12,7 @@ from bridge.exchange import Request
 from bridge.secrets import Upstream
 from bridge.settings import Settings
 from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
-from bridge.upstream.client import as_sent
+from bridge.upstream.outgoing import as_sent
 
 HIDDEN: Final = "[hidden]"
 _MARK: Final = "--restbridge-hidden--"

@@ -23,7 +23,8 @@ class Pools:
         self._lookup = lookup
         self._contexts = Contexts()
         self._pools: dict[_Key, Transport] = {}
-        self._retired: list[Transport] = []
+        self.retired: list[Transport] = []
+        """Those that ``sweep`` is to close once their last call has ended."""
 
     async def get(self, upstream: Upstream) -> Transport:
         """The pool for an upstream; raises ``NotSent`` if its certificate files cannot be used."""
@@ -43,23 +44,23 @@ class Pools:
             raise failures.answer(fault, upstream.place, sent=False) from error
 
     def retire(self, keep: Iterable[Upstream]) -> None:
-        """Take out the pools of all other upstreams; ``sweep`` closes them."""
+        """Take out the pools of all other upstreams."""
         wanted = {_key(upstream) for upstream in keep}
-        self._retired += [pool for key, pool in self._pools.items() if key not in wanted]
+        self.retired += [pool for key, pool in self._pools.items() if key not in wanted]
         self._pools = {key: pool for key, pool in self._pools.items() if key in wanted}
         self._contexts.keep({(tls, certificates) for _, tls, certificates, _ in wanted})
 
     async def sweep(self) -> None:
         """Close the retired pools whose last call has ended."""
-        ended = [pool for pool in self._retired if pool.calls == 0]
-        self._retired = [pool for pool in self._retired if pool.calls]
+        ended = [pool for pool in self.retired if pool.calls == 0]
+        self.retired = [pool for pool in self.retired if pool.calls]
         for pool in ended:
             await pool.aclose()
 
     async def aclose(self) -> None:
         """Close every pool, also under calls."""
         self.retire([])
-        retired, self._retired = self._retired, []
+        retired, self.retired = self.retired, []
         for pool in retired:
             await pool.aclose()
 

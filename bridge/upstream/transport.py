@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -56,7 +57,7 @@ class Transport(httpx.AsyncBaseTransport):
         ]
         # aiohttp would add Host to the headers, which are part of its key for connections at rest
         headers = {"Host": url.host_port_subcomponent or "", "User-Agent": USER_AGENT, **credentials}
-        self._peer = ClientRequest(
+        peer = ClientRequest(
             "GET",
             url,
             loop=asyncio.get_running_loop(),
@@ -64,56 +65,57 @@ class Transport(httpx.AsyncBaseTransport):
             proxy=through.with_user(None) if through else None,
             proxy_headers=headers if through else None,
         )
-        self._kept = Lines(resolver, keep=True)
-        self._single = Lines(resolver, keep=False)
+        self._lines = Lines(peer, resolver)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The reply's head, its body still to be read; raises httpx's errors with the codes of ``failures``."""
         data = self._head(request) + request.read()
-        if not request.extensions["fresh"]:
-            line = await self._connect(self._kept, request)
-            try:
-                return await self._exchange(line, request, data)
-            except httpx.TransportError:
-                # The upstream ended a connection at rest while the request was on its way. This is no
-                # retry: nothing of the reply had come.
-                if not line.reused:
-                    raise
-        return await self._exchange(await self._connect(self._single, request), request, data)
+        fresh: bool = request.extensions["fresh"]
+        if not fresh and (line := self._lines.rested()):
+            with suppress(httpx.TransportError):
+                # The upstream may end a connection at rest while the request is on its way. Another one is
+                # no retry: nothing of the reply had come.
+                return await self._exchange(line, request, data, keep=True)
+        return await self._exchange(await self._connect(request), request, data, keep=not fresh)
 
-    async def _connect(self, lines: Lines, request: httpx.Request) -> Line:
+    async def _connect(self, request: httpx.Request) -> Line:
         if self._refused:
             raise httpx.ConnectError("address-refused")
         request.extensions["progress"].phase = "connecting"
         try:
             async with asyncio.timeout(request.extensions["timeout"]["connect"]):
-                return await lines.line(self._peer)
+                return await self._lines.new()
         except TimeoutError as error:
             raise httpx.ConnectTimeout("connect-timeout") from error
         except (*_FAULTS, OSError) as error:
             raise failures.while_connecting(error, proxied=self._proxied) from error
 
-    async def _exchange(self, line: Line, request: httpx.Request, data: bytes) -> httpx.Response:
+    async def _exchange(
+        self, line: Line, request: httpx.Request, data: bytes, *, keep: bool
+    ) -> httpx.Response:
         progress: Progress = request.extensions["progress"]
-        body: _Body | None = None
+        is_answered = False
         try:
             progress.phase, progress.sent = "waiting for an answer", True
             line.send(data, head=request.method == "HEAD")
-            message, stream = await line.wire.answer()
+            message, content = await line.wire.answer()
             if message.code == 408 and line.reused:  # RFC 9110 15.5.9: said to the connection, not to us
                 raise httpx.ReadError("reply-cut")
-            framed = message.chunked or "content-length" in message.headers or stream is EMPTY_PAYLOAD
-            body = _Body(line, stream, framed=framed)
-            progress.phase = "reading the answer"
-            extensions = {"complete": framed}
-            return httpx.Response(
-                message.code, headers=message.raw_headers, stream=body, extensions=extensions
-            )
+            is_answered = True
         except _FAULTS as error:
             raise failures.while_reading(error) from error
         finally:
-            if body is None:
+            if not is_answered:
                 line.end()
+        progress.phase = "reading the answer"
+        framed = message.chunked or "content-length" in message.headers or content is EMPTY_PAYLOAD
+        body = _Body(line, content, self._lines if keep else None, framed=framed)
+        return httpx.Response(
+            message.code,
+            headers=message.raw_headers,
+            stream=body.arrived() or body,
+            extensions={"complete": framed},
+        )
 
     def _head(self, request: httpx.Request) -> bytes:
         target = self._absolute + request.extensions["target"]
@@ -125,24 +127,35 @@ class Transport(httpx.AsyncBaseTransport):
         return head
 
     async def aclose(self) -> None:
-        await self._kept.close()
-        await self._single.close()
+        await self._lines.close()
 
 
 class _Body(httpx.AsyncByteStream):
-    """A reply's body as it comes; where it is not ``framed``, it ends with the connection."""
+    """A reply's body as it comes; where it is not ``framed``, it ends with the connection.
 
-    def __init__(self, line: Line, stream: StreamReader, *, framed: bool) -> None:
+    Read to its end, the connection comes to rest in ``lines``, if they are given.
+    """
+
+    def __init__(self, line: Line, content: StreamReader, lines: Lines | None, *, framed: bool) -> None:
         self._line = line
-        self._stream = stream
+        self._content = content
+        self._lines = lines
         self._framed = framed
+
+    def arrived(self) -> httpx.ByteStream | None:
+        """The body, if all of it came together with the head: the connection is left at once."""
+        if not self._framed or not self._is_whole:
+            return None
+        data = self._content.read_nowait(-1)
+        self._leave()
+        return httpx.ByteStream(data)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
         try:
-            data = await self._stream.readany()
+            data = await self._content.readany()
         except _FAULTS as error:
             raise failures.while_reading(error) from error
         if data:
@@ -152,13 +165,20 @@ class _Body(httpx.AsyncByteStream):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Give the connection back if the body was read to its end, else close it.
+        self._leave()
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._content.is_eof() and self._content.exception() is None
+
+    def _leave(self) -> None:
+        """Let the connection rest if the body was read to its end, else end it.
 
         Also where there should be no body: some upstreams send one after 204 or HEAD all the same.
         """
-        whole = self._stream.at_eof() and self._stream.exception() is None
-        if whole and self._stream is not EMPTY_PAYLOAD:
-            self._line.release()
+        is_read = self._is_whole and self._content.at_eof() and self._content is not EMPTY_PAYLOAD
+        if is_read and self._lines:
+            self._lines.rest(self._line)
         else:
             self._line.end()
 

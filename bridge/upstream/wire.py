@@ -1,8 +1,9 @@
 """One connection to an upstream, as aiohttp keeps it, with what a bridge must know beyond.
 
-Of aiohttp we take the C parser (``ResponseHandler``), the pool (``TCPConnector``) and the resolver hook.
+Of aiohttp we take what connects (``TCPConnector``: names, TLS, proxies) and the C parser (``ResponseHandler``).
 Its ``ClientSession`` is left out: it repeats idempotent requests on its own, keeps cookies, follows
-redirects, and cannot say whether a request was sent.
+redirects, and cannot say whether a request was sent. Connections at rest are kept here, as the connector
+would, for a tenth of the work.
 """
 
 import asyncio
@@ -21,14 +22,15 @@ from bridge.upstream.addresses import Resolver
 _INFORMATIONAL: Final = 16
 """Interim replies (RFC 9110 15.2) that may come before the final one."""
 _NO_TIMEOUT: Final = ClientTimeout()
+_REST: Final = 15.0
+"""Seconds for which a connection is kept that nobody uses."""
 
 
 class Wire(ResponseHandler):
-    """aiohttp's protocol; ``idle`` between calls, ``used`` once a call has had it."""
+    """aiohttp's protocol; ``idle`` between exchanges."""
 
     pipe: asyncio.Transport
     idle = False
-    used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -68,38 +70,30 @@ class Wire(ResponseHandler):
         raise HttpProcessingError(message="no final reply")
 
 
-def _wire(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return Wire(loop)
-
-
 class Line:
-    """A connection for the length of one exchange."""
+    """A connection, from its first exchange to its last."""
 
     def __init__(self, connection: Connection) -> None:
         assert isinstance(connection.protocol, Wire)
         self._connection = connection
         self.wire = connection.protocol
-        self.reused = self.wire.used
+        self.reused = False
+        self.rests_since = 0.0
 
     @property
-    def is_stale(self) -> bool:
-        """Whether bytes, or the end, have come since the last call that the event loop has not seen yet."""
-        if not self.reused:
+    def is_sound(self) -> bool:
+        """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
+        if not self.wire.is_connected():
             return False
         poll = select.poll()
         poll.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
-        return bool(poll.poll(0))
+        return not poll.poll(0)
 
     def send(self, data: bytes, *, head: bool) -> None:
         """Write a request; ``head`` says that its reply has no body whatever its headers say."""
-        self.wire.idle, self.wire.used = False, True
+        self.wire.idle = False
         self.wire.set_response_params(skip_payload=head, read_until_eof=True, auto_decompress=False)
         self.wire.pipe.write(data)
-
-    def release(self) -> None:
-        """Give the connection back; aiohttp closes it if more came than the reply."""
-        self.wire.idle = True
-        self._connection.release()
 
     def end(self) -> None:
         """Close the connection at once, whatever waits to be written."""
@@ -107,17 +101,69 @@ class Line:
         self._connection.close()
 
 
-class Lines(TCPConnector):
-    """The connections of one pool. It sets no bound of its own: ``limits`` does."""
+class Lines:
+    """The connections of one pool to ``peer``: those at rest, and new ones. It sets no bound: ``limits`` does."""
 
-    def __init__(self, resolver: Resolver, *, keep: bool) -> None:
-        super().__init__(resolver=resolver, use_dns_cache=False, limit=0, force_close=not keep)
-        self._factory = partial(_wire, self._loop)
+    def __init__(self, peer: ClientRequest, resolver: Resolver) -> None:
+        self._peer = peer
+        self._connector = _Connector(resolver)
+        self._resting: list[Line] = []
+        self._expiry: asyncio.TimerHandle | None = None
 
-    async def line(self, peer: ClientRequest) -> Line:
-        """A connection to ``peer``: one at rest that is sound, else a new one."""
-        while True:
-            line = Line(await self.connect(peer, [], _NO_TIMEOUT))
-            if not line.is_stale:
+    def rested(self) -> Line | None:
+        """The connection that came to rest last, if there is a sound one."""
+        while self._resting:
+            line = self._resting.pop()
+            if line.is_sound:
+                line.reused = True
                 return line
             line.end()
+        return None
+
+    async def new(self) -> Line:
+        """Raises aiohttp's errors of connecting."""
+        return Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT))
+
+    def rest(self, line: Line) -> None:
+        """Keep a connection whose reply was read; it ends at once if the upstream said so, or sent more than that."""
+        if line.wire.should_close:
+            line.end()
+            return
+        line.wire.idle = True
+        loop = asyncio.get_running_loop()
+        line.rests_since = loop.time()
+        self._resting.append(line)
+        if self._expiry is None:
+            self._expiry = loop.call_later(_REST, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what rests for too long; those at the front rest longest."""
+        until = loop.time() - _REST
+        expired = [line for line in self._resting if line.rests_since <= until]
+        self._resting = self._resting[len(expired) :]
+        for line in expired:
+            line.end()
+        self._expiry = None
+        if self._resting:
+            self._expiry = loop.call_at(self._resting[0].rests_since + _REST, self._expire, loop)
+
+    async def close(self) -> None:
+        """End every connection, also under an exchange."""
+        if self._expiry:
+            self._expiry.cancel()
+        for line in self._resting:
+            line.end()
+        self._resting.clear()
+        await self._connector.close()
+
+
+class _Connector(TCPConnector):
+    """Makes connections, and keeps none."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        super().__init__(resolver=resolver, use_dns_cache=False, limit=0, force_close=True)
+        self._factory = partial(_wire, self._loop)
+
+
+def _wire(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return Wire(loop)
