@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from jmespath.functions import Functions, signature
@@ -210,7 +211,7 @@ def _chain(node: Node) -> Selection:
     first, *rest = map(Selection.of, node["children"])
     for then in rest:
         first = Selection(
-            _then(first.select, then.select),
+            partial(_then, first.select, then.select),
             first.steps + then.steps,
             first.created + then.created,
             first.factor * then.factor,
@@ -219,34 +220,19 @@ def _chain(node: Node) -> Selection:
     return replace(first, steps=first.steps + 1)
 
 
-def _then(first: Select, then: Select) -> Select:
-    return lambda value, budget: then(first(value, budget), budget)
+def _then(first: Select, then: Select, value: Json, budget: Budget) -> Json:
+    return then(first(value, budget), budget)
 
 
 def _multi_select_dict(node: Node) -> Selection:
     names = [codec.clean(child["value"]) for child in node["children"]]
-    parts = [child["children"][0] for child in node["children"]]
-    inner = [Selection.of(part) for part in parts]
+    inner = [Selection.of(child["children"][0]) for child in node["children"]]
     pairs = [(name, each.select) for name, each in zip(names, inner, strict=True)]
 
     def select(value: Json, budget: Budget) -> Json:
         return None if value is None else {name: part(value, budget) for name, part in pairs}
 
-    if all(part["type"] == "field" for part in parts):
-        select = _fields([(name, codec.clean(part["value"])) for name, part in zip(names, parts, strict=True)])
     return _made_of(inner, select, 100 + 60 * len(names), sum(map(len, names)))
-
-
-def _fields(pairs: Sequence[tuple[str, str]]) -> Select:
-    """The commonest object by far, some of another one's fields, without a call for each."""
-
-    def select(value: Json, _budget: Budget) -> Json:
-        if type(value) is dict:
-            get = value.get
-            return {name: get(field) for name, field in pairs}
-        return None if value is None else {name: None for name, _ in pairs}
-
-    return select
 
 
 def _multi_select_list(node: Node) -> Selection:
