@@ -1,5 +1,6 @@
 """One call, start to end: a row of named steps."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -73,7 +74,7 @@ async def ask(tool: Tool, arguments: Mapping[str, Json], client: Client) -> tupl
         tool.upstream,
         repeatable=tool.repeatable,
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
-        deadline=anyio.current_time() + tool.upstream.spec.timeout.total,
+        deadline=asyncio.get_running_loop().time() + tool.upstream.spec.timeout.total,
     )
     return request, reply
 
@@ -96,19 +97,20 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: in
             reply, tool.spec.errors, tool.error_projections, request, retry_after=wait, steps=steps
         )
     response = tool.spec.response
-    narrowing = sorted(tool.arguments.properties.keys() - tool.arguments.required)
     is_whole = response.from_ == "reply" or tool.spec.request.method == "HEAD"
     if not is_whole and not tool.output and (not tool.projection or not reply.content):
-        return content.of_reply(reply, response, tool=tool.name, narrowing=narrowing)
+        return content.of_reply(reply, response, tool=tool.name, narrowing=tool.arguments.optional)
     value = content.whole(reply) if is_whole else content.document(reply)
     if tool.projection:
         value = tool.projection.apply(value, steps, size=None if is_whole else len(reply.content))
         course.empty = is_nothing(value)
     if tool.output is None:
-        result = content.of_value(value, response, narrowing=narrowing)
+        result = content.of_value(value, response, narrowing=tool.arguments.optional)
     else:
         course.value = value
-        result = content.of_structured(tool.output.structured(value), response, narrowing=narrowing)
+        result = content.of_structured(
+            tool.output.structured(value), response, narrowing=tool.arguments.optional
+        )
     return content.of_nothing(result, reply.status, safe=tool.read_only) if course.empty else result
 
 

@@ -9,6 +9,7 @@ import click
 
 from bridge.diagnostics import Diagnostic
 from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
+from bridge.server import logs
 
 Format = Literal["text", "json", "github"]
 
@@ -59,7 +60,7 @@ def ear(event: Event) -> None:
     """Write what happened as one line in the log, never with arguments or what was answered."""
     match event:
         case CallFinished():
-            _log.info(_call_line(event))
+            logs.line(_call_line(event))
         case RequestRetried():
             _log.info(
                 "retry upstream=%s attempt=%d reason=%s wait_ms=%.0f",
@@ -75,15 +76,11 @@ def ear(event: Event) -> None:
 
 
 def _call_line(event: CallFinished) -> str:
-    words = {
-        "tool": event.tool,
-        "upstream": event.upstream,
-        "outcome": event.outcome,
-        "status": event.status,
-        "empty": "true" if event.empty else None,
-        "ms": round(event.seconds * 1000),
-    }
-    return " ".join(["call", *(f"{key}={value}" for key, value in words.items() if value is not None)])
+    upstream = f" upstream={event.upstream}" if event.upstream else ""
+    status = f" status={event.status}" if event.status else ""
+    empty = " empty=true" if event.empty else ""
+    milliseconds = round(event.seconds * 1000)
+    return f"call tool={event.tool}{upstream} outcome={event.outcome}{status}{empty} ms={milliseconds}"
 
 
 def _reload_line(event: SnapshotReplaced) -> str:

@@ -37,7 +37,6 @@ _LONGEST: Final = 300.0
 """Seconds that a call of a session may take here; the SDK would wait for a longer one."""
 _ALIKE: Final = frozenset({"2025-06-18", "2025-11-25"})
 """Handshake versions in which results look as we make them; of older ones the SDK leaves parts out."""
-_CANCELLED: Final = {"code": -32800, "message": "Request cancelled"}
 
 _Head: TypeAlias = Mapping[bytes, bytes]
 _MODERN: Final = {version.encode(): version for version in MODERN_PROTOCOL_VERSIONS}
@@ -103,7 +102,7 @@ class Express:
 
     def _asked(self, head: _Head, first: Message) -> _Asked | None:
         body = first.get("body", b"")
-        if first.get("more_body") or not body.startswith(b"{") or b"\\ud" in body.lower():
+        if first.get("more_body") or not body.startswith(b"{") or b"\\ud" in body or b"\\uD" in body:
             return None
         try:
             frame = decode(body)
@@ -174,21 +173,21 @@ class Express:
         if asked.tool is None:
             await _send_json(send, 200, _frame(asked.id, b"result", self._server.listing(asked.version)))
             return
-        with anyio.CancelScope() as leaving:
-            reply = _Reply(receive, send, _STREAM, leaving)
-            status, body = 200, b""
-            try:
-                result = await self._server.call(asked.tool, asked.arguments, asked.id)
-                body = _frame(asked.id, b"result", self._server.stamped(result))
-            except MCPError as error:
-                status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
-                body = _frame(asked.id, b"error", _error(error))
-            finally:
-                await reply.end()
-            if reply.is_stream:
-                await reply.event(body)
-            else:
-                await _send_json(send, status, body)
+        leaving = anyio.CancelScope()
+        reply = _Reply(receive, send, _STREAM, leaving)
+        status = 200
+        try:
+            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
+            body = _frame(asked.id, b"result", self._server.stamped(result))
+        except MCPError as error:
+            status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
+            body = _frame(asked.id, b"error", _error(error))
+        finally:
+            await reply.end()
+        if reply.is_stream:
+            await reply.event(body)
+        else:
+            await _send_json(send, status, body)
 
     async def _answer_session(self, asked: _Asked, session: Session, receive: Receive, send: Send) -> None:
         session_id = session.connection.session_id
@@ -201,13 +200,11 @@ class Express:
             return
         key = (session_id, str(asked.id))
         self._gate.calls.add(key)
-        body = _frame(asked.id, b"error", encode(_CANCELLED))
+        session.calls[key[1]] = call = anyio.CancelScope()
         reply = _Reply(receive, send, headers)
         try:
-            with anyio.CancelScope() as call:
-                session.calls[key[1]] = call
-                result = await self._server.call(asked.tool, asked.arguments, asked.id)
-                body = _frame(asked.id, b"result", encode(_of_handshake(result)))
+            result = await self._server.call(asked.tool, asked.arguments, asked.id, call)
+            body = _frame(asked.id, b"result", encode(_of_handshake(result)))
         except MCPError as error:
             body = _frame(asked.id, b"error", _error(error))
         finally:

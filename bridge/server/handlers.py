@@ -41,6 +41,7 @@ PAGE: Final = 1000
 """Tools on one page of tools/list."""
 
 _NAME_LENGTH: Final = 128
+_CANCELLED: Final = -32800
 _TTL: Final = CacheHint(ttl_ms=5000, scope="private")
 """Short, so that a client that does not listen sees a reload soon."""
 
@@ -130,9 +131,20 @@ class ToolServer(Server[TaskGroup]):
         meta = result.get("_meta", {}) | {SERVER_INFO_META_KEY: self._stamp}
         return encode(result | {"_meta": meta})
 
-    async def call(self, tool: Tool, arguments: Mapping[str, Json], request_id: object) -> dict[str, Any]:
-        """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none."""
-        with anyio.CancelScope(deadline=self._deadline) as running:
+    async def call(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, Json],
+        request_id: object,
+        running: anyio.CancelScope | None = None,
+    ) -> dict[str, Any]:
+        """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none.
+
+        It runs within ``running``, which the caller may cancel, if it is given.
+        """
+        running = running or anyio.CancelScope()
+        running.deadline = self._deadline
+        with running:
             self._running.add(running)
             try:
                 result = await invoke(tool, arguments, self._client, self._emit)
@@ -143,6 +155,8 @@ class ToolServer(Server[TaskGroup]):
             finally:
                 self._running.discard(running)
         if running.cancelled_caught:
+            if anyio.current_time() < running.deadline:
+                raise MCPError(_CANCELLED, "Request cancelled")
             raise _failed("The server stopped before this call was done", tool)
         answer = {"resultType": "complete", "content": result.content, "isError": result.is_error}
         if result.structured is not None:

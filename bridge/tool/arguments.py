@@ -44,12 +44,13 @@ class Arguments:
     """What a tool takes. ``schema`` is as clients see it: closed, and literally ``type: object``.
 
     ``properties`` holds the schema of every argument that is named anywhere in place at the root, in
-    ``anyOf`` where there are several; ``open`` is whether other names may be given too.
+    ``anyOf`` where there are several; ``optional`` are those not required, by name; ``open`` is whether other names may be given too.
     """
 
     schema: dict[str, Json]
     properties: Mapping[str, Mapping[str, Json]]
     required: frozenset[str]
+    optional: tuple[str, ...]
     defaults: Mapping[str, Json]
     open: bool
     _types: Mapping[str, frozenset[str]]
@@ -71,6 +72,7 @@ class Arguments:
             schema=source.root,
             properties={name: _together([source.positions[r] for r in names[name]]) for name in names},
             required=source.required(),
+            optional=tuple(sorted(names.keys() - source.required())),
             defaults=filling.defaults if filling else {},
             open=_is_open(source),
             _types={name: frozenset().union(*map(source.types, names[name])) for name in names},

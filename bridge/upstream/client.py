@@ -45,7 +45,7 @@ class _Road:
     pool: Transport
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     request: Request
     upstream: Upstream

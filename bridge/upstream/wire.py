@@ -47,6 +47,11 @@ class Wire(ResponseHandler):
         else:
             super().data_received(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Nothing to do where nothing paused: aiohttp would go through its parser after each read."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Tell the body's reader too: on a bad chunk aiohttp leaves it waiting for ever.
 
@@ -79,15 +84,13 @@ class Line:
         self.wire = connection.protocol
         self.reused = False
         self.rests_since = 0.0
+        self._unseen = select.poll()
+        self._unseen.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
 
     @property
     def is_sound(self) -> bool:
         """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
-        if not self.wire.is_connected():
-            return False
-        poll = select.poll()
-        poll.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
-        return not poll.poll(0)
+        return self.wire.is_connected() and not self._unseen.poll(0)
 
     def send(self, data: bytes, *, head: bool) -> None:
         """Write a request; ``head`` says that its reply has no body whatever its headers say."""
