@@ -19,14 +19,16 @@ from anyio.abc import TaskStatus
 from bridge.commands import schema
 from bridge.commands.list import table
 from bridge.commands.loading import directories
-from bridge.commands.serve import Transport, over_http, over_stdio, require_loopback, serve
+from bridge.commands.serve import Beginning, require_loopback
+from bridge.commands.serving import Transport, over_http, over_stdio, serve
 from bridge.demo import samples
 from bridge.demo.shop import create_app
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.server import logs
+from bridge.server.descriptors import private_stdio
+from bridge.server.first_answers import Before
 from bridge.server.http import serve_app
-from bridge.server.stdio import private_stdio
 from bridge.settings import Address, Settings
 
 _HOST: Final = "127.0.0.1"
@@ -70,7 +72,7 @@ def run(directory: Path, http: Address | None, *, stdio: bool) -> int:
     logs.configure()
     if stdio:
         with private_stdio() as (source, sink):
-            return anyio.run(_demo, directory, lambda _: partial(over_stdio, source, sink))
+            return anyio.run(_demo, directory, lambda _: partial(over_stdio, source, sink, Before()))
     return anyio.run(
         _demo, directory, lambda shop: partial(over_http, address, partial(_welcome, directory, shop))
     )
@@ -82,7 +84,9 @@ async def _demo(directory: Path, transport: Callable[[str], Transport]) -> int:
         shop = await tasks.start(_serve_shop)
         sources = Sources({**os.environ, "SHOP_API_URL": shop, "SHOP_API_KEY": _KEY})
         settings = Settings((directory,))
-        code = await serve(settings, directories(settings), sources, transport(shop))
+        beginning = Beginning.load(settings, directories(settings), sources)
+        assert beginning  # nothing is strict here
+        code = await serve(beginning, transport(shop))
         tasks.cancel_scope.cancel()
     return code
 

@@ -10,6 +10,7 @@ import click
 from bridge.diagnostics import Diagnostic
 from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 from bridge.server import logs
+from bridge.toolfiles.loaded import Loaded
 
 Format = Literal["text", "json", "github"]
 
@@ -17,6 +18,7 @@ _log: Final = logging.getLogger("bridge")
 _NAMED: Final = 3
 """Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""
 
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
 _COLOUR: Final = {"error": "red", "warning": "yellow"}
 _GITHUB: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
 _GITHUB_PROPERTY: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3A", ",": "%2C"})
@@ -73,6 +75,24 @@ def ear(event: Event) -> None:
             _log.info(_reload_line(event))
         case _:
             assert_never(event)
+
+
+class Told:
+    """Tells of reloads in the log: what is wrong once, not again after each."""
+
+    def __init__(self) -> None:
+        self._told: frozenset[Diagnostic] = frozenset()
+
+    def tell(self, event: SnapshotReplaced, loaded: Loaded) -> None:
+        """A reload that came to ``loaded``."""
+        ear(event)
+        for diagnostic in loaded.diagnostics:
+            if diagnostic not in self._told:
+                _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic)
+        for file in loaded.kept:
+            if not self._told.issuperset(file.diagnostics):
+                _log.info("%s: its last good version serves on", file.place.shown)
+        self._told = frozenset(loaded.diagnostics)
 
 
 def _call_line(event: CallFinished) -> str:

@@ -109,7 +109,8 @@ class Announcer:
             session.seen = anyio.current_time()
         match ctx.method:
             case "initialize":
-                connection.state[_SEEN] = self.generation
+                # Over stdio the client may have seen the very first list, before the SDK was there.
+                connection.state[_SEEN] = self.generation if connection.session_id else 0
             case "notifications/initialized" if _key(connection) not in self._sessions:
                 self._begin(connection, ctx.lifespan_context)
             case "tools/list":

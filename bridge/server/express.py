@@ -9,18 +9,16 @@ SDK untouched. A session's life stays in the SDK, too: it sees one request a min
 import asyncio
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import anyio
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
-from mcp_types import methods
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.codec import NotJson, decode, encode
+from bridge.server import plain
 from bridge.server.announce import Session
 from bridge.server.gate import Again, Gate
 from bridge.server.handlers import ToolServer
@@ -35,13 +33,10 @@ _REFRESH: Final = 60.0
 """Seconds after which a session's next call goes to the SDK, which ends sessions that it does not see."""
 _LONGEST: Final = 300.0
 """Seconds that a call of a session may take here; the SDK would wait for a longer one."""
-_ALIKE: Final = frozenset({"2025-06-18", "2025-11-25"})
-"""Handshake versions in which results look as we make them; of older ones the SDK leaves parts out."""
 
 _Head: TypeAlias = Mapping[bytes, bytes]
 _MODERN: Final = {version.encode(): version for version in MODERN_PROTOCOL_VERSIONS}
 _HANDSHAKE: Final = {version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS}
-_KEYS: Final = ({"jsonrpc", "id", "method", "params"}, {"jsonrpc", "id", "method"})
 _STREAM: Final = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"connection", b"keep-alive"),
@@ -101,47 +96,36 @@ class Express:
         )
 
     def _asked(self, head: _Head, first: Message) -> _Asked | None:
-        body = first.get("body", b"")
-        if first.get("more_body") or not body.startswith(b"{") or b"\\ud" in body or b"\\uD" in body:
-            return None
-        try:
-            frame = decode(body)
-        except NotJson:
-            return None
-        if type(frame) is not dict or frame.keys() not in _KEYS or frame["jsonrpc"] != "2.0":
-            return None
-        id, method, params = frame["id"], frame["method"], frame.get("params", {})
-        if type(id) not in (int, str) or type(method) is not str or type(params) is not dict:
+        request = None if first.get("more_body") else plain.request(first.get("body", b""))
+        if request is None:
             return None
         version = _MODERN.get(head.get(b"mcp-protocol-version", b""))
-        if version:
-            return self._modern(head, version, id, method, params)
-        return self._of_session(head, id, method, params)
+        return self._modern(head, version, request) if version else self._of_session(head, request)
 
-    def _modern(
-        self, head: _Head, version: str, id: int | str, method: str, params: dict[str, Json]
-    ) -> _Asked | None:
-        meta = params.pop("_meta", None)
+    def _modern(self, head: _Head, version: str, request: plain.Request) -> _Asked | None:
+        id, method, params = request
         if (
             b"mcp-session-id" in head
             or head.get(b"mcp-method") != method.encode()
             or any(name.startswith(b"mcp-param-") for name in head)
-            or type(meta) is not dict
-            or not _is_plain_envelope(version, encode(meta))
+            or not plain.is_envelope(version, params.pop("_meta", None))
         ):
             return None
         if method == "tools/list":
             return _Asked(id, version, None, None, {}) if not params and b"mcp-name" not in head else None
-        asked = self._call(id, version, None, method, params)
-        return asked if asked and head.get(b"mcp-name") == params["name"].encode() else None
+        call = plain.call(params, self._server) if method == "tools/call" else None
+        if call is None or head.get(b"mcp-name") != params["name"].encode():
+            return None
+        return _Asked(id, version, None, *call)
 
-    def _of_session(self, head: _Head, id: int | str, method: str, params: dict[str, Json]) -> _Asked | None:
+    def _of_session(self, head: _Head, request: plain.Request) -> _Asked | None:
+        id, method, params = request
         key = head.get(b"mcp-session-id", b"").decode("latin-1")
         session = self._server.announcer.session(key)
         if (
             session is None
             or head.get(b"mcp-protocol-version", b"2025-11-25") not in _HANDSHAKE
-            or session.connection.protocol_version not in _ALIKE
+            or session.connection.protocol_version not in plain.ALIKE
             or anyio.current_time() - session.seen > _REFRESH
             or (key, str(id)) in self._gate.calls
         ):
@@ -149,20 +133,10 @@ class Express:
         version = session.connection.protocol_version
         if method == "tools/list":
             return _Asked(id, version, session, None, {}) if not params else None
-        return self._call(id, version, session, method, params)
-
-    def _call(
-        self, id: int | str, version: str, session: Session | None, method: str, params: dict[str, Json]
-    ) -> _Asked | None:
-        name, arguments = params.get("name"), params.get("arguments", {})
-        if method != "tools/call" or not params.keys() <= {"name", "arguments"}:
+        call = plain.call(params, self._server) if method == "tools/call" else None
+        if call is None or call[0].upstream.spec.timeout.total > _LONGEST:
             return None
-        if type(name) is not str or type(arguments) is not dict:
-            return None
-        tool = self._server.find(name)
-        if tool is None or not tool.is_plain or (session and tool.upstream.spec.timeout.total > _LONGEST):
-            return None
-        return _Asked(id, version, session, tool, arguments)
+        return _Asked(id, version, session, *call)
 
     # --- how it is answered ---
 
@@ -171,17 +145,17 @@ class Express:
             await self._answer_session(asked, asked.session, receive, send)
             return
         if asked.tool is None:
-            await _send_json(send, 200, _frame(asked.id, b"result", self._server.listing(asked.version)))
+            await _send_json(send, 200, plain.answer(asked.id, self._server.listing(asked.version)))
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
         status = 200
         try:
             result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
-            body = _frame(asked.id, b"result", self._server.stamped(result))
+            body = plain.answer(asked.id, self._server.stamped(result))
         except MCPError as error:
             status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
-            body = _frame(asked.id, b"error", _error(error))
+            body = plain.refusal(asked.id, error)
         finally:
             await reply.end()
         if reply.is_stream:
@@ -196,7 +170,7 @@ class Express:
         if asked.tool is None:
             self._server.announcer.listed(session.connection)
             listing = self._server.listing(asked.version)
-            await _Reply.at_once(send, headers, _frame(asked.id, b"result", listing))
+            await _Reply.at_once(send, headers, plain.answer(asked.id, listing))
             return
         key = (session_id, str(asked.id))
         self._gate.calls.add(key)
@@ -204,9 +178,9 @@ class Express:
         reply = _Reply(receive, send, headers)
         try:
             result = await self._server.call(asked.tool, asked.arguments, asked.id, call)
-            body = _frame(asked.id, b"result", encode(_of_handshake(result)))
+            body = plain.answer(asked.id, plain.of_handshake(result))
         except MCPError as error:
-            body = _frame(asked.id, b"error", _error(error))
+            body = plain.refusal(asked.id, error)
         finally:
             self._gate.calls.discard(key)
             session.calls.pop(key[1], None)
@@ -281,32 +255,3 @@ async def _send_json(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _frame(id: int | str, kind: bytes, body: bytes) -> bytes:
-    return b'{"jsonrpc":"2.0","id":' + encode(id) + b',"' + kind + b'":' + body + b"}"
-
-
-def _error(error: MCPError) -> bytes:
-    return encode(error.error.model_dump(mode="json", exclude_none=True))
-
-
-def _of_handshake(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "resultType"}
-
-
-@lru_cache(maxsize=256)
-def _is_plain_envelope(version: str, meta: bytes) -> bool:
-    """Whether a request's ``_meta`` says who calls and by which version, rightly, and nothing else."""
-    envelope = decode(meta)
-    prefix = "io.modelcontextprotocol/"
-    needed = {f"{prefix}protocolVersion", f"{prefix}clientCapabilities"}
-    if not needed <= envelope.keys() <= needed | {f"{prefix}clientInfo"}:
-        return False
-    if envelope[f"{prefix}protocolVersion"] != version:
-        return False
-    try:
-        methods.validate_client_request("tools/call", version, {"name": "x", "_meta": envelope})
-    except ValidationError:
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from mcp_types import (
@@ -16,10 +15,6 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from bridge.codec import NotJson, decode
-
-MAX_BYTES: Final = 4 * 1024**2
-"""Of one message, on every transport."""
-
 
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -59,29 +54,3 @@ def parse(data: bytes) -> JSONRPCMessage:
     if isinstance(message, JSONRPCNotification) and "id" in frame:
         raise Refused(INVALID_REQUEST, "The id of a request must be a string or an integer")
     return message
-
-
-class Lines:
-    """Splits what arrives into lines, holding no more than one line and one chunk."""
-
-    def __init__(self) -> None:
-        self._line = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
-        """The lines that ``chunk`` ends, without their ends; None for one of more than ``MAX_BYTES``."""
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            self._line += end
-            yield self._take()
-        self._line += rest
-        del self._line[MAX_BYTES + 1 :]
-
-    def end(self) -> Iterator[bytes | None]:
-        """The last line, if it has no end."""
-        if self._line:
-            yield self._take()
-
-    def _take(self) -> bytes | None:
-        line = bytes(self._line) if len(self._line) <= MAX_BYTES else None
-        self._line.clear()
-        return line

@@ -26,7 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.codec import quote
 from bridge.server.announce import SESSION_HEADER, Announcer
-from bridge.server.frames import MAX_BYTES, Refused, parse
+from bridge.server.frames import Refused, parse
+from bridge.server.lines import MAX_BYTES
 
 _log: Final = logging.getLogger(__name__)
 _JUDGED: Final = ("host", "origin", "content-type")

@@ -31,24 +31,17 @@ from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
 from bridge.server.announce import Announcer, Context
+from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
 from bridge.upstream.client import Client
 
 _log = logging.getLogger(__name__)
 
-PAGE: Final = 1000
-"""Tools on one page of tools/list."""
-
 _NAME_LENGTH: Final = 128
-_CANCELLED: Final = -32800
-_TTL: Final = CacheHint(ttl_ms=5000, scope="private")
-"""Short, so that a client that does not listen sees a reload soon."""
-
-_INSTRUCTIONS: Final = (
-    "Each tool calls one endpoint of a REST API. A result with isError says what went wrong and what to do. "
-    "Tools can change while you are connected: list them again when you are notified."
-)
+CANCELLED: Final = -32800
+"""The code of a call that its client took back."""
+_HINT: Final = CacheHint(ttl_ms=TTL, scope="private")
 
 
 class ToolServer(Server[TaskGroup]):
@@ -64,11 +57,11 @@ class ToolServer(Server[TaskGroup]):
         self._listed: Snapshot | None = None
         self._listings: dict[str, bytes] = {}
         super().__init__(
-            "restbridge",
+            NAME,
             version=__version__,
-            instructions=_INSTRUCTIONS,
+            instructions=INSTRUCTIONS,
             lifespan=_with_tasks,
-            cache_hints={"tools/list": _TTL},
+            cache_hints={"tools/list": _HINT},
             get_tool_input_schema=self._input_schema,
             on_subscriptions_listen=self.announcer.listen,
         )
@@ -96,9 +89,8 @@ class ToolServer(Server[TaskGroup]):
             running.deadline = self._deadline
 
     async def _list_tools(self, _ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        """In order of name; the cursor is the last name, so that a reload between pages loses nothing."""
         tools = self._registry.current.tools
-        return _page(tools, _after(params.cursor, tools))
+        return page(tools, _after(params.cursor, tools))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
         tool = self.find(params.name)
@@ -119,8 +111,8 @@ class ToolServer(Server[TaskGroup]):
         if snapshot is not self._listed:
             self._listed, self._listings = snapshot, {}
         if version not in self._listings:
-            page = {"ttlMs": _TTL.ttl_ms, "cacheScope": _TTL.scope, **_page(snapshot.tools, 0)}
-            shaped = methods.serialize_server_result("tools/list", version, page)
+            first = {"ttlMs": _HINT.ttl_ms, "cacheScope": _HINT.scope, **page(snapshot.tools, 0)}
+            shaped = methods.serialize_server_result("tools/list", version, first)
             self._listings[version] = (
                 self.stamped(shaped) if version in MODERN_PROTOCOL_VERSIONS else encode(shaped)
             )
@@ -156,7 +148,7 @@ class ToolServer(Server[TaskGroup]):
                 self._running.discard(running)
         if running.cancelled_caught:
             if anyio.current_time() < running.deadline:
-                raise MCPError(_CANCELLED, "Request cancelled")
+                raise MCPError(CANCELLED, "Request cancelled")
             raise _failed("The server stopped before this call was done", tool)
         answer = {"resultType": "complete", "content": result.content, "isError": result.is_error}
         if result.structured is not None:
@@ -176,14 +168,6 @@ async def _with_tasks(_server: Server[TaskGroup]) -> AsyncIterator[TaskGroup]:
     async with anyio.create_task_group() as tasks:
         yield tasks
         tasks.cancel_scope.cancel()
-
-
-def _page(tools: Sequence[Tool], start: int) -> dict[str, Any]:
-    page = tools[start : start + PAGE]
-    listing: dict[str, Any] = {"resultType": "complete", "tools": [tool.definition for tool in page]}
-    if start + PAGE < len(tools):
-        listing["nextCursor"] = page[-1].name
-    return listing
 
 
 def _after(cursor: str | None, tools: Sequence[Tool]) -> int:

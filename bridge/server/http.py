@@ -4,7 +4,6 @@ import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from ipaddress import ip_address
 from typing import Final
 
 import anyio
@@ -18,9 +17,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from bridge.server.express import Express
-from bridge.server.frames import MAX_BYTES
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.handlers import ToolServer
+from bridge.server.lines import MAX_BYTES
+from bridge.settings import is_loopback
 
 PATH: Final = "/mcp"
 _SESSIONS: Final = 1000
@@ -29,14 +29,6 @@ _UNREAD: Final = 30_000
 """Milliseconds for which a client may take nothing of what it is sent; then the system ends the connection."""
 _KEEP_ALIVE: Final = 75
 """Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 async def serve_http(

@@ -8,16 +8,19 @@ import math
 import os
 import select
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, cast
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import (
     INVALID_REQUEST,
+    PROTOCOL_VERSION_META_KEY,
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
@@ -25,65 +28,83 @@ from mcp_types import (
     JSONRPCRequest,
     JSONRPCResponse,
 )
+from mcp_types.version import LATEST_MODERN_VERSION
 
 from bridge.codec import encode
-from bridge.server.frames import MAX_BYTES, Lines, Refused, parse
-from bridge.server.handlers import ToolServer
+from bridge.server import plain
+from bridge.server.first_answers import Before
+from bridge.server.frames import Refused, parse
+from bridge.server.handlers import CANCELLED, ToolServer
+from bridge.server.lines import MAX_BYTES, Lines
+from bridge.spec import Json
+from bridge.tool.compiler import Tool
 
 _CHUNK: Final = 65536
 _REFUSAL: Final = ServerMessageMetadata()
 """Marks what answers no request in flight, though it may bear the id of one."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One that the SDK does not see."""
+
+    id: int | str
+    line: bytes
+
+
 _Inbox: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
-_Outbox: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
-
-
-@contextmanager
-def private_stdio() -> Iterator[tuple[int, int]]:
-    """Descriptors of stdin and stdout that nobody else knows; a stray print goes to stderr meanwhile."""
-    source, sink = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    try:
-        yield source, sink
-    finally:
-        sys.stdout.flush()
-        os.dup2(source, 0)
-        os.dup2(sink, 1)
-        os.close(source)
-        os.close(sink)
+_ToClient: TypeAlias = MemoryObjectSendStream[SessionMessage | _Answer]
+_Outbox: TypeAlias = MemoryObjectReceiveStream[SessionMessage | _Answer]
+_Kind: TypeAlias = Literal["initialize", "modern", "other"]
+_NOTHING: Final = Before()
 
 
 async def serve_stdio(
-    server: ToolServer, source: int, sink: int, stop: anyio.Event, *, grace: float = 5.0
+    server: ToolServer,
+    source: int,
+    sink: int,
+    stop: anyio.Event,
+    *,
+    before: Before = _NOTHING,
+    express: bool = True,
+    grace: float = 5.0,
 ) -> None:
     """Serve until ``source`` ends, ``stop`` is set, or nobody reads ``sink`` any more.
 
-    In the first two cases calls in flight are answered, within ``grace`` seconds.
+    In the first two cases calls in flight are answered, within ``grace`` seconds. The client goes on where
+    it stood ``before``. Without ``express`` every message goes through the SDK.
     """
     inbox, from_client = anyio.create_memory_object_stream[SessionMessage | Exception]()
-    to_client, outbox = anyio.create_memory_object_stream[SessionMessage]()
-    wire = _Wire(server, source, sink, to_client.clone())
+    to_client, outbox = anyio.create_memory_object_stream[SessionMessage | _Answer]()
     reading = anyio.CancelScope()
     with _unblocked(sink):
         async with anyio.create_task_group() as tasks:
+            wire = _Wire(
+                server, source, sink, to_client.clone(), before=before, lane=tasks if express else None
+            )
             tasks.start_soon(wire.send, outbox, tasks.cancel_scope)
             tasks.start_soon(wire.receive, inbox, reading, grace)
             tasks.start_soon(_cancel_on, stop, reading)
             tasks.start_soon(_cancel_when_unread, source, sink, tasks.cancel_scope)
-            await server.run(from_client, to_client, server.create_initialization_options())
+            from_server = cast("MemoryObjectSendStream[SessionMessage]", to_client)
+            await server.run(from_client, from_server, server.create_initialization_options())
             with anyio.CancelScope(deadline=wire.deadline):
                 await wire.sent.wait()
             tasks.cancel_scope.cancel()
 
 
 class _Wire:
-    """Both directions; ``_calls`` holds the ids of requests that are not answered yet."""
+    """Both directions. Plain calls pass the SDK by, each a task of ``lane``, if there is one."""
 
     def __init__(
-        self, server: ToolServer, source: int, sink: int, to_client: MemoryObjectSendStream[SessionMessage]
+        self,
+        server: ToolServer,
+        source: int,
+        sink: int,
+        to_client: _ToClient,
+        *,
+        before: Before,
+        lane: TaskGroup | None,
     ) -> None:
         self.sent = anyio.Event()
         self.deadline = math.inf
@@ -91,8 +112,12 @@ class _Wire:
         self._source = source
         self._sink = sink
         self._to_client = to_client
-        self._calls: set[str] = set()
+        self._before = before
+        self._lane = lane
+        self._calls: dict[str, _Kind] = {}  # requests that are not answered yet, by their ids
+        self._taken: dict[str, anyio.CancelScope] = {}  # those that the SDK does not see
         self._answered = anyio.Event()
+        self._era: Literal["unknown", "greeted", "handshake", "modern"] = "unknown"
 
     async def receive(self, inbox: _Inbox, reading: anyio.CancelScope, grace: float) -> None:
         """Closing ``inbox`` ends the server, which cancels what still runs: so it waits for the answers."""
@@ -107,14 +132,17 @@ class _Wire:
                     await self._answered.wait()
 
     async def _read(self, inbox: _Inbox) -> None:
+        for line in self._before.heard:
+            await inbox.send(SessionMessage(self._admit(line)))
         lines = Lines()
+        await self._take(lines.feed(self._before.unread), inbox)
         while chunk := await _read(self._source):
             await self._take(lines.feed(chunk), inbox)
         await self._take(lines.end(), inbox)
 
     async def _take(self, lines: Iterable[bytes | None], inbox: _Inbox) -> None:
         for line in lines:
-            if line is not None and not line.strip():
+            if line is not None and (not line.strip() or self._is_taken(line)):
                 continue
             try:
                 message = self._admit(line)
@@ -132,27 +160,96 @@ class _Wire:
             case JSONRPCRequest(id=id):
                 if str(id) in self._calls:
                     raise Refused(INVALID_REQUEST, "A request with this id is still in flight", id)
-                self._calls.add(str(id))
+                self._calls[str(id)] = _kind(message)
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}):
+                if call := self._taken.get(str(id)):
+                    call.cancel()
                 self._settle(id)  # a cancelled request is not answered
+            case JSONRPCNotification(method="notifications/initialized") if self._era == "greeted":
+                self._era = "handshake"
         return message
 
-    def _settle(self, id: object) -> None:
-        self._calls.discard(str(id))
+    # --- the express lane ---
+
+    def _is_taken(self, line: bytes) -> bool:
+        """Whether a line is a plain call, which then runs."""
+        if self._lane is None or self._era not in ("handshake", "modern") or b'"tools/call"' not in line:
+            return False
+        request = plain.request(line)
+        if request is None or request.method != "tools/call" or str(request.id) in self._calls:
+            return False
+        params = request.params
+        if self._era == "modern" and not plain.is_envelope(LATEST_MODERN_VERSION, params.pop("_meta", None)):
+            return False
+        call = plain.call(params, self._server)
+        if call is None:
+            return False
+        self._calls[str(request.id)] = "other"
+        self._taken[str(request.id)] = scope = anyio.CancelScope()
+        self._lane.start_soon(self._answer, request.id, *call, scope)
+        return True
+
+    async def _answer(
+        self, id: int | str, tool: Tool, arguments: dict[str, Json], scope: anyio.CancelScope
+    ) -> None:
+        try:
+            result = await self._server.call(tool, arguments, id, scope)
+            is_modern = self._era == "modern"
+            line = plain.answer(id, self._server.stamped(result) if is_modern else plain.of_handshake(result))
+        except MCPError as error:
+            if error.error.code == CANCELLED:
+                return
+            line = plain.refusal(id, error)
+        finally:
+            if self._taken.get(str(id)) is scope:  # else the id is that of another one by now
+                del self._taken[str(id)]
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody is left to be answered
+            await self._to_client.send(_Answer(id, line))
+
+    # --- what leaves ---
+
+    def _settle(self, id: object, answer: JSONRPCMessage | None = None) -> None:
+        """A request is done; by the SDK's answer, in which era the client speaks, which the SDK holds it to."""
+        match answer, self._calls.pop(str(id), None):
+            case JSONRPCResponse(result={"protocolVersion": version}), "initialize" if version in plain.ALIKE:
+                self._era = "greeted"
+            case JSONRPCResponse(), "modern":
+                self._era = "modern"
         self._answered.set()
 
     async def send(self, outbox: _Outbox, serving: anyio.CancelScope) -> None:
+        missed = set(self._before.answered)
         try:
+            await _write(self._sink, self._before.unsent)
             async with outbox:
                 async for item in outbox:
+                    if isinstance(item, _Answer):
+                        await _write(self._sink, item.line + b"\n")
+                        self._settle(item.id)
+                        continue
                     message = item.message
-                    line = encode(message.model_dump(by_alias=True, exclude_unset=True)) + b"\n"
-                    await _write(self._sink, line)
-                    if isinstance(message, JSONRPCResponse | JSONRPCError) and item.metadata is not _REFUSAL:
-                        self._settle(message.id)
+                    if not isinstance(message, JSONRPCResponse | JSONRPCError) or item.metadata is _REFUSAL:
+                        await self._write(message)
+                    elif str(message.id) in missed:
+                        missed.discard(str(message.id))
+                        self._settle(message.id, message)
+                    else:
+                        await self._write(message)
+                        self._settle(message.id, message)
         except (BrokenPipeError, ConnectionResetError):
             serving.cancel()  # nobody is left to be answered
         self.sent.set()
+
+    async def _write(self, message: JSONRPCMessage) -> None:
+        await _write(self._sink, encode(message.model_dump(by_alias=True, exclude_unset=True)) + b"\n")
+
+
+def _kind(request: JSONRPCRequest) -> _Kind:
+    if request.method == "initialize":
+        return "initialize"
+    meta = (request.params or {}).get("_meta")
+    is_modern = isinstance(meta, dict) and meta.get(PROTOCOL_VERSION_META_KEY) == LATEST_MODERN_VERSION
+    return "modern" if is_modern else "other"
 
 
 async def _read(source: int) -> bytes:

@@ -15,12 +15,10 @@ from anyio import to_thread
 from watchfiles import awatch
 
 from bridge.events import SnapshotReplaced
-from bridge.registry import Registry
-from bridge.secrets import Sources
-from bridge.toolfiles.files import Directories, Folder, Place, spoken_of
+from bridge.toolfiles.files import Folder
 from bridge.toolfiles.loaded import Loaded
-from bridge.toolfiles.loader import load
-from bridge.toolfiles.settling import GONE, Settling
+from bridge.toolfiles.settling import GONE
+from bridge.toolfiles.shelf import Shelf
 
 _log: Final = logging.getLogger("bridge")
 
@@ -35,33 +33,24 @@ _LONGEST: Final = 4 * GONE
 class Reloader:
     """Reloads when asked, on events and on polls, one at a time.
 
-    ``loaded`` is the last load, with all that is wrong. ``announce`` is awaited after a swap that
-    clients would see; ``emit`` hears of every one. ``keep``: whether a broken file's last good one
-    serves on. ``poll`` is in seconds; without ``events``, polls are all there is.
+    ``announce`` is awaited after a swap that clients would see; ``emit`` hears of every one. Without
+    ``events``, polls are all there is.
     """
 
     def __init__(
         self,
-        directories: Directories,
-        registry: Registry,
-        sources: Sources,
+        shelf: Shelf,
         *,
         emit: Callable[[SnapshotReplaced], None],
         announce: Callable[[], Awaitable[None]],
-        keep: bool = True,
-        poll: float = 2.0,
         events: bool = True,
     ) -> None:
-        self.loaded = Loaded()
         self.mode: Literal["events", "polling"] = "events" if events else "polling"
-        self._directories = directories
-        self._registry = registry
-        self._sources = sources
+        self._shelf = shelf
+        self._settling = shelf.settling
         self._emit = emit
         self._announce = announce
-        self._keep = keep
-        self._poll = poll
-        self._settling = Settling(directories, self._last_good, poll)
+        self._poll = shelf.poll
         self._lock = anyio.Lock()
         self._polls = 0
         self._paths: set[str] = set()
@@ -70,7 +59,6 @@ class Reloader:
         self._woken = anyio.Event()
         self._armed: set[Folder] = set()
         self._rearm = anyio.Event()
-        self._begun = False
         self._unheard = False
         self._announced: deque[float] = deque(maxlen=_ANNOUNCEMENTS)
 
@@ -85,7 +73,7 @@ class Reloader:
             while (due := self._settling.due) is not None and due <= started + _LONGEST:
                 await anyio.sleep_until(due)
                 await self._look()
-            return await self._swap(await to_thread.run_sync(self._load), started)
+            return await self._swap(await to_thread.run_sync(self._shelf.load), started)
 
     def ask(self) -> None:
         """Have ``run`` reload soon, with a report even if nothing moved."""
@@ -123,8 +111,8 @@ class Reloader:
         self._polls += polled
         await self._look(paths, everything=everything, bytes_too=polled and self._polls % _THOROUGH == 0)
         if everything or self._settling.moved:
-            loaded = await to_thread.run_sync(self._load)
-            if loaded is self.loaded:
+            loaded = await to_thread.run_sync(self._shelf.load)
+            if loaded is self._shelf.loaded:
                 self._settling.moved.clear()
             else:
                 await self._swap(loaded, started)
@@ -134,49 +122,16 @@ class Reloader:
         self, paths: Iterable[str] = (), *, everything: bool = False, bytes_too: bool = False
     ) -> None:
         now = anyio.current_time()
-        look = partial(self._look_in_thread, now, paths, everything=everything, bytes_too=bytes_too)
+        look = partial(self._shelf.look, now, paths, everything=everything, bytes_too=bytes_too)
         await to_thread.run_sync(look)
         if self._settling.folders != self._armed:
             self._rearm.set()
 
-    def _look_in_thread(self, now: float, paths: Iterable[str], *, everything: bool, bytes_too: bool) -> None:
-        places = spoken_of(paths, self._directories, self._settling.folders)
-        if everything or places is None:
-            self._settling.look_at_all(now, bytes_too=bytes_too)
-        else:
-            self._settling.look(now, places)
-
-    def _last_good(self, place: Place) -> bytes | None:
-        return self.loaded.last_good(place)
-
-    def _load(self) -> Loaded:
-        settling = self._settling
-        return load(
-            self._directories,
-            settling.contents,
-            self._sources,
-            self.loaded,
-            settling.moved,
-            keep=self._keep,
-            blind=settling.blind,
-        )
-
     async def _swap(self, loaded: Loaded, started: float) -> SnapshotReplaced:
         """Serve what was loaded from now on, and tell of it."""
-        change = self._registry.replace(loaded.snapshot)
-        self.loaded = loaded
-        self._settling.moved.clear()
-        event = SnapshotReplaced(
-            added=change.added,
-            changed=change.changed,
-            removed=change.removed,
-            broken=loaded.broken,
-            visible=change.visible,
-            rerouted=change.rerouted,
-            seconds=anyio.current_time() - started,
-        )
-        self._unheard |= change.visible and self._begun  # at start nobody is there to hear of it
-        self._begun = True
+        is_first = not self._shelf.is_served
+        event = self._shelf.swap(loaded, started)
+        self._unheard |= event.visible and not is_first  # at start nobody is there to hear of it
         await self._announce_if_due()
         self._emit(event)
         return event
@@ -216,7 +171,7 @@ class Reloader:
                 return
 
     async def _listen(self) -> None:
-        roots = self._directories.there
+        roots = self._shelf.directories.there
         if not roots:
             await self._rearm.wait()
             return

@@ -9,7 +9,8 @@ import pytest
 from mcp import Client
 
 from bridge.commands.loading import directories
-from bridge.commands.serve import over_http, over_stdio, serve
+from bridge.commands.serve import Beginning
+from bridge.commands.serving import over_http, serve
 from bridge.secrets import Sources
 from bridge.settings import Address, Settings
 from tests.commands.conftest import Line
@@ -79,13 +80,10 @@ async def test_withdraw_takes_a_broken_tool_out(tools: Path) -> None:
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
-async def test_strict_does_not_start_while_a_file_is_broken(
-    tools: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_strict_does_not_start_while_a_file_is_broken(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tools / "get_order.yaml").write_text("description: Broken.\n")
     settings = Settings((tools,), strict=True)
-    code = await serve(settings, directories(settings), Sources({}), partial(over_stdio, 0, 1))
-    assert code == 1
+    assert Beginning.load(settings, directories(settings), Sources({})) is None
     assert caplog.messages[-1] == "not started, for a file has errors and --strict was given"
 
 
@@ -94,7 +92,9 @@ async def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.Log
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address(*taken.getsockname())
         transport = partial(over_http, address, lambda _url, _registry: None)
-        code = await serve(settings, directories(settings), Sources({}), transport)
+        beginning = Beginning.load(settings, directories(settings), Sources({}))
+        assert beginning
+        code = await serve(beginning, transport)
     assert (code, caplog.messages[-1]) == (
         2,
         f"cannot listen on {address}: Address already in use; choose another port",

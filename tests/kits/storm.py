@@ -222,10 +222,10 @@ async def _refusals(root: Path, every: int) -> list[Figure]:
             before, swaps = directory.version, len(directory.swaps)
             put(directory.path)
             await directory.until(lambda: len(directory.swaps) > swaps)  # noqa: B023
-            told = [str(diagnostic) for diagnostic in directory.reloader.loaded.diagnostics]
-            codes = {d.code for d in directory.reloader.loaded.diagnostics if d.severity == "error"}
+            told = [str(diagnostic) for diagnostic in directory.shelf.loaded.diagnostics]
+            codes = {d.code for d in directory.shelf.loaded.diagnostics if d.severity == "error"}
             checked = [str(d) for d in load_once(Directories((str(root),)), Sources({})).diagnostics]
-            if directory.reloader.loaded.broken:
+            if directory.shelf.loaded.broken:
                 kinds |= {name.partition("/")[0]} & {*codes, *_SPECIAL}
                 if directory.version != before or told != checked or not told:
                     wrong.append(f"{name}: {directory.version} serves, {told}, check says {checked}")

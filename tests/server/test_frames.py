@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.server import frames
-from bridge.server.frames import Lines
+from bridge.server.lines import Lines
 
 
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200)))
@@ -22,7 +21,7 @@ def test_lines_are_the_same_however_they_arrive(data: bytes, cuts: list[int]) ->
 def test_a_line_past_the_limit_is_dropped_and_does_not_pile_up(
     monkeypatch: pytest.MonkeyPatch, size: int, *, kept: bool
 ) -> None:
-    monkeypatch.setattr(frames, "MAX_BYTES", 10)
+    monkeypatch.setattr("bridge.server.lines.MAX_BYTES", 10)
     line = b"x" * size
     lines = Lines()
     for index in range(size):

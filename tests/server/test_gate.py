@@ -6,8 +6,8 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from bridge.server.announce import Announcer
-from bridge.server.frames import MAX_BYTES
 from bridge.server.gate import LOCAL_NAMES, Gate
+from bridge.server.lines import MAX_BYTES
 from tests.server.support import request
 
 pytestmark = pytest.mark.anyio

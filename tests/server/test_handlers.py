@@ -6,7 +6,6 @@ import pytest
 from bridge import __version__
 from bridge.events import CallFinished
 from bridge.exchange import Reply
-from bridge.server import handlers
 from bridge.upstream.client import Client
 from tests.server.support import META, Api, Json, Pipe, Served, call, initialize, request
 
@@ -48,7 +47,7 @@ async def test_a_modern_client_may_keep_the_list_for_a_moment(served: Served) ->
 
 
 async def test_a_reload_between_pages_loses_no_tool(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "PAGE", 2)
+    monkeypatch.setattr("bridge.server.facts.PAGE", 2)
     served.show("a", "b", "c", "d")
     async with served.stdio() as pipe:
         await pipe.open()

@@ -5,7 +5,8 @@ import anyio
 import httpx
 import pytest
 
-from bridge.server.http import _listener, is_loopback, serve_http
+from bridge.server.http import _listener, serve_http
+from bridge.settings import is_loopback
 from tests.server.support import Api, Json, Served, Session, call, cancel, request
 
 ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])

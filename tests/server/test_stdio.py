@@ -6,8 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bridge.server.frames import MAX_BYTES
-from bridge.server.stdio import private_stdio, serve_stdio
+from bridge.server.descriptors import private_stdio
+from bridge.server.lines import MAX_BYTES
+from bridge.server.stdio import serve_stdio
 from tests.server.support import INITIALIZED, META, Api, Pipe, Served, call, cancel, initialize, request
 
 pytestmark = pytest.mark.anyio

@@ -11,6 +11,7 @@ from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.reloader import Reloader
+from bridge.toolfiles.shelf import Shelf
 
 
 class Service:
@@ -25,15 +26,10 @@ class Service:
         self.announced: list[float] = []
         self.environ: dict[str, str] = {}
         self._moved = anyio.Event()
-        self.reloader = Reloader(
-            directories or Directories((str(root),)),
-            self.registry,
-            Sources(self.environ),
-            emit=self.hear,
-            announce=self.announce,
-            events=events,
-            poll=poll,
+        self.shelf = Shelf(
+            directories or Directories((str(root),)), self.registry, Sources(self.environ), poll=poll
         )
+        self.reloader = Reloader(self.shelf, emit=self.hear, announce=self.announce, events=events)
 
     def hear(self, event: Event) -> None:
         assert isinstance(event, SnapshotReplaced)

@@ -197,7 +197,7 @@ async def test_a_secret_file_that_vanishes_is_told_and_its_tools_serve_on(root: 
     async with serving(root, poll=0.05) as service:
 
         def told() -> list[tuple[str, str, str]]:
-            diagnostics = service.reloader.loaded.diagnostics
+            diagnostics = service.shelf.loaded.diagnostics
             return [(each.code, each.severity, each.message) for each in diagnostics]
 
         assert told() == []

@@ -1,0 +1,133 @@
+"""The rooms of a process that serves, wired: tool files become tools that agents call, over stdio or HTTP."""
+
+import errno
+import gc
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Final, TypeAlias
+
+import anyio
+
+from bridge.commands import report
+from bridge.commands.serve import Beginning
+from bridge.events import SnapshotReplaced
+from bridge.registry import Registry
+from bridge.server.first_answers import Before
+from bridge.server.handlers import ToolServer
+from bridge.server.http import serve_http
+from bridge.server.signals import ask_on_signal, stop_on_signal
+from bridge.server.stdio import serve_stdio
+from bridge.settings import Address
+from bridge.toolfiles.reloader import Reloader
+from bridge.upstream.client import Client
+
+Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[None]]
+"""Serves until the event is set; raises ``OSError``, whose text is shown, where it cannot begin."""
+
+_log: Final = logging.getLogger("bridge")
+
+
+def run_http(beginning: Beginning, address: Address) -> int:
+    """Serves HTTP until a signal."""
+    uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves what a request costs
+    return anyio.run(serve, beginning, partial(over_http, address, _say_url), backend_options=uvloop)
+
+
+def run_stdio(
+    beginning: Beginning, source: int, sink: int, before: Before, signals: Sequence[int] = ()
+) -> int:
+    """Serves the client at the other end of two descriptors, after what was said ``before``.
+
+    After ``signals`` that came meanwhile it answers what waits, and ends.
+    """
+
+    async def over(bridge: Bridge, stop: anyio.Event) -> None:
+        if signals:
+            stop.set()
+        await over_stdio(source, sink, before, bridge, stop)
+
+    return anyio.run(serve, beginning, over)
+
+
+async def serve(beginning: Beginning, transport: Transport) -> int:
+    """Serve over ``transport`` and reload meanwhile, until it or a signal ends that; 2 if it cannot begin."""
+    bridge = Bridge(beginning)
+    _share_evenly()
+    stop = anyio.Event()
+    code = 0
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(stop_on_signal, stop)
+            await tasks.start(ask_on_signal, bridge.reloader.ask)
+            tasks.start_soon(bridge.reloader.run)
+            try:
+                await transport(bridge, stop)
+            except OSError as error:
+                _log.error("%s", error.strerror)
+                code = 2
+            tasks.cancel_scope.cancel()
+    finally:
+        await bridge.client.aclose()
+    return code
+
+
+def _share_evenly() -> None:
+    """Let nothing that takes long hold up the calls beside it.
+
+    The collector stops every thread while it looks at all there is: so it leaves alone what was loaded,
+    and looks seldom, as hardly anything that a call leaves behind is a cycle. And whoever reads a large
+    reply in a thread gives way after a millisecond, where each step of a call waits for its turn.
+    """
+    gc.freeze()
+    gc.set_threshold(2_000, 10, 10)
+    sys.setswitchinterval(0.001)
+
+
+class Bridge:
+    """The rooms of one process, wired."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self.express = beginning.settings.express
+        self.registry = beginning.registry
+        self.client = Client(emit=report.ear)
+        self.server = ToolServer(self.registry, self.client, report.ear)
+        self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=self.server.announcer.announce)
+        self._shelf = beginning.shelf
+        self._told = beginning.told
+
+    def _hear(self, event: SnapshotReplaced) -> None:
+        """After a reload: what no tool sends to is let go."""
+        self._told.tell(event, self._shelf.loaded)
+        if event.rerouted:
+            self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
+
+
+async def over_http(
+    address: Address, started: Callable[[str, Registry], None], bridge: Bridge, stop: anyio.Event
+) -> None:
+    """Serve HTTP; ``started`` hears the URL, and what is served."""
+    try:
+        await serve_http(
+            bridge.server,
+            address.host,
+            address.port,
+            stop,
+            lambda url: started(url, bridge.registry),
+            express=bridge.express,
+        )
+    except OSError as error:
+        advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}{advice}") from error
+
+
+async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:
+    """Serve the one client at the other end of two descriptors."""
+    _log.info("serving over stdio")
+    await serve_stdio(bridge.server, source, sink, stop, before=before, express=bridge.express)
+
+
+def _say_url(url: str, _registry: Registry) -> None:
+    _log.info("serving %s", url)
