@@ -114,6 +114,7 @@ class _Wire:
         self._to_client = to_client
         self._before = before
         self._lane = lane
+        self._lines = Lines()
         self._calls: dict[str, _Kind] = {}  # requests that are not answered yet, by their ids
         self._taken: dict[str, anyio.CancelScope] = {}  # those that the SDK does not see
         self._answered = anyio.Event()
@@ -122,6 +123,7 @@ class _Wire:
     async def receive(self, inbox: _Inbox, reading: anyio.CancelScope, grace: float) -> None:
         """Closing ``inbox`` ends the server, which cancels what still runs: so it waits for the answers."""
         async with inbox, self._to_client:
+            await self._catch_up(inbox)
             with reading:
                 await self._read(inbox)
             self._server.stop(grace)
@@ -131,14 +133,16 @@ class _Wire:
                     self._answered = anyio.Event()
                     await self._answered.wait()
 
-    async def _read(self, inbox: _Inbox) -> None:
+    async def _catch_up(self, inbox: _Inbox) -> None:
+        """With what was said before, and also then taken if it is time to stop."""
         for line in self._before.heard:
             await inbox.send(SessionMessage(self._admit(line)))
-        lines = Lines()
-        await self._take(lines.feed(self._before.unread), inbox)
+        await self._take(self._lines.feed(self._before.unread), inbox)
+
+    async def _read(self, inbox: _Inbox) -> None:
         while chunk := await _read(self._source):
-            await self._take(lines.feed(chunk), inbox)
-        await self._take(lines.end(), inbox)
+            await self._take(self._lines.feed(chunk), inbox)
+        await self._take(self._lines.end(), inbox)
 
     async def _take(self, lines: Iterable[bytes | None], inbox: _Inbox) -> None:
         for line in lines:
@@ -162,7 +166,7 @@ class _Wire:
                     raise Refused(INVALID_REQUEST, "A request with this id is still in flight", id)
                 self._calls[str(id)] = _kind(message)
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}):
-                if call := self._taken.get(str(id)):
+                if call := self._taken.pop(str(id), None):
                     call.cancel()
                 self._settle(id)  # a cancelled request is not answered
             case JSONRPCNotification(method="notifications/initialized") if self._era == "greeted":
@@ -198,11 +202,9 @@ class _Wire:
             line = plain.answer(id, self._server.stamped(result) if is_modern else plain.of_handshake(result))
         except MCPError as error:
             if error.error.code == CANCELLED:
-                return
+                return  # its id may be that of another one by now
             line = plain.refusal(id, error)
-        finally:
-            if self._taken.get(str(id)) is scope:  # else the id is that of another one by now
-                del self._taken[str(id)]
+        del self._taken[str(id)]
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody is left to be answered
             await self._to_client.send(_Answer(id, line))
 

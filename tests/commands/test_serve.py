@@ -30,6 +30,40 @@ async def test_stdio_carries_the_protocol_and_nothing_else(tools: Path) -> None:
             await bridge.out.receive()
 
 
+INITIALIZED: dict[str, object] = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+
+
+async def test_a_client_that_wants_the_list_alone_has_it_before_the_sdk_is_there(tools: Path) -> None:
+    async with restbridge("serve", cwd=tools.parent) as bridge:
+        await bridge.sends(HELLO, INITIALIZED, request(2, "tools/list"))
+        _, listing = [json.loads((await bridge.prints("")).string)["result"] for _ in range(2)]
+        assert len(listing["tools"]) == 6
+        assert await bridge.hangs_up() == 0
+        assert "serving over stdio" not in await bridge.rest()
+
+
+async def test_a_signal_before_the_sdk_is_there_is_heeded_once_it_is(tools: Path) -> None:
+    async with restbridge("serve", cwd=tools.parent) as bridge:
+        await bridge.sends(HELLO)
+        await bridge.prints("serverInfo")
+        await bridge.sends(INITIALIZED, request(2, "tools/list", cursor="get_order"))
+        bridge.hears(signal.SIGTERM)
+        listing = json.loads((await bridge.prints("")).string)
+        assert [tool["name"] for tool in listing["result"]["tools"]] == ["get_product", "list_products"]
+        assert await bridge.ends() == 0
+
+
+async def test_a_tool_that_comes_before_the_sdk_is_there_is_told_of(tools: Path) -> None:
+    async with restbridge("serve", cwd=tools.parent) as bridge:
+        await bridge.sends(HELLO, INITIALIZED, request(2, "tools/list"))
+        for _ in range(2):
+            await bridge.prints("result")
+        (tools / "more.yaml").write_text((tools / "get_order.yaml").read_text())
+        await bridge.prints("notifications/tools/list_changed")
+        await bridge.sends(request(3, "tools/list"))
+        assert len(json.loads((await bridge.prints("")).string)["result"]["tools"]) == 7
+
+
 async def test_http_serves_calls_and_writes_a_line_for_each(tools: Path, shop: str) -> None:
     environment = {"SHOP_API_URL": shop}
     async with restbridge("serve", "--http", "0", cwd=tools.parent, env=environment) as bridge:

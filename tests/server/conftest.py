@@ -29,9 +29,9 @@ async def client() -> AsyncIterator[Client]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What goes over HTTP goes with the express lane and without it."""
+    """What is served is served with the express lane and without it."""
     if "served" in metafunc.fixturenames and metafunc.module.__name__.endswith(
-        ("test_http", "test_announce")
+        ("test_http", "test_announce", "test_stdio")
     ):
         metafunc.parametrize("served", [True, False], ids=["express", "SDK alone"], indirect=True)
 

@@ -15,6 +15,7 @@ import httpx
 from bridge.events import Event
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
+from bridge.server.first_answers import Before, FirstAnswers
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
 from bridge.server.stdio import serve_stdio
@@ -192,11 +193,34 @@ class Served:
         """Serves over a pair of pipes; the client hangs up at the end if the test has not."""
         source, to_server = os.pipe()
         from_server, sink = os.pipe()
-        pipe = Pipe(to_server, from_server)
+        async with self._stdio(source, sink, Pipe(to_server, from_server), grace=grace) as pipe:
+            yield pipe
 
+    @asynccontextmanager
+    async def stdio_after(self, *messages: Json, read: int) -> AsyncIterator["Pipe"]:
+        """The same, after first answers of which the client has read so many, and waits for the next one."""
+        source, to_server = os.pipe()
+        from_server, sink = os.pipe()
+        pipe = Pipe(to_server, from_server)
+        first = FirstAnswers(self.registry.current, source, sink)
+        first.start()
+        await pipe.send(*messages)
+        for _ in range(read):
+            await pipe.line()
+        await pipe.readable()
+        async with self._stdio(source, sink, pipe, before=first.stop()):
+            yield pipe
+
+    @asynccontextmanager
+    async def _stdio(
+        self, source: int, sink: int, pipe: "Pipe", *, grace: float = 5, before: Before | None = None
+    ) -> AsyncIterator["Pipe"]:
         async def serve() -> None:
+            words = {"before": before} if before else {}
             try:
-                await serve_stdio(self.server, source, sink, self.stop, grace=grace)
+                await serve_stdio(
+                    self.server, source, sink, self.stop, express=self.express, grace=grace, **words
+                )
             finally:
                 os.close(source)
                 os.close(sink)

@@ -125,6 +125,27 @@ async def test_cancelling_aborts_the_upstream_call_and_answers_nothing(
         assert await pipe.line() == b""
 
 
+async def test_an_id_may_be_used_again_once_its_call_is_cancelled(served: Served, api: Api) -> None:
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call("hang"))
+        await api.entered.wait()
+        await pipe.send(cancel(1), call("hang"), cancel(1), call("echo"))
+        assert "result" in await pipe.answer()
+        await pipe.send(request("ping", 2))
+        assert await pipe.answer() == {"jsonrpc": "2.0", "id": 2, "result": {}}
+
+
+async def test_a_modern_call_without_its_envelope_is_refused(served: Served) -> None:
+    async with served.stdio() as pipe:
+        await pipe.send(request("tools/list", _meta=META))
+        await pipe.answer()
+        await pipe.send(call("echo"))
+        assert (await pipe.answer())["error"]["code"] == -32602
+        await pipe.send(call("echo", _meta=META))
+        assert "result" in await pipe.answer()
+
+
 async def test_it_ends_when_nobody_reads_even_if_there_is_nothing_to_write(served: Served) -> None:
     async with served.stdio() as pipe:
         await pipe.open()
