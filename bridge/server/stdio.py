@@ -204,7 +204,7 @@ class _Wire:
             if error.error.code == CANCELLED:
                 return  # its id may be that of another one by now
             line = plain.refusal(id, error)
-        del self._taken[str(id)]
+        self._taken.pop(str(id), None)
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody is left to be answered
             await self._to_client.send(_Answer(id, line))
 
