@@ -179,7 +179,7 @@ class Reloader:
             *roots,
             watch_filter=None,
             debounce=50,
-            step=10,
+            step=25,
             rust_timeout=200,
             yield_on_timeout=True,
             stop_event=self._rearm,
