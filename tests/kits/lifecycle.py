@@ -184,6 +184,8 @@ async def _long_line() -> list[Figure]:
     """100 MB on one line."""
     async with _tools() as (_, tools), over_pipes(tools) as (process, pipe):
         bridge = Bridge(process.pid, process)
+        await pipe.send(call("ok", 6))
+        await pipe.answer()  # the SDK, too, is there
         bridge.forget_peak()
         before = bridge.rss
         for _ in range(100):
