@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.load import Load, wrk
+from tests.bench.messages import Era
 from tests.bench.processes import cpu, memory
-from tests.bench.subjects import BRIDGE, SUBJECTS, Era, Served, served
+from tests.bench.subjects import BRIDGE, SUBJECTS, Served, served
 from tests.bench.table import row, title
 
 CONNECTIONS: Final = (1, 16, 64)

@@ -3,12 +3,12 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_ID: Final = "@ID@"
+from tests.bench.messages import ID, Message
+
 _SCRIPT: Final = """\
 local headers = {{ {headers} }}
 local before, after = {before}, {after}
@@ -24,23 +24,6 @@ done = function(summary, latency)
     summary.requests, failed, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One request to ``/mcp``; its body has ``@ID@`` where the id belongs."""
-
-    headers: Mapping[str, str]
-    body: str
-
-    def with_id(self, id: int) -> bytes:
-        return self.body.replace(_ID, str(id)).encode()
-
-
-def message(method: str, params: Mapping[str, object], headers: Mapping[str, str]) -> Message:
-    body = json.dumps({"jsonrpc": "2.0", "id": _ID, "method": method, "params": params})
-    accept = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    return Message({**accept, **headers}, body.replace(f'"{_ID}"', _ID))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +43,7 @@ class Load:
 
 def wrk(port: int, what: Message, connections: int, seconds: float, folder: Path) -> Load:
     """Raises ``RuntimeError`` if a call failed: a server that answers errors is fast."""
-    before, _, after = what.body.partition(_ID)
+    before, _, after = what.body.partition(ID)
     script = folder / "call.lua"
     headers = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in what.headers.items())
     script.write_text(_SCRIPT.format(headers=headers, before=_lua(before), after=_lua(after)))

@@ -8,15 +8,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 import httpx
 
 from tests import npm
-from tests.bench.load import Message, message
+from tests.bench.messages import (
+    ARGUMENTS,
+    READY,
+    Era,
+    Message,
+    initialize,
+    message,
+    modern,
+    of_session,
+    result,
+)
 from tests.bench.processes import free_port, running
-
-Era = Literal["modern", "handshake"]
 
 HERE: Final = Path(__file__).parent
 _SERVERS: Final = HERE / "servers"
@@ -24,17 +32,6 @@ _VENV: Final = HERE / ".venv"
 _MODULES: Final = HERE / "node_modules"
 TOOLBOX: Final = _MODULES / "@toolbox-sdk" / "server-linux-x64" / "bin" / "toolbox"
 
-_ARGUMENTS: Final = {"category": "tools", "limit": 10}
-_META: Final = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientCapabilities": {},
-    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-}
-_INITIALIZE: Final = {
-    "protocolVersion": "2025-11-25",
-    "capabilities": {},
-    "clientInfo": {"name": "bench", "version": "1"},
-}
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
 _TOOL: Final = """\
 description: List products.
@@ -146,33 +143,34 @@ class Served:
     pid: int
     port: int
 
-    def call(self, era: Era, tool: str = "list_products") -> Message:
-        return self.request(era, "tools/call", {"name": tool, "arguments": _ARGUMENTS}, name=tool)
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
 
-    def request(self, era: Era, method: str, params: Mapping[str, object], name: str = "") -> Message:
+    def call(self, era: Era, tool: str = "list_products") -> Message:
+        return self.request(era, "tools/call", {"name": tool, "arguments": ARGUMENTS})
+
+    def request(self, era: Era, method: str, params: Mapping[str, Any]) -> Message:
+        """With a session of its own, where the subject has any."""
         if era == "modern":
-            headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
-            return message(method, {**params, "_meta": _META}, headers | ({"Mcp-Name": name} if name else {}))
+            return modern(method, params)
         return message(method, params, self._session() if self.subject.sessions else {})
 
-    def ask(self, what: Message) -> object:
+    def ask(self, what: Message) -> Any:
         """The result of one request; raises ``RuntimeError`` for an error."""
-        url = f"http://127.0.0.1:{self.port}/mcp"
-        reply = httpx.post(url, headers=dict(what.headers), content=what.with_id(7), timeout=30)
-        reply.raise_for_status()
-        answer = json.loads(reply.text[reply.text.index("{") :])
-        if "result" not in answer or answer["id"] != 7:
-            raise RuntimeError(f"{self.subject.name} answers {reply.text[:300]}")
-        return answer["result"]
+        reply = self._post(what.headers, what.with_id(7))
+        return result(self.subject.name, reply.text, 7)
 
     def _session(self) -> dict[str, str]:
-        opening = message("initialize", _INITIALIZE, {})
-        url = f"http://127.0.0.1:{self.port}/mcp"
-        reply = httpx.post(url, headers=dict(opening.headers), content=opening.with_id(0), timeout=30)
-        headers = {"Mcp-Session-Id": reply.headers["mcp-session-id"], "MCP-Protocol-Version": "2025-11-25"}
-        ready = b'{"jsonrpc": "2.0", "method": "notifications/initialized"}'
-        httpx.post(url, headers={**opening.headers, **headers}, content=ready, timeout=30).raise_for_status()
+        opening = initialize()
+        reply = self._post(opening.headers, opening.with_id(0))
+        headers = of_session(reply.headers["mcp-session-id"])
+        self._post({**opening.headers, **headers}, READY)
         return headers
+
+    def _post(self, headers: Mapping[str, str], content: bytes) -> httpx.Response:
+        reply = httpx.post(self.url, headers=dict(headers), content=content, timeout=30)
+        return reply.raise_for_status()
 
 
 @contextmanager
