@@ -12,20 +12,9 @@ from typing import Final
 
 from tests.bench import calls, loading
 from tests.bench.subjects import install
-from tests.bench.table import title
 from tests.bench.upstream import nginx
 
-
-def _calls(url: str, folder: Path, *, quick: bool) -> None:
-    calls.compare(url, folder, rounds=1 if quick else 5, seconds=1 if quick else 3)
-
-
-def _loading(_url: str, _folder: Path, *, quick: bool) -> None:
-    title("loading, starting, reloading")
-    loading.main(quick=quick)
-
-
-PARTS: Final[dict[str, Callable[..., None]]] = {"calls": _calls, "loading": _loading}
+PARTS: Final[dict[str, Callable[..., None]]] = {"calls": calls.main, "loading": loading.main}
 
 
 def main() -> None:

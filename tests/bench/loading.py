@@ -7,7 +7,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from bridge.secrets import Sources
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load
 from bridge.toolfiles.settling import Settling
-from tests.bench.table import row
+from tests.bench.table import row, title
 from tests.proc import cpu, memory
 
 TOOL = """\
@@ -199,15 +198,15 @@ def notifying(directory: Path, count: int, rounds: int) -> None:
         row(f"write → notification, {count} tools", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms ({rounds} edits)")
 
 
-def main(*, quick: bool) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        for count in (1000,) if quick else (1000, 10_000):
-            directory = Path(name, f"load_{count}")
-            directory.mkdir()
-            fill(directory, count)
-            loading(directory, count)
-        for count, rounds in ((10, 20),) if quick else ((10, 200), (1000, 200), (10_000, 0)):
-            directory = Path(name, f"serve_{count}")
-            directory.mkdir()
-            notifying(directory, count, rounds)
-        starting(Path(name, "serve_10"), 3 if quick else 11)
+def main(_url: str, folder: Path, *, quick: bool) -> None:
+    title("loading, starting, reloading")
+    for count in (1000,) if quick else (1000, 10_000):
+        directory = folder / f"load_{count}"
+        directory.mkdir()
+        fill(directory, count)
+        loading(directory, count)
+    for count, rounds in ((10, 20),) if quick else ((10, 200), (1000, 200), (10_000, 0)):
+        directory = folder / f"serve_{count}"
+        directory.mkdir()
+        notifying(directory, count, rounds)
+    starting(folder / "serve_10", 3 if quick else 11)

@@ -1,0 +1,92 @@
+"""Subjects under load in turns, so that a bad moment of the machine meets all of them."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from tests.bench.load import Load, wrk
+from tests.bench.messages import Era, Message
+from tests.bench.processes import cpu
+from tests.bench.subjects import Served
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One way of asking a subject."""
+
+    server: Served
+    era: Era
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        eras = self.server.subject.eras
+        named = self.server.subject.name + self.label
+        return f"{named}, {self.era}" if len(eras) > 1 else named
+
+
+def lanes(server: Served, label: str = "") -> list[Lane]:
+    """One for each era that the subject speaks."""
+    return [Lane(server, era, label) for era in server.subject.eras]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long it is measured; ``seconds`` are those of one run."""
+
+    rounds: int
+    seconds: int
+
+    @classmethod
+    def of(cls, *, quick: bool) -> "Pace":
+        return cls(1, 1) if quick else cls(5, 3)
+
+    def __str__(self) -> str:
+        return f"medians of {self.rounds} rounds of {self.seconds} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``cpu`` is the server's, in seconds."""
+
+    load: Load
+    cpu: float
+
+
+Ask: TypeAlias = Callable[[Served, Era], Message]
+Runs: TypeAlias = Mapping[tuple[str, int], list[Run]]
+"""By a lane's name and a number of connections, a run for each round."""
+
+
+def take(asked: Sequence[Lane], ask: Ask, connections: Sequence[int], pace: Pace, folder: Path) -> Runs:
+    """``ask`` makes the request before each run: of a session of its own, where there are any."""
+    runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for _ in range(pace.rounds):
+        for number in connections:
+            for lane in asked:
+                what = ask(lane.server, lane.era)
+                before = cpu(lane.server.pid)
+                load = wrk(lane.server.port, what, number, pace.seconds, folder)
+                runs[lane.name, number].append(Run(load, cpu(lane.server.pid) - before))
+    return runs
+
+
+def median(of: Callable[[Run], float], runs: Iterable[Run]) -> float:
+    return statistics.median(map(of, runs))
+
+
+def ratio(of: Callable[[Run], float], ours: Iterable[Run], theirs: Iterable[Run]) -> float:
+    """Of the two runs of each round, then the median."""
+    return statistics.median(of(a) / of(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def rate(run: Run) -> float:
+    return run.load.rate
+
+
+def cost(run: Run) -> float:
+    """CPU milliseconds of the server per request."""
+    return run.cpu / max(run.load.calls, 1) * 1000
