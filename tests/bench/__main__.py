@@ -10,11 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.bench import calls, loading
+from tests.bench import calls, lists, loading, scale
 from tests.bench.subjects import install
 from tests.bench.upstream import nginx
 
-PARTS: Final[dict[str, Callable[..., None]]] = {"calls": calls.main, "loading": loading.main}
+PARTS: Final[dict[str, Callable[..., None]]] = {
+    "calls": calls.main,
+    "lists": lists.main,
+    "scale": scale.main,
+    "loading": loading.main,
+}
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ from tests.bench.load import Load, wrk
 from tests.bench.messages import Era, Message
 from tests.bench.processes import cpu
 from tests.bench.subjects import Served
+from tests.bench.table import row, title
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One way of asking a subject."""
+    """One way of asking a subject; ``label`` stands for its name, where it is not alone with that."""
 
     server: Served
     era: Era
@@ -24,7 +25,7 @@ class Lane:
     @property
     def name(self) -> str:
         eras = self.server.subject.eras
-        named = self.server.subject.name + self.label
+        named = self.label or self.server.subject.name
         return f"{named}, {self.era}" if len(eras) > 1 else named
 
 
@@ -90,3 +91,20 @@ def rate(run: Run) -> float:
 def cost(run: Run) -> float:
     """CPU milliseconds of the server per request."""
     return run.cpu / max(run.load.calls, 1) * 1000
+
+
+def compare(
+    what: str, pairs: Sequence[tuple[Lane, Lane]], ask: Ask, connections: int, folder: Path, *, quick: bool
+) -> None:
+    """Prints what each lane does, then the first of each pair beside the second."""
+    pace = Pace.of(quick=quick)
+    asked = list(dict.fromkeys(lane for pair in pairs for lane in pair))
+    runs = take(asked, ask, (connections,), pace, folder)
+    title(f"{what}, {connections} at a time, {pace}")
+    row("", "a second", "CPU ms each")
+    for lane in asked:
+        each = runs[lane.name, connections]
+        row(lane.name, f"{median(rate, each):.0f}", f"{median(cost, each):.3f}")
+    for ours, theirs in pairs:
+        both = runs[ours.name, connections], runs[theirs.name, connections]
+        row(f"{ours.name} beside {theirs.name}", f"{ratio(rate, *both):.2f} x", f"{ratio(cost, *both):.3f} x")

@@ -66,32 +66,33 @@ _TOOLBOX_TOOL: Final = """\
     source: shop
     method: GET
     path: {path}
-    description: {description}
+    description: List products.
     queryParams:
       - {{name: category, type: string, description: Category}}
       - {{name: limit, type: integer, description: How many}}
 """
 
 
+def tool_names(count: int) -> list[str]:
+    """The first calls the small reply, the second the large one; further ones are copies that nobody calls."""
+    return ["list_products", "list_many", *(f"tool_{number:05}" for number in range(2, count))][:count]
+
+
 def bridge_files(folder: Path, url: str, count: int = 1) -> None:
-    """Tool files; from the second on copies under other names."""
     (folder / "shop.upstream.yaml").write_text(_UPSTREAM.format(url=url))
-    (folder / "list_products.yaml").write_text(_TOOL.format(path="/api/products"))
-    (folder / "list_many.yaml").write_text(_TOOL.format(path="/api/large"))
-    for number in range(2, count):
-        (folder / f"tool_{number:05}.yaml").write_text(_TOOL.format(path=f"/api/products/{number}"))
-
-
-def toolbox_tool(name: str, path: str, description: str = "List products.") -> str:
-    return _TOOLBOX_TOOL.format(name=name, path=path, description=description)
+    for name in tool_names(count):
+        (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name)))
 
 
 def toolbox_file(folder: Path, url: str, count: int = 1) -> Path:
-    tools = toolbox_tool("list_products", "/api/products") + toolbox_tool("list_many", "/api/large")
-    tools += "".join(toolbox_tool(f"tool_{n:05}", f"/api/products/{n}") for n in range(2, count))
+    tools = "".join(_TOOLBOX_TOOL.format(name=name, path=_path(name)) for name in tool_names(count))
     file = folder / "tools.yaml"
     file.write_text(_TOOLBOX.format(url=url, tools=tools))
     return file
+
+
+def _path(name: str) -> str:
+    return {"list_products": "/api/products", "list_many": "/api/large"}.get(name, f"/api/{name}")
 
 
 def _bridge(folder: Path, port: int, url: str, count: int) -> list[str]:
@@ -108,8 +109,8 @@ TOOLBOX_QUIET: Final = ("--disable-version-check", "--log-level", "ERROR")
 
 
 def _server(interpreter: str, *words: str) -> Callable[[Path, int, str, int], list[str]]:
-    def command(_folder: Path, port: int, url: str, _count: int) -> list[str]:
-        return [interpreter, str(_SERVERS / words[0]), *words[1:], str(port), url]
+    def command(_folder: Path, port: int, url: str, count: int) -> list[str]:
+        return [interpreter, str(_SERVERS / words[0]), *words[1:], str(port), url, *tool_names(count)[1:]]
 
     return command
 
@@ -149,6 +150,9 @@ class Served:
 
     def call(self, era: Era, tool: str = "list_products") -> Message:
         return self.request(era, "tools/call", {"name": tool, "arguments": ARGUMENTS})
+
+    def list(self, era: Era) -> Message:
+        return self.request(era, "tools/list", {})
 
     def request(self, era: Era, method: str, params: Mapping[str, Any]) -> Message:
         """With a session of its own, where the subject has any."""

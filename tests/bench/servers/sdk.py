@@ -1,6 +1,7 @@
-"""A server as the SDK's tutorial has it: one tool, httpx, no more. ``python sdk.py new|shared PORT UPSTREAM``.
+"""A server as the SDK's tutorial has it: httpx, no more. ``python sdk.py new|shared PORT UPSTREAM [NAME…]``.
 
-``new`` makes a client for each call, as the tutorial does; ``shared`` keeps one.
+``new`` makes a client for each call, as the tutorial does; ``shared`` keeps one. The tool is list_products,
+and copies of it under the names given.
 """
 
 import sys
@@ -10,7 +11,7 @@ import httpx
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 
-kind, port, upstream = sys.argv[1:]
+kind, port, upstream, *names = sys.argv[1:]
 mcp = MCPServer("shop", log_level="WARNING")
 shared = httpx.AsyncClient()
 
@@ -27,6 +28,9 @@ async def list_products(category: str, limit: int = 10) -> str:
     reply.raise_for_status()
     return reply.text
 
+
+for name in names:
+    mcp.add_tool(list_products, name=name)
 
 uvicorn.run(
     mcp.streamable_http_app(stateless_http=True),
