@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.bench import calls, lists, loading, scale
+from tests.bench import calls, large, lists, loading, scale
 from tests.bench.subjects import install
 from tests.bench.upstream import nginx
 
@@ -18,6 +18,7 @@ PARTS: Final[dict[str, Callable[..., None]]] = {
     "calls": calls.main,
     "lists": lists.main,
     "scale": scale.main,
+    "large": large.main,
     "loading": loading.main,
 }
 

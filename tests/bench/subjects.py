@@ -47,7 +47,7 @@ request:
   url: {path}
   query: {{category: "{{category}}", limit: "{{limit}}"}}
 response:
-  jmespath: "{{products: products[].{{id: id, name: name, price: price.amount, stock: stock}}, total: total}}"
+  jmespath: "{{products: {products}.{{id: id, name: name, price: price.amount, stock: stock}}, total: total}}"
   maxBytes: 2MB
 maxBytes: 4MiB
 """
@@ -81,7 +81,7 @@ def tool_names(count: int) -> list[str]:
 def bridge_files(folder: Path, url: str, count: int = 1) -> None:
     (folder / "shop.upstream.yaml").write_text(_UPSTREAM.format(url=url))
     for name in tool_names(count):
-        (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name)))
+        (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name), products=_wanted(name)))
 
 
 def toolbox_file(folder: Path, url: str, count: int = 1) -> Path:
@@ -93,6 +93,11 @@ def toolbox_file(folder: Path, url: str, count: int = 1) -> Path:
 
 def _path(name: str) -> str:
     return {"list_products": "/api/products", "list_many": "/api/large"}.get(name, f"/api/{name}")
+
+
+def _wanted(name: str) -> str:
+    """Of the large reply a few kB: those products of which most are in stock."""
+    return "products[?stock >= `20850`]" if name == "list_many" else "products[]"
 
 
 def _bridge(folder: Path, port: int, url: str, count: int) -> list[str]:
