@@ -188,7 +188,8 @@ def served(subject: Subject, url: str, folder: Path, count: int = 1) -> Iterator
     folder.mkdir()
     port = free_port()
     command = subject.command(folder, port, url, count)
-    with running(command, port, {"PYTHONUNBUFFERED": "1"}, folder / "log") as process:
+    log = folder.parent / f"{folder.name}.log"  # in the folder it would wake those who watch that
+    with running(command, port, {"PYTHONUNBUFFERED": "1"}, log) as process:
         server = Served(subject, process.pid, port)
         for era in subject.eras:
             said = json.dumps(server.ask(server.call(era)))
