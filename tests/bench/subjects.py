@@ -51,15 +51,14 @@ response:
   maxBytes: 2MB
 maxBytes: 4MiB
 """
-_TOOLBOX: Final = """\
+_SOURCE: Final = """\
 sources:
   shop:
     kind: http
     baseUrl: {url}
     allowPrivateNetworks: true
     allowedIpRanges: [127.0.0.0/8]
-tools:
-{tools}"""
+"""
 _TOOLBOX_TOOL: Final = """\
   {name}:
     kind: http
@@ -71,6 +70,7 @@ _TOOLBOX_TOOL: Final = """\
       - {{name: category, type: string, description: Category}}
       - {{name: limit, type: integer, description: How many}}
 """
+_TOOLBOX_QUIET: Final = ("--disable-version-check", "--log-level", "ERROR")
 
 
 def tool_names(count: int) -> list[str]:
@@ -82,13 +82,6 @@ def bridge_files(folder: Path, url: str, count: int = 1) -> None:
     (folder / "shop.upstream.yaml").write_text(_UPSTREAM.format(url=url))
     for name in tool_names(count):
         (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name), products=_wanted(name)))
-
-
-def toolbox_file(folder: Path, url: str, count: int = 1) -> Path:
-    tools = "".join(_TOOLBOX_TOOL.format(name=name, path=_path(name)) for name in tool_names(count))
-    file = folder / "tools.yaml"
-    file.write_text(_TOOLBOX.format(url=url, tools=tools))
-    return file
 
 
 def _path(name: str) -> str:
@@ -106,11 +99,20 @@ def _bridge(folder: Path, port: int, url: str, count: int) -> list[str]:
 
 
 def _toolbox(folder: Path, port: int, url: str, count: int) -> list[str]:
-    file = toolbox_file(folder, url, count)
-    return [str(TOOLBOX), "--config", str(file), "--port", str(port), *TOOLBOX_QUIET]
+    file = folder / "tools.yaml"
+    file.write_text(_SOURCE.format(url=url) + _toolbox_tools(*tool_names(count)))
+    return [str(TOOLBOX), "--config", str(file), "--port", str(port), *_TOOLBOX_QUIET]
 
 
-TOOLBOX_QUIET: Final = ("--disable-version-check", "--log-level", "ERROR")
+def _toolbox_folder(folder: Path, port: int, url: str, count: int) -> list[str]:
+    (folder / "shop.yaml").write_text(_SOURCE.format(url=url))
+    for name in tool_names(count):
+        (folder / f"{name}.yaml").write_text(_toolbox_tools(name))
+    return [str(TOOLBOX), "--config-folder", str(folder), "--port", str(port), *_TOOLBOX_QUIET]
+
+
+def _toolbox_tools(*names: str) -> str:
+    return "tools:\n" + "".join(_TOOLBOX_TOOL.format(name=name, path=_path(name)) for name in names)
 
 
 def _server(interpreter: str, *words: str) -> Callable[[Path, int, str, int], list[str]]:
@@ -132,6 +134,7 @@ class Subject:
 
 BRIDGE: Final = Subject("restbridge", _bridge, ("modern", "handshake"), sessions=True)
 PEER: Final = Subject("Toolbox (Go)", _toolbox)
+FOLDER: Final = Subject("Toolbox (Go), a file for each tool", _toolbox_folder)
 FLOOR: Final = Subject("floor", _server(sys.executable, "floor.py"))
 SHARED: Final = Subject(
     "SDK, shared httpx", _server(sys.executable, "sdk.py", "shared"), ("modern", "handshake")
