@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.bench import calls, edit, large, lists, loading, scale
+from tests.bench import calls, edit, inside, large, lists, loading, scale
 from tests.bench.subjects import install
 from tests.bench.upstream import nginx
 
@@ -19,6 +19,7 @@ PARTS: Final[dict[str, Callable[..., None]]] = {
     "lists": lists.main,
     "scale": scale.main,
     "large": large.main,
+    "inside": inside.main,
     "loading": loading.main,
     "edit": edit.main,
 }

@@ -195,11 +195,16 @@ def served(subject: Subject, url: str, folder: Path, count: int = 1) -> Iterator
     with running(command, port, {"PYTHONUNBUFFERED": "1"}, log) as process:
         server = Served(subject, process.pid, port)
         for era in subject.eras:
-            said = json.dumps(server.ask(server.call(era)))
-            wrong = [number for number in range(1, 11) if f"Product number {number}" not in said]
-            if wrong or '"isError": true' in said:
-                raise RuntimeError(f"{subject.name} answers wrongly: {said[:300]}")
+            said = server.ask(server.call(era))
+            if not is_right(said):
+                raise RuntimeError(f"{subject.name} answers wrongly: {json.dumps(said)[:300]}")
         yield server
+
+
+def is_right(result: Any) -> bool:
+    """Whether list_products answered so."""
+    said = json.dumps(result)
+    return not result.get("isError") and all(f"Product number {n}" in said for n in range(1, 11))
 
 
 def install() -> None:

@@ -50,12 +50,17 @@ def product(number: int) -> dict[str, object]:
     }
 
 
+def products(count: int) -> bytes:
+    """What the upstream answers."""
+    listed = [product(number) for number in range(1, count + 1)]
+    return json.dumps({"products": listed, "total": count}, separators=(",", ":")).encode()
+
+
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
     """Its URL: ``/api/products`` answers ten products, ``/api/large`` a megabyte of them."""
     for name, count in (("products", 10), ("large", 7000)):
-        products = {"products": [product(number) for number in range(1, count + 1)], "total": count}
-        (folder / f"{name}.json").write_text(json.dumps(products, separators=(",", ":")))
+        (folder / f"{name}.json").write_bytes(products(count))
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(user=getpwuid(os.getuid()).pw_name, folder=folder, port=port))
