@@ -96,7 +96,10 @@ def cost(run: Run) -> float:
 def compare(
     what: str, pairs: Sequence[tuple[Lane, Lane]], ask: Ask, connections: int, folder: Path, *, quick: bool
 ) -> None:
-    """Prints what each lane does, then the first of each pair beside the second."""
+    """Prints what each lane does, then the first of each pair beside the second.
+
+    What is in flight when a run ends costs and does not count: few ``connections`` for slow requests.
+    """
     pace = Pace.of(quick=quick)
     asked = list(dict.fromkeys(lane for pair in pairs for lane in pair))
     runs = take(asked, ask, (connections,), pace, folder)
