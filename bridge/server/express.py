@@ -37,6 +37,9 @@ _LONGEST: Final = 300.0
 _Head: TypeAlias = Mapping[bytes, bytes]
 _MODERN: Final = {version.encode(): version for version in MODERN_PROTOCOL_VERSIONS}
 _HANDSHAKE: Final = {version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS}
+_EVENT: Final = b"event: message\r\ndata: "
+_END: Final = b"\r\n\r\n"
+_JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"connection", b"keep-alive"),
@@ -145,7 +148,7 @@ class Express:
             await self._answer_session(asked, asked.session, receive, send)
             return
         if asked.tool is None:
-            await _send_json(send, 200, plain.answer(asked.id, self._server.listing(asked.version)))
+            await _send(send, _JSON, plain.answer(asked.id, self._server.listing(asked.version)))
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
@@ -161,7 +164,7 @@ class Express:
         if reply.is_stream:
             await reply.event(body)
         else:
-            await _send_json(send, status, body)
+            await _send(send, _JSON, body, status=status)
 
     async def _answer_session(self, asked: _Asked, session: Session, receive: Receive, send: Send) -> None:
         session_id = session.connection.session_id
@@ -170,7 +173,7 @@ class Express:
         if asked.tool is None:
             self._server.announcer.listed(session.connection)
             listing = self._server.listing(asked.version)
-            await _Reply.at_once(send, headers, plain.answer(asked.id, listing))
+            await _send(send, headers, _EVENT, plain.answer(asked.id, listing), _END)
             return
         key = (session_id, str(asked.id))
         self._gate.calls.add(key)
@@ -239,19 +242,14 @@ class _Reply:
     async def event(self, body: bytes) -> None:
         """The last event, and the end; without ``body`` the end alone."""
         await self._open()
-        await self._send({"type": "http.response.body", "body": _event(body) if body else b""})
-
-    @staticmethod
-    async def at_once(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": _event(body)})
+        await self._send(
+            {"type": "http.response.body", "body": b"".join([_EVENT, body, _END]) if body else b""}
+        )
 
 
-def _event(body: bytes) -> bytes:
-    return b"event: message\r\ndata: " + body + b"\r\n\r\n"
-
-
-async def _send_json(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _send(send: Send, headers: list[tuple[bytes, bytes]], *parts: bytes, status: int = 200) -> None:
+    """A reply that is there as a whole; to put a long list's parts together would cost more than to send it."""
+    length = (b"content-length", b"%d" % sum(map(len, parts)))
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    for number, part in enumerate(parts, 1):
+        await send({"type": "http.response.body", "body": part, "more_body": number < len(parts)})

@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from bridge.commands import report
-from bridge.commands.serve import Bridge, serve
+from bridge.commands.serve import Beginning
+from bridge.commands.serving import Bridge, serve
 from bridge.exchange import Reply, Request
 from bridge.secrets import Sources, Upstream
 from bridge.server import logs
@@ -168,8 +169,11 @@ async def _measure(rounds: int, calls: int, bridge: Bridge, _stop: anyio.Event) 
 def _run(folder: str, rounds: str, calls: str) -> int:
     logs.configure()
     transport = partial(_measure, int(rounds), int(calls))
-    start = partial(serve, Settings((Path(folder),)), Directories((folder,)), Sources({}), transport)
-    return anyio.run(start, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+    beginning = Beginning.load(Settings((Path(folder),)), Directories((folder,)), Sources({}))
+    assert beginning  # nothing is strict here
+    return anyio.run(
+        serve, beginning, transport, backend_options={"use_uvloop": find_spec("uvloop") is not None}
+    )
 
 
 if __name__ == "__main__":
