@@ -148,7 +148,7 @@ class Express:
             await self._answer_session(asked, asked.session, receive, send)
             return
         if asked.tool is None:
-            await _send(send, _JSON, plain.answer(asked.id, self._server.listing(asked.version)))
+            await _send(send, _JSON, *plain.parts(asked.id, self._server.listing(asked.version)))
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
@@ -173,7 +173,7 @@ class Express:
         if asked.tool is None:
             self._server.announcer.listed(session.connection)
             listing = self._server.listing(asked.version)
-            await _send(send, headers, _EVENT, plain.answer(asked.id, listing), _END)
+            await _send(send, headers, _EVENT, *plain.parts(asked.id, listing), _END)
             return
         key = (session_id, str(asked.id))
         self._gate.calls.add(key)
@@ -248,7 +248,7 @@ class _Reply:
 
 
 async def _send(send: Send, headers: list[tuple[bytes, bytes]], *parts: bytes, status: int = 200) -> None:
-    """A reply that is there as a whole; to put a long list's parts together would cost more than to send it."""
+    """A reply that is there as a whole."""
     length = (b"content-length", b"%d" % sum(map(len, parts)))
     await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
     for number, part in enumerate(parts, 1):

@@ -75,8 +75,13 @@ def _is_envelope(version: str, meta: bytes) -> bool:
     return True
 
 
+def parts(id: int | str, result: bytes) -> tuple[bytes, bytes, bytes]:
+    """An answer, not put together yet: of a long list that would take as long as to send it."""
+    return b'{"jsonrpc":"2.0","id":%s,"result":' % encode(id), result, b"}"
+
+
 def answer(id: int | str, result: bytes) -> bytes:
-    return b'{"jsonrpc":"2.0","id":%s,"result":%s}' % (encode(id), result)
+    return b"".join(parts(id, result))
 
 
 def refusal(id: int | str, error: MCPError) -> bytes:
