@@ -22,7 +22,7 @@ FLOORS = [
     {"__main__"},
 ]
 DOORS = {
-    "ruamel": ["toolfiles/document"],
+    "ruamel": ["toolfiles/document", "toolfiles/quick"],
     "watchfiles": ["toolfiles/reloader"],
     "jsonschema_rs": ["tool/arguments"],
     "jmespath": ["tool/projection", "tool/selection"],

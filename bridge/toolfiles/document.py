@@ -6,7 +6,6 @@ the pure parser's. The C parser is some twenty times faster but reads another YA
 fault with, or is known to read otherwise (``_READ_OTHERWISE``), goes to the pure one.
 """
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -28,15 +27,17 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says None where there is no extension
 
+from bridge.codec import NotJson
 from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
 from bridge.spec import Json
+from bridge.toolfiles import quick
+from bridge.toolfiles.quick import plain
 from bridge.toolfiles.syntax import UNQUOTED, UNREADABLE, Problem, directive, explain, loose_key
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 20_000
 MAX_ALIASES: Final = 20
-MAX_DIGITS: Final = 400
 MAX_QUOTED: Final = 1000
 
 _DECEPTIVE: Final = re.compile(
@@ -44,9 +45,6 @@ _DECEPTIVE: Final = re.compile(
     "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]"
 )
 """C0, C1, bidirectional and tag characters, half surrogates: text that is not what it looks like."""
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
-_NOT_A_NUMBER: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
-_WORDS: Final[dict[str, Json]] = {"": None, "null": None, "true": True, "false": False}
 _READ_OTHERWISE: Final = re.compile(
     r"""[\t\u2028\u2029%.|>&*] (?:
         (?<=[\t\u2028\u2029])
@@ -97,20 +95,20 @@ class Document:
 
     def __init__(self, path: str, text: str, private: frozenset[str]) -> None:
         self.path = path
+        self.value: dict[str, Json] = {}
         self.problems: tuple[Diagnostic, ...] = ()
         self._text = text
         self._private = private
-        self._root = _Node({}, 0, 0, 1, {})
+
+    @cached_property
+    def _root(self) -> _Node:
+        """Where everything stands, which is not asked of a file that is right."""
+        return _read(self._text).root
 
     @cached_property
     def _lines(self) -> list[int]:
         """Where each line begins."""
         return [0, *(end.end() for end in _LINE_END.finditer(self._text))]
-
-    @property
-    def value(self) -> dict[str, Json]:
-        value: dict[str, Json] = self._root.value
-        return value
 
     @classmethod
     def parse(cls, data: bytes, path: str, private: frozenset[str] = frozenset()) -> "Document":
@@ -121,10 +119,14 @@ class Document:
         """
         text, problem = _decode(data)
         document = cls(path, text, private)
-        problems = [problem] if problem else []
+        if not problem and (value := _read_quickly(text)) is not None:
+            document.value = value
+            return document
+        document._root, problems = _Node({}, 0, 0, 1, {}), [problem] if problem else []
         if not problem:
             reading = _read(text)
             document._root, problems = reading.root, reading.problems
+        document.value = document._root.value
         document.problems = tuple(
             document._diagnostic(problem.index, problem.code, problem.message, quotable=not private)
             for problem in sorted(problems, key=lambda problem: problem.index)
@@ -213,6 +215,16 @@ def _decode(data: bytes) -> tuple[str, Problem | None]:
 def _deceptive(character: str, index: int) -> Problem:
     message = f"found U+{ord(character):04X}, a character that no text may hold; take it out"
     return Problem("control-character", message, index)
+
+
+def _read_quickly(text: str) -> dict[str, Json] | None:
+    """The value, if it is plain that nothing is wrong with the text."""
+    if CParser is None or len(text) > MAX_VALUES // 2 or _READ_OTHERWISE.search(text):
+        return None  # a value takes half a character at least, as in [:,:]
+    try:
+        return quick.read(CParser(text).get_event)
+    except (quick.Unusual, YAMLError, ValueError):
+        return None
 
 
 def _read(text: str) -> "_Reading":
@@ -332,19 +344,12 @@ class _Reading:
         return _Node(value, start, event.end_mark.index, 1 + len(text) // 32, _NO_CHILDREN)
 
     def _plain(self, text: str, start: int) -> Json:
-        """What an unquoted text means: JSON's words and numbers, else itself."""
-        if text in _WORDS:
-            return _WORDS[text]
-        if number := _NUMBER.match(text):
-            value = math.inf
-            if len(text) <= MAX_DIGITS:
-                value = float(text) if number[1] or number[2] else int(text)
-            if value in {math.inf, -math.inf}:
-                self._problem("not-json", "found a number too large to be read; put it in quotes", start)
-            return value
-        if _NOT_A_NUMBER.match(text):
-            self._problem("not-json", "JSON has no infinity and no NaN; put it in quotes", start)
-        return text
+        """What an unquoted text means, as far as JSON can say it."""
+        try:
+            return plain(text)
+        except NotJson as problem:
+            self._problem("not-json", str(problem), start)
+            return None
 
     def _sequence(self, start: int, depth: int) -> _Node:
         node = _Node([], start, start, 1, {})
