@@ -57,24 +57,7 @@ class Projection:
     @classmethod
     def compile(cls, expression: str) -> Self:
         """Raises ``InvalidSpec`` with the code bad-projection, and the offset where it is known."""
-        if len(expression) > MAX_LENGTH:
-            raise _bad(f"the expression is longer than {MAX_LENGTH} characters; project less")
-        _require_json_literals(expression)
-        tokens: list[Token] = []
-        try:
-            for token in Lexer().tokenize(expression):
-                tokens.append(token)  # noqa: PERF402 - what was read before an error tells what is meant
-            _require_shallow(tokens)
-            tree = Parser().parse(expression).parsed
-        except ParseError as problem:
-            raise _bad(*explain(expression, problem.lex_position, tokens)) from problem
-        except (ValueError, LookupError, TypeError, RecursionError) as problem:
-            raise _bad("the expression cannot be read; see https://jmespath.org and simplify it") from problem
-        findings = Findings()
-        _check_tree(tree, tokens, findings)
-        _doubt_names(tokens, findings)
-        findings.raise_errors()
-        return cls(expression, tuple(findings))
+        return cls(expression, _warnings(expression))
 
     def apply(self, document: Json, steps: int = MAX_STEPS, *, size: int | None = None) -> Json:
         """What the expression selects of a decoded document, None for nothing.
@@ -95,6 +78,29 @@ class Projection:
             raise _failed(_wrong_kind(problem)) from problem
         except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
             raise _failed("its values cannot be compared or computed with") from problem
+
+
+@lru_cache(maxsize=4096)
+def _warnings(expression: str) -> tuple[Finding, ...]:
+    """What is doubted in an expression; raises what is wrong with it. Many tools share one."""
+    if len(expression) > MAX_LENGTH:
+        raise _bad(f"the expression is longer than {MAX_LENGTH} characters; project less")
+    _require_json_literals(expression)
+    tokens: list[Token] = []
+    try:
+        for token in Lexer().tokenize(expression):
+            tokens.append(token)  # noqa: PERF402 - what was read before an error tells what is meant
+        _require_shallow(tokens)
+        tree = Parser().parse(expression).parsed
+    except ParseError as problem:
+        raise _bad(*explain(expression, problem.lex_position, tokens)) from problem
+    except (ValueError, LookupError, TypeError, RecursionError) as problem:
+        raise _bad("the expression cannot be read; see https://jmespath.org and simplify it") from problem
+    findings = Findings()
+    _check_tree(tree, tokens, findings)
+    _doubt_names(tokens, findings)
+    findings.raise_errors()
+    return tuple(findings)
 
 
 @lru_cache(maxsize=4096)
