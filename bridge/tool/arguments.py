@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from typing import Final, Self
 from urllib.parse import quote
@@ -55,14 +55,14 @@ class Arguments:
     open: bool
     _types: Mapping[str, frozenset[str]]
     _filling: "_Filling | None"
-    _validator: jsonschema_rs.Validator
+    _validator: "_Validator"
 
     @classmethod
     def compile(cls, schema: dict[str, Json]) -> tuple[Self, tuple[Finding, ...]]:
         """The arguments and the warnings; raises ``InvalidSpec`` with routes into the schema."""
         findings = Findings()
         source = Schema(_closed(schema))
-        validator = _load(source, findings)
+        _check_schema(source, findings)
         lint.check_arguments(source, findings)
         _check_defaults(source, findings)
         findings.raise_errors()
@@ -77,7 +77,7 @@ class Arguments:
             open=_is_open(source),
             _types={name: frozenset().union(*map(source.types, names[name])) for name in names},
             _filling=filling,
-            _validator=validator,
+            _validator=_Validator(source.root),
         )
         return arguments, tuple(findings)
 
@@ -117,16 +117,17 @@ class OutputSchema:
     schema: dict[str, Json]
     wrapped: bool
     _source: dict[str, Json]
-    _validator: jsonschema_rs.Validator
+    _validator: "_Validator"
 
     @classmethod
     def compile(cls, schema: dict[str, Json]) -> tuple[Self, tuple[Finding, ...]]:
         """The schema and the warnings; raises ``InvalidSpec`` with routes into the schema."""
         findings = Findings()
-        validator = _load(Schema(schema), findings)
+        _check_schema(Schema(schema), findings)
         wrapped = schema.get("type") != "object"
         sent = _wrapped(schema) if wrapped else schema
-        return cls(schema=sent, wrapped=wrapped, _source=schema, _validator=validator), tuple(findings)
+        output = cls(schema=sent, wrapped=wrapped, _source=schema, _validator=_Validator(schema))
+        return output, tuple(findings)
 
     def structured(self, value: Json) -> dict[str, Json]:
         """``structuredContent`` for a projected value; raises ``UnusableReply`` where that departs."""
@@ -180,18 +181,24 @@ class _Library:
     """The library's verdicts on one schema: linear patterns, checked formats, nothing fetched."""
 
     def __init__(self, schema: Schema) -> None:
+        self._schema = schema
         self._dialect = {"$schema": lint.dialect(schema.root)}
-        self._registry = jsonschema_rs.Registry([(_ROOT, schema.root)], retriever=_NOWHERE.__getitem__)
         self._at: dict[Route, jsonschema_rs.Validator] = {}
 
-    def at(self, route: Route) -> jsonschema_rs.Validator:
-        if route not in self._at:
-            schema = {**self._dialect, "$ref": f"{_ROOT}#{quote(pointer(route))}"}
-            self._at[route] = _validator(schema, self._registry)
-        return self._at[route]
+    @cached_property
+    def _registry(self) -> jsonschema_rs.Registry | None:
+        """None where no subschema means another."""
+        if not self._schema.has_references:
+            return None
+        return jsonschema_rs.Registry([(_ROOT, self._schema.root)], retriever=_NOWHERE.__getitem__)
 
     def fits(self, route: Route, value: Json) -> bool:
-        return self.at(route).is_valid(value)
+        if route not in self._at:
+            here = _together([self._schema.positions[route]])
+            if self._registry:
+                here = {"$ref": f"{_ROOT}#{quote(pointer(route))}"}
+            self._at[route] = _validator({**here, **self._dialect}, self._registry)
+        return self._at[route].is_valid(value)
 
     def keeps(self, rule: dict[str, Json], value: Json) -> bool:
         return _validator({**self._dialect, **rule}).is_valid(value)
@@ -209,12 +216,27 @@ def _validator(
     )
 
 
-def _load(schema: Schema, findings: Findings) -> jsonschema_rs.Validator:
-    """The validator; raises all that is wrong with the schema as such."""
+class _Validator:
+    """Of a schema that was checked; made when it is first asked, as most of thousands of tools are never called."""
+
+    __slots__ = ("_made", "_schema")
+
+    def __init__(self, schema: dict[str, Json]) -> None:
+        self._schema = schema
+        self._made: jsonschema_rs.Validator | None = None
+
+    def is_valid(self, value: Json) -> bool:
+        if self._made is None:
+            self._made = _validator(self._schema)
+        return self._made.is_valid(value)
+
+
+def _check_schema(schema: Schema, findings: Findings) -> None:
+    """Raises all that is wrong with the schema as such."""
     lint.check(schema, findings)
     findings.raise_errors()
     try:
-        return _validator(schema.root)
+        _validator(schema.root)
     except ValueError as problem:
         with suppress(UnicodeError):
             _check_positions(schema, findings)

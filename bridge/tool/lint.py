@@ -37,7 +37,8 @@ def check(schema: Schema, findings: Findings) -> None:
             _check_references(schema, route, position, findings)
             _check_keywords(route, position, findings)
     steps: dict[Route, int] = {}
-    if any(_steps(schema, route, steps) > _MAX_STEPS for route in schema.positions):
+    branching = [route for route in schema.positions if schema.in_place(route)]
+    if any(_steps(schema, route, steps) > _MAX_STEPS for route in branching):
         message = (
             f"one value would be looked at more than {_MAX_STEPS} times, as references multiply; simplify"
         )

@@ -5,6 +5,7 @@ at the same value as its parent (``allOf``, ``$ref`` …) is *in place*.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -99,6 +100,10 @@ class Schema:
             route = (*route, key)
         return route if route in self.positions else None
 
+    @property
+    def has_references(self) -> bool:
+        return any(keyword.startswith("$") for steps in self._in_place.values() for keyword, _ in steps)
+
     def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
         """The subschemas that look at the same value, one step away, with the keyword that leads there."""
         return self._in_place.get(route, ())
@@ -145,7 +150,7 @@ class Schema:
         for sure, group in self._groups(route):
             inner = [self.types(there, seen | {route}) for there in group]
             types &= frozenset.intersection(*inner) if sure else frozenset.union(*inner)
-        return types
+        return _shared(types)
 
     def _groups(self, route: Route) -> Iterator[tuple[bool, list[Route]]]:
         """What holds in place besides: all of a group (True), or one of it."""
@@ -207,6 +212,12 @@ def _require_bounds(count: int, inner: list[tuple[Route, Json]]) -> None:
     if deep:
         message = f"the schema is nested more than {MAX_DEPTH} deep; use $defs and $ref"
         raise invalid("schema-too-large", message, *deep)
+
+
+@cache
+def _shared(types: frozenset[str]) -> frozenset[str]:
+    """One object for each of the few sets of types that there are."""
+    return types
 
 
 def _mapping(schema: Json, keyword: str) -> dict[str, Json]:
