@@ -189,9 +189,11 @@ class Findings:
 
     def attempt(self, compile_: Callable[[], _T], *route: str | int) -> _T | None:
         """What ``compile_`` answers; None if it raised, and then its findings are collected."""
-        with self.at(*route):
+        try:
             return compile_()
-        return None
+        except InvalidSpec as problem:
+            self.extend(problem.findings, *route)
+            return None
 
     @property
     def errors(self) -> tuple[Finding, ...]:

@@ -235,7 +235,7 @@ def _request(
 ) -> RequestTemplate:
     upstream, url = destination
     request, warnings = RequestTemplate.compile(
-        spec.request.model_copy(update={"url": url}),
+        spec.request if url == spec.request.url else spec.request.model_copy(update={"url": url}),
         base_url=upstream.spec.base_url,
         arguments=arguments,
         reserved=_reserved(upstream.spec),

@@ -30,6 +30,8 @@ def encode(argument: str, text: str) -> str:
 
 def encode_form(argument: str, text: str) -> str:
     """As ``encode``, for a form in the body, where controls do no harm."""
+    if _PLAIN.match(text):
+        return text
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as problem:

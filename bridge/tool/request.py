@@ -1,7 +1,7 @@
 """Arguments become an HTTP request: whatever can be decided before a call is decided at load."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Self
@@ -75,7 +75,8 @@ class RequestTemplate:
     _properties: tuple[str, ...]
     _is_open: bool
     _has_builtins: bool
-    _places: tuple[Place, ...]
+    _left: tuple[str, ...]
+    _is_written: bool
 
     @classmethod
     def compile(
@@ -107,8 +108,9 @@ class RequestTemplate:
             _body=parts.body,
             _properties=tuple(arguments.properties),
             _is_open=arguments.open,
-            _has_builtins=any(name in repr(spec) for name in BUILTINS),
-            _places=tuple(parts.places()),
+            _has_builtins=_has_builtins(spec),
+            _left=parts.left,
+            _is_written=parts.is_written,
         )
         return template, tuple(parts.findings)
 
@@ -136,7 +138,15 @@ class RequestTemplate:
 
         Those that the schema names come first, in its order; what is not sent goes nowhere.
         """
-        used = [place for place in self._places if place.is_used(values)]
+        places = _places(
+            self._template,
+            self._entries,
+            (*self._fields, *self._cookies),
+            self._body,
+            self._left,
+            is_written=self._is_written,
+        )
+        used = [place for place in places if place.is_used(values)]
         placed = {
             name: tuple(place.label for place in used if name in place.names) for name in self._properties
         }
@@ -200,33 +210,27 @@ class _Parts:
         with self.findings.at("request", "contentType"):
             check_content_type(spec.content_type)
             self._content_type = spec.content_type
-        self._is_written = "body" in spec.model_fields_set
-        self.body = self._written_body() if self._is_written else None
-        self._left: tuple[str, ...] = ()
+        self.is_written = "body" in spec.model_fields_set
+        self.body = self._written_body() if self.is_written else None
+        self.left: tuple[str, ...] = ()
         if not any(
             finding.code in _BLINDING or finding.route[:2] == _BODY for finding in self.findings.errors
         ):
-            named = {name for place in self.places() for name in place.names}
-            self._left = tuple(name for name in arguments.properties if name not in named)
+            places = _places(
+                self.template,
+                self.entries,
+                (*self.headers, *self.cookies),
+                self.body,
+                (),
+                is_written=self.is_written,
+            )
+            named = {name for place in places for name in place.names}
+            self.left = tuple(name for name in arguments.properties if name not in named)
             self._place_leftovers()
 
     @property
     def query_names(self) -> frozenset[str]:
         return frozenset(self.template.query_offsets) | {entry.parameter.name for entry in self.entries}
-
-    def places(self) -> Iterator[Place]:
-        yield from _url_places(self.template)
-        for entry in self.entries:
-            kind = (
-                "query (named nowhere)" if entry.argument in self._left else f"query {entry.parameter.name}"
-            )
-            for _, names, _ in entry.node.leaves():
-                yield Place(kind, names)
-        for field in (*self.headers, *self.cookies):
-            yield Place(f"{'cookie' if field.is_cookie else 'header'} {field.name}", field.text.names)
-        for route, names, nullable in self.body.leaves() if self.body else ():
-            label = f"body {pointer(route)}".rstrip() if self._is_written else "body (named nowhere)"
-            yield Place(label, names, nullable)
 
     def _template(self, url_offset: int) -> Template:
         found = Findings()
@@ -261,8 +265,8 @@ class _Parts:
 
     def _place_leftovers(self) -> None:
         """Arguments that the file names nowhere: into the query or the body, by the method."""
-        left, findings = self._left, self.findings
-        if self._is_written:
+        left, findings = self.left, self.findings
+        if self.is_written:
             if left:
                 advice = f"write {_braced(left)} where needed, or take out the argument or the body"
                 self._never_sent(left, f"; {advice}", "body")
@@ -304,6 +308,33 @@ def _constant(fields: tuple[Field, ...], accept: str) -> tuple[Header, ...]:
     """The headers that are the same in every call; the file's Accept stands in for the one given."""
     given = {} if any(field.name.lower() == "accept" for field in fields) else {"Accept": accept}
     return tuple((given | {field.name: field.text.sample for field in fields if field.text.constant}).items())
+
+
+def _has_builtins(spec: RequestSpec) -> bool:
+    written = str((spec.url, spec.query, spec.headers, spec.cookies, spec.body))
+    return any(name in written for name in BUILTINS)
+
+
+def _places(
+    template: Template,
+    entries: Iterable[Entry],
+    fields: Iterable[Field],
+    body: Body | None,
+    left: Collection[str],
+    *,
+    is_written: bool,
+) -> Iterator[Place]:
+    """``left`` are the arguments that are named nowhere; ``is_written`` is whether the body names its own."""
+    yield from _url_places(template)
+    for entry in entries:
+        kind = "query (named nowhere)" if entry.argument in left else f"query {entry.parameter.name}"
+        for _, names, _ in entry.node.leaves():
+            yield Place(kind, names)
+    for field in fields:
+        yield Place(f"{'cookie' if field.is_cookie else 'header'} {field.name}", field.text.names)
+    for route, names, nullable in body.leaves() if body else ():
+        label = f"body {pointer(route)}".rstrip() if is_written else "body (named nowhere)"
+        yield Place(label, names, nullable)
 
 
 def _url_places(template: Template) -> Iterator[Place]:

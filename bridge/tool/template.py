@@ -24,6 +24,7 @@ _TOKEN: Final = re.compile(r"\{(?P<expression>[^{}]*)\}|(?P<literal>[^{}]+)|[{}]
 _VARIABLE: Final = re.compile(rf"(?P<name>{NAME})(?::(?P<prefix>[1-9][0-9]{{0,3}})|(?P<explode>\*))?\Z")
 _WRONG: Final = re.compile(r"[\x00-\x20\x7f\"#<>\\^`|\ud800-\udfff]|%(?![0-9A-Fa-f]{2})")
 _LITERAL: Final = "%/:?@!$&'()*+,;="  # RFC 3986 pchar, / and ?; the rest is encoded
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_~./-]*")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z]+://")
 _SEGMENT: Final = re.compile(r"[^/?{}]+")
 _OPERATORS: Final = "+/?&"
@@ -415,7 +416,7 @@ class _Parser:
 
 
 def _encoded(literal: str) -> str:
-    return quote(literal, safe=_LITERAL, errors="replace")
+    return literal if _PLAIN.fullmatch(literal) else quote(literal, safe=_LITERAL, errors="replace")
 
 
 def _pair_name(parts: list[Part]) -> str:
