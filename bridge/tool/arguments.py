@@ -39,7 +39,7 @@ _ROOT: Final = "urn:restbridge:schema"
 _NOWHERE: Final[dict[str, Json]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Arguments:
     """What a tool takes. ``schema`` is as clients see it: closed, and literally ``type: object``.
 

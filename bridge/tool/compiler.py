@@ -1,7 +1,9 @@
 """A spec becomes a tool: everything that can be known before a call is decided here."""
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from bridge.codec import encode
 from bridge.diagnostics import Finding, Findings, InvalidSpec, Route
@@ -34,6 +36,10 @@ _ACCEPT: Final = {
     "audio": "audio/*, */*;q=0.5",
     "resource": "*/*",
 }
+
+
+_SHARED: Final = WeakValueDictionary[bytes, Arguments]()
+"""What tools take, by a digest of the schema as JSON: many take the same, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,8 @@ def compile_tool(
     _check_words(name, spec, findings)
     projections = _projections(spec, findings)
     output = findings.attempt(lambda: _output(spec, findings), "outputSchema")
-    arguments = findings.attempt(lambda: _arguments(spec, findings), "inputSchema")
+    schema = encode(spec.input_schema)
+    arguments = findings.attempt(lambda: _arguments(spec.input_schema, schema, findings), "inputSchema")
     destination = findings.attempt(lambda: _destination(spec, upstream, sources))
     request = None
     if arguments and destination:
@@ -150,7 +157,7 @@ def compile_tool(
         error_projections=projections,
         read_only=annotations["readOnlyHint"],
         repeatable=_repeatable(spec),
-        is_plain=spec.response.content != "blocks" and b'"x-mcp-header"' not in encode(spec.input_schema),
+        is_plain=spec.response.content != "blocks" and b'"x-mcp-header"' not in schema,
     )
     return tool, tuple(findings)
 
@@ -209,9 +216,15 @@ def _output(spec: ToolSpec, findings: Findings) -> OutputSchema | None:
     return output
 
 
-def _arguments(spec: ToolSpec, findings: Findings) -> Arguments:
-    arguments, warnings = Arguments.compile(spec.input_schema)
-    findings.extend(warnings, "inputSchema")
+def _arguments(schema: dict[str, Json], written: bytes, findings: Findings) -> Arguments:
+    """Those of an equal schema, if a tool has them and there is nothing to say of it."""
+    key = blake2b(written, digest_size=16).digest()
+    arguments = _SHARED.get(key)
+    if arguments is None:
+        arguments, warnings = Arguments.compile(schema)
+        findings.extend(warnings, "inputSchema")
+        if not warnings:
+            _SHARED[key] = arguments
     return arguments
 
 

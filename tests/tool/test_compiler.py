@@ -154,6 +154,26 @@ def test_a_projection_of_an_error_is_compiled_beside_that_of_the_reply() -> None
     assert compiled.error_projections["404"].apply({"b": 2}) == 2
 
 
+def test_tools_that_take_the_same_share_it() -> None:
+    schema = {"properties": {"q": {"type": "string"}}}
+    one, other = tool(inputSchema=schema), tool("POST", inputSchema={**schema})
+    assert one.arguments is other.arguments
+    reordered = {"properties": {"q": {"type": "string"}}, "type": "object"}
+    assert tool(inputSchema=reordered).definition["inputSchema"] == {
+        **reordered,
+        "additionalProperties": False,
+    }
+    assert tool(inputSchema=reordered).arguments is not one.arguments
+
+
+def test_what_is_doubtful_in_a_schema_is_told_of_each_tool() -> None:
+    words = {"description": "Try it.", "request": {"method": "GET", "url": "/x"}}
+    spec = ToolSpec.model_validate({**words, "inputSchema": {"properties": {"é": {"type": "string"}}}})
+    for name in ("one", "other"):
+        _, warnings = compile_tool(name, spec, upstream(), Sources(ENVIRON))
+        assert [warning.code for warning in warnings] == ["unusual-argument-name"]
+
+
 def test_what_is_doubtful_is_a_warning() -> None:
     spec = ToolSpec.model_validate(
         {
