@@ -5,7 +5,6 @@ A check knows a *route* (the keys and indices that lead to a value) and raises o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final, Literal, TypeVar
@@ -179,13 +178,9 @@ class Findings:
     ) -> None:
         self.add(Finding(code, message, route, "warning", offset, at_key))
 
-    @contextmanager
-    def at(self, *route: str | int) -> Iterator[None]:
+    def at(self, *route: str | int) -> "_Collecting":
         """Collect an ``InvalidSpec`` raised inside; its findings' routes start at ``route``."""
-        try:
-            yield
-        except InvalidSpec as problem:
-            self.extend(problem.findings, *route)
+        return _Collecting(self, route)
 
     def attempt(self, compile_: Callable[[], _T], *route: str | int) -> _T | None:
         """What ``compile_`` answers; None if it raised, and then its findings are collected."""
@@ -203,6 +198,25 @@ class Findings:
         """Raise all findings (warnings too) as one ``InvalidSpec`` if one of them is an error."""
         if self.errors:
             raise InvalidSpec(*self._all)
+
+
+class _Collecting:
+    """A context; there are many in each load, and one made of a generator costs thrice as much."""
+
+    __slots__ = ("_findings", "_route")
+
+    def __init__(self, findings: Findings, route: Route) -> None:
+        self._findings = findings
+        self._route = route
+
+    def __enter__(self) -> None:
+        """Nothing is needed before."""
+
+    def __exit__(self, _: object, problem: BaseException | None, _traceback: object) -> bool:
+        if not isinstance(problem, InvalidSpec):
+            return False
+        self._findings.extend(problem.findings, *self._route)
+        return True
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -28,10 +28,13 @@ def encode(argument: str, text: str) -> str:
     return encode_form(argument, text)
 
 
+def is_plain(text: str) -> bool:
+    """Whether every character is RFC 3986's unreserved."""
+    return _PLAIN.match(text) is not None
+
+
 def encode_form(argument: str, text: str) -> str:
     """As ``encode``, for a form in the body, where controls do no harm."""
-    if _PLAIN.match(text):
-        return text
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as problem:

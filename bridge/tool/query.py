@@ -1,6 +1,6 @@
 """``name=value`` pairs of a query or a form: OpenAPI 3.1's styles, and RFC 6570's ``{?name*}``, which is form."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -10,7 +10,7 @@ from bridge.errors import InvalidCall
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
 from bridge.tool.departures import excerpt
-from bridge.tool.percent import encode, encode_form
+from bridge.tool.percent import encode, encode_form, is_plain
 from bridge.tool.structure import (
     ABSENT,
     Constant,
@@ -38,7 +38,7 @@ class Claims:
 
     __slots__ = ("_claimed", "_taken")
 
-    def __init__(self, taken: frozenset[str]) -> None:
+    def __init__(self, taken: Collection[str]) -> None:
         self._taken = taken
         self._claimed: set[str] = set()
 
@@ -59,7 +59,8 @@ class Parameter:
     encoded: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoded", encode_form(quote(self.name), self.name))
+        encoded = self.name if is_plain(self.name) else encode_form(quote(self.name), self.name)
+        object.__setattr__(self, "encoded", encoded)
 
     def write(self, argument: str, value: Json, claims: Claims, escape: Escape = encode) -> list[str]:
         """The pairs, percent-encoded; none for null, for nulls inside, and for what is then empty."""

@@ -67,12 +67,12 @@ class RequestTemplate:
     _base_url: str
     _template: Template
     _entries: tuple[Entry, ...]
-    _taken: frozenset[str]
+    _taken: tuple[str, ...]
     _headers: tuple[Header, ...]
     _fields: tuple[Field, ...]
     _cookies: tuple[Field, ...]
     _body: Body | None
-    _properties: tuple[str, ...]
+    _properties: Collection[str]
     _is_open: bool
     _has_builtins: bool
     _left: tuple[str, ...]
@@ -101,12 +101,12 @@ class RequestTemplate:
             _base_url=base_url,
             _template=parts.template,
             _entries=tuple(parts.entries),
-            _taken=parts.query_names | {name[6:] for name in reserved if name.startswith("query ")},
+            _taken=(*parts.query_names, *(name[6:] for name in reserved if name.startswith("query "))),
             _headers=_constant(parts.headers, accept),
             _fields=tuple(field for field in parts.headers if not field.text.constant),
             _cookies=parts.cookies,
             _body=parts.body,
-            _properties=tuple(arguments.properties),
+            _properties=arguments.properties,
             _is_open=arguments.open,
             _has_builtins=_has_builtins(spec),
             _left=parts.left,

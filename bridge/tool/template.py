@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from sys import intern
 from typing import Final, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -34,6 +35,7 @@ _REFUSED: Final = {
     ";": "path parameters are not supported; write ;{0}={{{0}}}",
     **dict.fromkeys("=,!@|", "RFC 6570 reserves this operator; write {{{0}}}"),
 }
+_SIGNS: Final = frozenset({*_OPERATORS, *_REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +344,7 @@ class _Parser:
             offset += len(piece) + 1
 
     def _expression(self, body: str, offset: int) -> None:
-        operator, names = (body[0], body[1:]) if body[:1] in (*_OPERATORS, *_REFUSED) else ("", body)
+        operator, names = (body[0], body[1:]) if body[:1] in _SIGNS else ("", body)
         if operator in _REFUSED:
             name = names if _VARIABLE.match(names) else "name"
             self._error(f"{{{operator}{name}}}: {_REFUSED[operator].format(name)}", offset)
@@ -377,7 +379,7 @@ class _Parser:
             )
             return None
         prefix = int(match["prefix"]) if match["prefix"] else None
-        return Variable(match["name"], bool(match["explode"]), prefix, offset)
+        return Variable(intern(match["name"]), bool(match["explode"]), prefix, offset)
 
     def _add_parameters(self, operator: str, variables: tuple[Variable, ...], offset: int) -> None:
         expected = "&" if self._pairs or self._parameters else "?"

@@ -71,6 +71,8 @@ class Place(NamedTuple):
         """The path for people: on one line, with nothing that a terminal would obey."""
         text = os.fsencode(self.path).decode(errors="replace")
         text = text.rstrip("/") or "/"
+        if text.isprintable():
+            return text
         return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
     @property
