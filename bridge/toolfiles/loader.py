@@ -9,7 +9,9 @@ claims    which tools serve: a name has one holder    all tools, and who held it
 ========  ==========================================  ================================
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import gc
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
@@ -56,7 +58,8 @@ def load(
     if not moved and (upstreams, unseen) == (before.upstreams, before.blind):
         return before
     claims = Claims(directories, upstreams, sources, before, keep=keep)
-    judged = claims.judge(contents, moved)
+    with _uncollected():
+        judged = claims.judge(contents, moved)
     places = moved.union(file.place for file in judged)
     last = [before.tools[place] for place in places if place in before.tools]
     noted = [file for file in judged if file.state != "good" or file.diagnostics]
@@ -68,6 +71,18 @@ def load(
         claims.names,
         unseen,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The collector would look at thousands of new tools again and again, and they hold no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _tools(files: Iterable[ToolFile]) -> list[Tool]:

@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -5,10 +6,13 @@ import pytest
 
 from bridge.registry import Registry
 from bridge.secrets import Sources
+from bridge.spec import ToolSpec
+from bridge.toolfiles import claims
 from bridge.toolfiles.files import Content, Directories, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load, load_once
 from bridge.toolfiles.settling import Settling
+from bridge.toolfiles.words import Words, tool_words
 
 REQUEST = "request: {method: GET, url: /x}\n"
 TOOL = f"description: Get a thing.\nupstream: shop\n{REQUEST}"
@@ -453,3 +457,24 @@ def test_with_an_upstreams_directory_tools_elsewhere_need_an_upstream(upstreams:
     desk = Desk(upstreams=upstreams)
     state = desk.load(a=FREE, shop_upstream=SHOP)
     assert state == dict.fromkeys(state, "good" if upstreams == "tools.d" else "broken")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_while_tools_are_made_and_is_then_as_it_was(
+    *, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(place: Place, content: Content) -> Words[ToolSpec]:
+        seen.append(gc.isenabled())
+        return tool_words(place, content)
+
+    monkeypatch.setattr(claims, "tool_words", watched)
+    try:
+        if not enabled:
+            gc.disable()
+        Desk().load(a=FREE)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+    assert seen == [False]
