@@ -67,12 +67,12 @@ class Arguments:
         _check_defaults(source, findings)
         findings.raise_errors()
         filling = _Filling.compile(source, ())
-        names = source.names()
+        names, required = source.names(), source.required()
         arguments = cls(
             schema=source.root,
             properties={name: _together([source.positions[r] for r in names[name]]) for name in names},
-            required=source.required(),
-            optional=tuple(sorted(names.keys() - source.required())),
+            required=required,
+            optional=tuple(sorted(names.keys() - required)),
             defaults=filling.defaults if filling else {},
             open=_is_open(source),
             _types={name: frozenset().union(*map(source.types, names[name])) for name in names},
@@ -154,7 +154,9 @@ class _Filling:
     def compile(cls, schema: Schema, route: Route) -> "_Filling | None":
         """None where there is nothing to change."""
         here = schema.positions[route]
-        names = here.get("properties", {}) if isinstance(here, dict) else {}
+        names = here.get("properties") if isinstance(here, dict) else None
+        if not names:
+            return None
         inner = {name: cls.compile(schema, (*route, "properties", name)) for name in names}
         filling = cls(
             defaults={n: s["default"] for n, s in names.items() if isinstance(s, dict) and "default" in s},

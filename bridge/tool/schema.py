@@ -40,6 +40,11 @@ KEYWORDS: Final = _HOLDING | frozenset(_HOLDING_NONE.split())
 
 TYPES: Final = frozenset({"null", "boolean", "object", "array", "number", "string", "integer"})
 
+_ALONE: Final = {word: frozenset({word, "integer"} if word == "number" else {word}) for word in TYPES}
+"""What each word alone stands for as ``type``."""
+_NO_TYPES: Final = frozenset[str]()
+_VALUES: Final = frozenset({"enum", "const"})
+
 _TYPE_OF: Final[Mapping[type, str]] = {
     type(None): "null",
     bool: "boolean",
@@ -142,10 +147,12 @@ class Schema:
         schema = self.positions[route]
         if route in seen or not isinstance(schema, dict):
             return TYPES
-        types = TYPES
+        types, word = TYPES, schema.get("type")
+        if isinstance(word, str) and route not in self._in_place and _VALUES.isdisjoint(schema):
+            return _ALONE.get(word, _NO_TYPES)
         if "type" in schema:
             types &= _with_integer([schema["type"]] if isinstance(schema["type"], str) else schema["type"])
-        if "enum" in schema or "const" in schema:
+        if not _VALUES.isdisjoint(schema):
             types &= {type_of(value) for value in schema.get("enum", [schema.get("const")])}
         for sure, group in self._groups(route):
             inner = [self.types(there, seen | {route}) for there in group]
