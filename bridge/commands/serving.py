@@ -1,6 +1,5 @@
 """The rooms of a process that serves, wired: tool files become tools that agents call, over stdio or HTTP."""
 
-import errno
 import gc
 import logging
 import sys
@@ -109,18 +108,14 @@ async def over_http(
     address: Address, started: Callable[[str, Registry], None], bridge: Bridge, stop: anyio.Event
 ) -> None:
     """Serve HTTP; ``started`` hears the URL, and what is served."""
-    try:
-        await serve_http(
-            bridge.server,
-            address.host,
-            address.port,
-            stop,
-            lambda url: started(url, bridge.registry),
-            express=bridge.express,
-        )
-    except OSError as error:
-        advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}{advice}") from error
+    await serve_http(
+        bridge.server,
+        address.host,
+        address.port,
+        stop,
+        lambda url: started(url, bridge.registry),
+        express=bridge.express,
+    )
 
 
 async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -20,13 +20,12 @@ from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.handlers import ToolServer
 from bridge.server.lines import MAX_BYTES
-from bridge.settings import is_loopback
+from bridge.server.listeners import bind
+from bridge.settings import Address, is_loopback
 
 PATH: Final = "/mcp"
 _SESSIONS: Final = 1000
 _IDLE: Final = 600.0
-_UNREAD: Final = 30_000
-"""Milliseconds for which a client may take nothing of what it is sent; then the system ends the connection."""
 _KEEP_ALIVE: Final = 75
 """Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
 
@@ -87,7 +86,7 @@ async def serve_app(
     grace: int = 5,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears."""
-    with _listener(host, port) as listener:
+    with bind(Address(host, port)) as listener:
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -135,24 +134,6 @@ class _Web(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-    )[0]
-    # With its protocol named: asyncio sets TCP_NODELAY only then, and replies take 40 ms without.
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(AttributeError):  # Linux has it
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -5,8 +5,9 @@ import anyio
 import httpx
 import pytest
 
-from bridge.server.http import _listener, serve_http
-from bridge.settings import is_loopback
+from bridge.server.http import serve_http
+from bridge.server.listeners import bind
+from bridge.settings import Address, is_loopback
 from tests.server.support import Api, Json, Served, Session, call, cancel, request
 
 ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
@@ -27,12 +28,6 @@ ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "moder
 )
 def test_only_loopback_is_loopback(host: str, *, loopback: bool) -> None:
     assert is_loopback(host) is loopback
-
-
-def test_replies_do_not_wait_for_acknowledgements() -> None:
-    """asyncio sets TCP_NODELAY only where the listening socket names its protocol."""
-    with _listener("127.0.0.1", 0) as listener:
-        assert listener.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.anyio
@@ -106,7 +101,7 @@ async def test_cancelled_it_ends_at_once_and_frees_its_port(
             calls.start_soon(Session(web, urls[0]).ask_modern, call("hang"))
             await api.entered.wait()
             tasks.cancel_scope.cancel()
-    with _listener("127.0.0.1", httpx.URL(urls[0]).port or 0):
+    with bind(Address("127.0.0.1", httpx.URL(urls[0]).port or 0)):
         pass
 
 
