@@ -49,7 +49,7 @@ _STREAM: Final = [
 
 
 class _Asked(NamedTuple):
-    """A plain request; no tool is a wish for the list of them, no session is the modern era."""
+    """A plain request; no tool is a wish for the list of them, in the modern era there is no session."""
 
     id: int | str
     version: str
@@ -103,7 +103,9 @@ class Express:
         if request is None:
             return None
         version = _MODERN.get(head.get(b"mcp-protocol-version", b""))
-        return self._modern(head, version, request) if version else self._of_session(head, request)
+        if version:
+            return self._modern(head, version, request)
+        return self._of_session(head, request) if self._server.alone else self._of_nobody(head, request)
 
     def _modern(self, head: _Head, version: str, request: plain.Request) -> _Asked | None:
         id, method, params = request
@@ -141,12 +143,28 @@ class Express:
             return None
         return _Asked(id, version, session, *call)
 
+    def _of_nobody(self, head: _Head, request: plain.Request) -> _Asked | None:
+        """In the handshake era, where no sessions are kept."""
+        id, method, params = request
+        version = head.get(b"mcp-protocol-version", b"").decode("latin-1")
+        if version not in plain.ALIKE or b"mcp-session-id" in head:
+            return None
+        if method == "tools/list":
+            return _Asked(id, version, None, None, {}) if not params else None
+        call = plain.call(params, self._server) if method == "tools/call" else None
+        return None if call is None else _Asked(id, version, None, *call)
+
     # --- how it is answered ---
 
     async def _answer(self, asked: _Asked, receive: Receive, send: Send) -> None:
         if asked.session:
             await self._answer_session(asked, asked.session, receive, send)
-            return
+        elif asked.version in plain.ALIKE:
+            await self._answer_nobody(asked, receive, send)
+        else:
+            await self._answer_modern(asked, receive, send)
+
+    async def _answer_modern(self, asked: _Asked, receive: Receive, send: Send) -> None:
         if asked.tool is None:
             await _send(send, _JSON, *plain.parts(asked.id, self._server.listing(asked.version)))
             return
@@ -165,6 +183,22 @@ class Express:
             await reply.event(body)
         else:
             await _send(send, _JSON, body, status=status)
+
+    async def _answer_nobody(self, asked: _Asked, receive: Receive, send: Send) -> None:
+        """A client without a session can take its call back by leaving, and in no other way."""
+        if asked.tool is None:
+            await _Reply.at_once(send, _STREAM, plain.answer(asked.id, self._server.listing(asked.version)))
+            return
+        leaving = anyio.CancelScope()
+        reply = _Reply(receive, send, _STREAM, leaving)
+        try:
+            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
+            body = plain.answer(asked.id, plain.of_handshake(result))
+        except MCPError as error:
+            body = plain.refusal(asked.id, error)
+        finally:
+            await reply.end()
+        await reply.event(body)
 
     async def _answer_session(self, asked: _Asked, session: Session, receive: Receive, send: Send) -> None:
         session_id = session.connection.session_id

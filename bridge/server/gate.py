@@ -41,11 +41,18 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
-    ``calls`` are those in flight, each a session's id and a request's.
+    ``calls`` are those in flight, each a session's id and a request's. Without ``sessions`` there is nothing
+    to get or to delete.
     """
 
     def __init__(
-        self, app: ASGIApp, announcer: Announcer, names: Collection[str], *, any_address: bool
+        self,
+        app: ASGIApp,
+        announcer: Announcer,
+        names: Collection[str],
+        *,
+        any_address: bool,
+        sessions: bool = True,
     ) -> None:
         self.stopping = anyio.Event()
         self.calls: set[tuple[str, str]] = set()
@@ -54,6 +61,7 @@ class Gate:
         self._announcer = announcer
         self._names = names
         self._any_address = any_address
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
@@ -64,6 +72,11 @@ class Gate:
             await refusal(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
+        elif not self._sessions:
+            # The SDK would open a stream on which it never says anything.
+            refusal = _error(405, "Only POST is answered: there are no sessions here")
+            refusal.headers["allow"] = "POST"
+            await refusal(scope, receive, send)
         elif scope["method"] == "GET" and (session := headers.get(SESSION_HEADER)):
             await self._stream(session, scope, receive, send)
         else:

@@ -45,9 +45,14 @@ _HINT: Final = CacheHint(ttl_ms=TTL, scope="private")
 
 
 class ToolServer(Server[TaskGroup]):
-    """The SDK's server over a registry; ``announcer`` tells its clients of changes."""
+    """The SDK's server over a registry; ``announcer`` tells its clients of changes.
 
-    def __init__(self, registry: Registry, client: Client, emit: Ear) -> None:
+    One that is not ``alone`` shares its port with other processes, and any of them may get a client's next
+    request: so it keeps no sessions, and clients of the handshake era are not told of changes.
+    """
+
+    def __init__(self, registry: Registry, client: Client, emit: Ear, *, alone: bool = True) -> None:
+        self.alone = alone
         self.announcer = Announcer()
         self._registry = registry
         self._client = client
@@ -69,7 +74,8 @@ class ToolServer(Server[TaskGroup]):
         self.add_request_handler("tools/list", PaginatedRequestParams, self._list_tools)
         self.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
         self._stamp = self.server_info_stamp
-        self.middleware.insert(0, self.announcer.middleware)
+        if alone:
+            self.middleware.insert(0, self.announcer.middleware)
 
     def create_initialization_options(
         self,
@@ -78,7 +84,7 @@ class ToolServer(Server[TaskGroup]):
         extensions: dict[str, dict[str, Any]] | None = None,
     ) -> InitializationOptions:
         """Over HTTP the SDK asks without options, and would deny handshake clients ``listChanged``."""
-        options = notification_options or NotificationOptions(tools_changed=True)
+        options = notification_options or NotificationOptions(tools_changed=self.alone)
         return super().create_initialization_options(options, experimental_capabilities, extensions)
 
     def stop(self, grace: float) -> None:

@@ -50,6 +50,7 @@ async def serve_http(
     """
     manager = StreamableHTTPSessionManager(
         server,
+        stateless=not server.alone,
         # The gate has checked it, exactly.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         session_idle_timeout=_IDLE,
@@ -62,6 +63,7 @@ async def serve_http(
         server.announcer,
         LOCAL_NAMES | {name.lower() for name in (literal, *names)},
         any_address=not is_loopback(host),
+        sessions=server.alone,
     )
 
     def stopping(grace: float) -> None:
@@ -72,7 +74,16 @@ async def serve_http(
         routes=[Route(PATH, gate)], lifespan=lambda _: manager.run(), exception_handlers={404: _nothing_here}
     )
     front = Express(app, gate, server, PATH) if express else app
-    await serve_app(front, host, port, stop, lambda url: started(url + PATH), stopping=stopping, grace=grace)
+    await serve_app(
+        front,
+        host,
+        port,
+        stop,
+        lambda url: started(url + PATH),
+        stopping=stopping,
+        grace=grace,
+        shared=not server.alone,
+    )
 
 
 async def serve_app(
@@ -84,9 +95,13 @@ async def serve_app(
     *,
     stopping: Callable[[float], None] = lambda _grace: None,
     grace: int = 5,
+    shared: bool = False,
 ) -> None:
-    """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears."""
-    with bind(Address(host, port)) as listener:
+    """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears.
+
+    Other processes may serve on a port that is ``shared``.
+    """
+    with bind(Address(host, port), shared=shared) as listener:
         config = uvicorn.Config(
             app,
             access_log=False,

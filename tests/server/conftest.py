@@ -44,6 +44,14 @@ def served(api: Api, client: Client, request: pytest.FixtureRequest) -> Served:
 
 
 @pytest.fixture
+def shared(api: Api, client: Client) -> Served:
+    """A bridge that keeps no sessions, for others serve on its port."""
+    bridge = Served(api.url, client, alone=False)
+    bridge.show(*TOOLS)
+    return bridge
+
+
+@pytest.fixture
 def files(tmp_path: Path, api: Api) -> Files:
     return Files(tmp_path, api.url)
 

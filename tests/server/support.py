@@ -134,11 +134,11 @@ class Files:
 class Served:
     """A bridge whose tools the test names."""
 
-    def __init__(self, api_url: str, client: Client, *, express: bool = True) -> None:
+    def __init__(self, api_url: str, client: Client, *, express: bool = True, alone: bool = True) -> None:
         self.express = express
         self.registry = Registry()
         self.events: list[Event] = []
-        self.server = ToolServer(self.registry, client, self.events.append)
+        self.server = ToolServer(self.registry, client, self.events.append, alone=alone)
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self._api_url = api_url

@@ -7,6 +7,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.stdio import StdioServerParameters
+from mcp.server.subscriptions import ToolsListChanged
 from mcp_types import ToolListChangedNotification
 
 from tests.server.support import TOOLS, Api, Files, Served
@@ -107,3 +108,23 @@ async def _hears(client: Client, ears: Ears, tools: Files | Served) -> None:
 
 async def _names(client: Client) -> set[str]:
     return {tool.name for tool in (await client.list_tools()).tools}
+
+
+@MODES
+async def test_where_no_sessions_are_kept_only_modern_clients_are_promised_changes(
+    mode: str, api: Api, shared: Served
+) -> None:
+    async with shared.http() as url, Client(url, mode=mode) as client:
+        assert client.server_capabilities.tools
+        assert client.server_capabilities.tools.list_changed is (mode == "auto")
+        assert await _names(client) == set(TOOLS)
+        await _calls(client)
+        if mode == "auto":
+            await _cancels(client, api)
+            async with client.listen(tools_list_changed=True) as changes:
+                await shared.add("new")
+                with anyio.fail_after(5):
+                    assert isinstance(await anext(aiter(changes)), ToolsListChanged)
+        else:
+            await shared.add("new")
+        assert await _names(client) == {*TOOLS, "new"}

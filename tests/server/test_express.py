@@ -33,7 +33,7 @@ VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 class Wild:
     """One request, plain at first; ``spoil`` changes a thing or two of it."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, sessions: bool) -> None:
         self.chance = chance
         self.is_modern = chance.random() < 0.5
         self.tool = chance.choice(TOOLS[:6])
@@ -48,7 +48,8 @@ class Wild:
             if self.method == "tools/call":
                 self.headers.append(("mcp-name", self.tool))
         else:
-            self.headers += [("mcp-session-id", SESSION), ("mcp-protocol-version", "2025-11-25")]
+            self.headers += [("mcp-session-id", SESSION)] * sessions
+            self.headers.append(("mcp-protocol-version", "2025-11-25"))
         self.frame: Any = request(self.method, chance.choice([1, 0, "x", "ü", 2**40]), **params)
         self.spoil_text: Callable[[str], str] = str
         self.spoils = chance.choice([0, 0, 1, 1, 2])
@@ -150,10 +151,10 @@ class Wild:
         self.spoil_text = self.chance.choice(ways)
 
 
-def wild(seed: int, count: int) -> Iterator[Wild]:
+def wild(seed: int, count: int, *, sessions: bool = True) -> Iterator[Wild]:
     chance = random.Random(seed)  # noqa: S311 - the same requests each time
     for _ in range(count):
-        yield Wild(chance)
+        yield Wild(chance, sessions=sessions)
 
 
 class _Read:
@@ -196,13 +197,46 @@ async def test_both_answer_the_same(served: Served, web: httpx.AsyncClient, seed
             await session.open()
         ids = [session.headers["mcp-session-id"] for session in sessions]
         for what in wild(seed, 400):
-            told = []
-            for url, id in zip((fast, slow), ids, strict=True):
-                served.events.clear()
-                answer = await answered(url, id, what)
-                events = [(e.tool, e.outcome, e.status) for e in served.events if isinstance(e, CallFinished)]
-                told.append(answer | {"events": events})
-            assert told[0] == told[1], (what.headers, what.content)
+            await _is_answered_alike(served, what, dict(zip((fast, slow), ids, strict=True)))
+
+
+async def _is_answered_alike(served: Served, what: Wild, sessions: dict[str, str]) -> None:
+    """Under all URLs, each with the id of a session there."""
+    told = []
+    for url, id in sessions.items():
+        served.events.clear()
+        answer = await answered(url, id, what)
+        events = [(e.tool, e.outcome, e.status) for e in served.events if isinstance(e, CallFinished)]
+        told.append(answer | {"events": events})
+    assert told[0] == told[1], (what.headers, what.content)
+
+
+@pytest.mark.parametrize("seed", range(4, 6))
+async def test_both_answer_the_same_where_no_sessions_are_kept(shared: Served, seed: int) -> None:
+    async with shared.http() as fast, shared.http(express=False) as slow:
+        for what in wild(seed, 400, sessions=False):
+            await _is_answered_alike(shared, what, {fast: "gone", slow: "gone"})
+
+
+async def test_without_sessions_the_sdk_is_not_troubled_either(shared: Served) -> None:
+    asked = [what for what in wild(7, 200, sessions=False) if what.spoils == 0]
+    statuses = [await status_of(what, "", shared) for what in asked]
+    assert statuses.count(200) == len(statuses) > 50
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_without_a_session_a_client_takes_a_call_back_by_leaving(
+    shared: Served, web: httpx.AsyncClient, api: Api, *, express: bool
+) -> None:
+    async with shared.http(express=express) as url:
+        session = Session(web, url)
+        session.headers["mcp-protocol-version"] = "2025-11-25"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.post, call("hang"))
+            await api.entered.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await api.left.wait()
 
 
 async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app

@@ -128,6 +128,14 @@ async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -
     assert (await send(stopping, method=method)).status_code == status
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_without_sessions_there_is_nothing_to_get_or_to_delete(method: str) -> None:
+    without = Gate(echo, Announcer(), LOCAL_NAMES, any_address=False, sessions=False)
+    reply = await send(without, method=method)
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+    assert (await send(without)).status_code == 200
+
+
 async def test_nothing_comes_of_a_body_that_breaks_off() -> None:
     messages: list[Message] = [
         {"type": "http.request", "body": b"{", "more_body": True},
