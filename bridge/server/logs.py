@@ -4,9 +4,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from select import PIPE_BUF
 from threading import Event, Thread
 from traceback import format_tb
 from types import TracebackType
@@ -123,7 +124,20 @@ class StderrHandler(logging.Handler):
             self._hurry.clear()
             flushed = [self._flushes.popleft() for _ in range(len(self._flushes))]
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            with suppress(OSError):
-                os.write(self._descriptor, "".join(lines).encode(errors="replace"))
+            for piece in _pieces(lines):
+                with suppress(OSError):
+                    os.write(self._descriptor, piece)
             for written in flushed:
                 written.set()
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
+    """Whole lines together, as many as a pipe takes at once: others may write to it, too (POSIX, write)."""
+    piece = b""
+    for line in lines:
+        more = line.encode(errors="replace")
+        if len(piece) + len(more) > PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += more
+    yield piece

@@ -66,3 +66,18 @@ def test_a_stderr_that_nobody_reads_stops_nobody() -> None:
     os.close(reading)
     handler.flush()
     os.close(writing)
+
+
+def test_lines_of_several_processes_do_not_mix_in_one_pipe() -> None:
+    """Such a pipe gives back what was written at once, and tears what is longer than it takes."""
+    reading, writing = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
+    handler = StderrHandler(writing)
+    for _ in range(400):
+        handler.put("x" * 100 + "\n")
+    handler.flush()
+    pieces = [os.read(reading, 1 << 20)]
+    while sum(map(len, pieces)) < 400 * 101:
+        pieces.append(os.read(reading, 1 << 20))
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    os.close(reading)
+    os.close(writing)
