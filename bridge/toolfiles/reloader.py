@@ -26,6 +26,8 @@ _THOROUGH: Final = 10
 """Every so many polls look at the bytes of all files, not only at what they are known by."""
 _ANNOUNCEMENTS: Final = 4
 """At most so many within a second: a burst is heard at once, a storm in sums."""
+_LAG: Final = 0.5
+"""Seconds by which another process may be later to serve what both were told of."""
 _LONGEST: Final = 4 * GONE
 """How long a reload that was asked for waits for files that move, in seconds."""
 
@@ -34,7 +36,8 @@ class Reloader:
     """Reloads when asked, on events and on polls, one at a time.
 
     ``announce`` is awaited after a swap that clients would see; ``emit`` hears of every one. Without
-    ``events``, polls are all there is.
+    ``events``, polls are all there is. One that is not ``alone`` announces when other processes have had time
+    to reload the same files, for clients may list the tools there.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class Reloader:
         emit: Callable[[SnapshotReplaced], None],
         announce: Callable[[], Awaitable[None]],
         events: bool = True,
+        alone: bool = True,
     ) -> None:
         self.mode: Literal["events", "polling"] = "events" if events else "polling"
         self._shelf = shelf
         self._settling = shelf.settling
         self._emit = emit
         self._announce = announce
+        self._alone = alone
         self._poll = shelf.poll
         self._lock = anyio.Lock()
         self._polls = 0
@@ -59,7 +64,8 @@ class Reloader:
         self._woken = anyio.Event()
         self._armed: set[Folder] = set()
         self._rearm = anyio.Event()
-        self._unheard = False
+        self._found_by_poll = False
+        self._unheard: list[float] = []
         self._announced: deque[float] = deque(maxlen=_ANNOUNCEMENTS)
 
     async def reload(self) -> SnapshotReplaced:
@@ -110,10 +116,12 @@ class Reloader:
         everything, self._everything = self._everything or polled, False
         self._polls += polled
         await self._look(paths, everything=everything, bytes_too=polled and self._polls % _THOROUGH == 0)
+        self._found_by_poll |= polled and (bool(self._settling.moved) or self._settling.due is not None)
         if everything or self._settling.moved:
             loaded = await to_thread.run_sync(self._shelf.load)
             if loaded is self._shelf.loaded:
                 self._settling.moved.clear()
+                self._found_by_poll = False
             else:
                 await self._swap(loaded, started)
         await self._announce_if_due()
@@ -131,10 +139,19 @@ class Reloader:
         """Serve what was loaded from now on, and tell of it."""
         is_first = not self._shelf.is_served
         event = self._shelf.swap(loaded, started)
-        self._unheard |= event.visible and not is_first  # at start nobody is there to hear of it
+        if event.visible and not is_first:  # at start nobody is there to hear of it
+            self._unheard.append(anyio.current_time() + self._lag)
+        self._found_by_poll = False
         await self._announce_if_due()
         self._emit(event)
         return event
+
+    @property
+    def _lag(self) -> float:
+        """Seconds after which all processes serve what was just swapped in here."""
+        if self._alone:
+            return 0
+        return _LAG + (self._poll if self._found_by_poll else 0)
 
     @property
     def _announceable(self) -> float | None:
@@ -142,12 +159,12 @@ class Reloader:
         if not self._unheard:
             return None
         is_full = len(self._announced) == _ANNOUNCEMENTS
-        return self._announced[0] + 1 if is_full else 0
+        return max(min(self._unheard), self._announced[0] + 1 if is_full else 0)
 
     async def _announce_if_due(self) -> None:
         now = anyio.current_time()
         if self._announceable is not None and self._announceable <= now:
-            self._unheard = False
+            self._unheard = [due for due in self._unheard if due > now]
             self._announced.append(now)
             await self._announce()
 

@@ -18,7 +18,13 @@ class Service:
     """A reloader at work on one directory, and what was heard of it."""
 
     def __init__(
-        self, root: Path, *, events: bool, poll: float, directories: Directories | None = None
+        self,
+        root: Path,
+        *,
+        events: bool,
+        poll: float,
+        directories: Directories | None = None,
+        alone: bool = True,
     ) -> None:
         self.root = root
         self.registry = Registry()
@@ -29,7 +35,9 @@ class Service:
         self.shelf = Shelf(
             directories or Directories((str(root),)), self.registry, Sources(self.environ), poll=poll
         )
-        self.reloader = Reloader(self.shelf, emit=self.hear, announce=self.announce, events=events)
+        self.reloader = Reloader(
+            self.shelf, emit=self.hear, announce=self.announce, events=events, alone=alone
+        )
 
     def hear(self, event: Event) -> None:
         assert isinstance(event, SnapshotReplaced)
@@ -63,9 +71,14 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    root: Path, *, events: bool = True, poll: float = 60, directories: Directories | None = None
+    root: Path,
+    *,
+    events: bool = True,
+    poll: float = 60,
+    directories: Directories | None = None,
+    alone: bool = True,
 ) -> AsyncIterator[Service]:
-    service = Service(root, events=events, poll=poll, directories=directories)
+    service = Service(root, events=events, poll=poll, directories=directories, alone=alone)
     await service.reloader.reload()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.reloader.run)

@@ -84,6 +84,23 @@ async def test_what_changes_nothing_for_clients_is_not_announced(root: Path, eve
         assert len(service.announced) == heard + 1
 
 
+@pytest.mark.parametrize(("events", "poll", "lag"), [(True, 60, 0.5), (False, 0.2, 0.7)])
+async def test_beside_other_processes_a_change_is_announced_when_they_have_it_too(
+    root: Path,
+    events: bool,  # noqa: FBT001 - a parameter of the test
+    poll: float,
+    lag: float,
+) -> None:
+    async with serving(root, events=events, poll=poll, alone=False) as service:
+        started = []
+        for text in ("new", "newer"):
+            started.append(anyio.current_time())
+            (root / "a.yaml").write_text(tool(text))
+            await service.says(text)
+        await service.until(lambda: bool(service.announced) and service.announced[-1] >= started[1] + lag)
+        assert service.announced[0] >= started[0] + lag
+
+
 async def test_new_broken_and_deleted_files_are_told(root: Path) -> None:
     async with serving(root) as service:
         (root / "more").mkdir()
