@@ -128,6 +128,14 @@ def restbridge(*, verbose: bool) -> None:
 @_DIRECTORIES
 @_UPSTREAMS
 @_http("Serve HTTP there, at /mcp, instead of stdio; port 0 is any free one.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="With --http, answer with N processes, to use N processors. Default 1.",
+)
+@click.option("--worker", type=click.IntRange(1, 64), default=None, hidden=True)
 @click.option("--insecure", is_flag=True, help="Listen where others can reach it, although anybody may call.")
 @click.option("--strict", is_flag=True, help="Do not start while a file has errors.")
 @click.option(
@@ -154,6 +162,8 @@ def serve(
     directories: tuple[Path, ...],
     upstreams: Path | None,
     http: Address | None,
+    workers: int,
+    worker: int | None,
     insecure: bool,
     strict: bool,
     on_invalid: OnInvalid,
@@ -170,7 +180,7 @@ def serve(
     settings = _settings(
         directories, upstreams, strict=strict, on_invalid=on_invalid, poll=poll, express=express
     )
-    return run(settings, http, insecure=insecure)
+    return run(settings, http, insecure=insecure, workers=workers, worker=worker)
 
 
 @restbridge.command(epilog="restbridge check\nrestbridge check --format github --secrets deploy/tools.d")

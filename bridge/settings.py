@@ -55,3 +55,11 @@ class Settings:
     on_invalid: OnInvalid = "keep"
     poll: float = 2.0
     express: bool = True
+
+    def words(self) -> list[str]:
+        """How ``restbridge serve`` is told them; nothing is left to the environment."""
+        upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
+        strict = ["--strict"] if self.strict else []
+        express = "--express" if self.express else "--no-express"
+        chosen = [f"--on-invalid={self.on_invalid}", f"--poll={self.poll!r}", express]
+        return [*upstreams, *strict, *chosen, "--", *map(str, self.directories)]

@@ -22,3 +22,13 @@ def status(pid: int, key: str) -> int:
 def memory(pid: int) -> float:
     """MB resident."""
     return status(pid, "VmRSS") / 1000
+
+
+def children(pid: int) -> list[int]:
+    """The processes that its main thread started, and that were not waited for yet."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def words(pid: int) -> list[str]:
+    """How it was started."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]

@@ -144,7 +144,7 @@ def test_every_verb_is_listed() -> None:
     verbs = {path.stem for path in (ROOT / "bridge/commands").glob("*.py")}
     listed = next(table for table in tables() if "restbridge serve" in table)
     assert {verb.removeprefix("restbridge ") for verb in listed} == verbs - {
-        "__init__", "arguments", "loading", "report", "serving",
+        "__init__", "arguments", "loading", "report", "serving", "workers",
     }  # fmt: skip
 
 

@@ -1,6 +1,10 @@
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from bridge.settings import Address
+from bridge import cli
+from bridge.settings import Address, Settings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,24 @@ def test_what_is_no_address_is_refused_with_what_to_write(text: str) -> None:
 def test_a_url_is_told_to_be_one() -> None:
     with pytest.raises(ValueError, match="is a URL; leave http:// out"):
         Address.parse("http://127.0.0.1:80")
+
+
+ODD = Settings(
+    (Path("-tools"), Path("more tools.d")),
+    Path("-up=streams"),
+    strict=True,
+    on_invalid="withdraw",
+    poll=0.30000000000000004,
+    express=False,
+)
+
+
+@pytest.mark.parametrize("settings", [Settings((Path("tools.d"),)), ODD])
+def test_every_setting_survives_the_words_that_are_made_of_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESTBRIDGE_EXPRESS", "0" if settings.express else "1")
+    assert all(getattr(ODD, field.name) != field.default for field in fields(Settings))
+    read = cli.serve.make_context("serve", settings.words()).params
+    known = {field.name: read[field.name] for field in fields(Settings)}
+    assert cli._settings(**known) == settings

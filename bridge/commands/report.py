@@ -78,13 +78,16 @@ def ear(event: Event) -> None:
 
 
 class Told:
-    """Tells of reloads in the log: what is wrong once, not again after each."""
+    """Tells of reloads in the log: what is wrong once, not again after each; nothing at all if ``silent``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
         self._told: frozenset[Diagnostic] = frozenset()
 
     def tell(self, event: SnapshotReplaced, loaded: Loaded) -> None:
         """A reload that came to ``loaded``."""
+        if self._silent:
+            return
         ear(event)
         for diagnostic in loaded.diagnostics:
             if diagnostic not in self._told:

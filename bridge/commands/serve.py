@@ -27,33 +27,53 @@ _log: Final = logging.getLogger("bridge")
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What there is before a server: tools that were loaded, and what was told of them."""
+    """What there is before a server: tools that were loaded, and what was told of them.
+
+    ``worker`` counts from 1 the processes that serve on one port; all see the same files, and the first one
+    tells what is to be told of them.
+    """
 
     settings: Settings
     registry: Registry
     shelf: Shelf
     told: Told
+    worker: int | None = None
 
     @classmethod
-    def load(cls, settings: Settings, places: Directories, sources: Sources) -> "Beginning | None":
+    def load(
+        cls, settings: Settings, places: Directories, sources: Sources, worker: int | None = None
+    ) -> "Beginning | None":
         """None if a file has errors and ``settings`` are strict."""
-        registry, told = Registry(), Told()
+        silent = worker is not None and worker > 1
+        registry, told = Registry(), Told(silent=silent)
         keep = settings.on_invalid == "keep"
         shelf = Shelf(places, registry, sources, keep=keep, poll=settings.poll)
         told.tell(shelf.begin(), shelf.loaded)
         if settings.strict and shelf.loaded.broken:
-            _log.error("not started, for a file has errors and --strict was given")
+            if not silent:
+                _log.error("not started, for a file has errors and --strict was given")
             return None
-        return cls(settings, registry, shelf, told)
+        return cls(settings, registry, shelf, told, worker)
 
 
-def run(settings: Settings, http: Address | None, *, insecure: bool) -> int:
-    """Serves until a signal or the end of input; 1 if a file has errors and ``settings`` are strict."""
+def run(
+    settings: Settings, http: Address | None, *, insecure: bool, workers: int = 1, worker: int | None = None
+) -> int:
+    """Serves until a signal or the end of input; 1 if a file has errors and ``settings`` are strict.
+
+    With several ``workers`` it starts as many processes that do; each is told which ``worker`` it is.
+    """
     if http and not insecure:
         require_loopback(http)
+    if workers > 1 and not http:
+        raise click.UsageError("--workers is for HTTP; say where to serve it, too: --http [HOST:]PORT")
     places = directories(settings)
     logs.configure()
-    beginning = Beginning.load(settings, places, Sources(os.environ))
+    if workers > 1 and http:
+        from bridge.commands.workers import supervise
+
+        return supervise(settings, http, workers, insecure=insecure)
+    beginning = Beginning.load(settings, places, Sources(os.environ), worker)
     if beginning is None:
         return 1
     if http:

@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Final, TypeAlias
@@ -14,6 +16,7 @@ from bridge.commands import report
 from bridge.commands.serve import Beginning
 from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
+from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
@@ -30,9 +33,14 @@ _log: Final = logging.getLogger("bridge")
 
 
 def run_http(beginning: Beginning, address: Address) -> int:
-    """Serves HTTP until a signal."""
+    """Serves HTTP until a signal; a worker, too, until its stdin ends. Its URL goes to its stdout."""
     uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves what a request costs
-    return anyio.run(serve, beginning, partial(over_http, address, _say_url), backend_options=uvloop)
+    if beginning.worker is None:
+        return anyio.run(serve, beginning, partial(over_http, address, _say_url), backend_options=uvloop)
+    with private_stdio() as (source, sink):
+        return anyio.run(
+            serve, beginning, partial(_beside_others, address, source, sink), backend_options=uvloop
+        )
 
 
 def run_stdio(
@@ -92,8 +100,10 @@ class Bridge:
         self.express = beginning.settings.express
         self.registry = beginning.registry
         self.client = Client(emit=report.ear)
-        self.server = ToolServer(self.registry, self.client, report.ear)
-        self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=self.server.announcer.announce)
+        alone = beginning.worker is None
+        self.server = ToolServer(self.registry, self.client, report.ear, alone=alone)
+        announce = self.server.announcer.announce
+        self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self._shelf = beginning.shelf
         self._told = beginning.told
 
@@ -116,6 +126,23 @@ async def over_http(
         lambda url: started(url, bridge.registry),
         express=bridge.express,
     )
+
+
+async def _beside_others(address: Address, source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> None:
+    """Serve HTTP until there is an end to read from ``source``; the URL goes to ``sink``."""
+
+    async def heed() -> None:
+        await anyio.wait_readable(source)
+        stop.set()
+
+    def started(url: str, _registry: Registry) -> None:
+        with suppress(BrokenPipeError):  # then the end waits to be read, too
+            os.write(sink, f"{url}\n".encode())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(heed)
+        await over_http(address, started, bridge, stop)
+        tasks.cancel_scope.cancel()
 
 
 async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:

@@ -45,6 +45,7 @@ class Running:
         self.out = BufferedByteReceiveStream(process.stdout)
         self.err = BufferedByteReceiveStream(process.stderr)
         self._process = process
+        self.pid = process.pid
 
     async def says(self, pattern: str) -> re.Match[str]:
         """The next line on stderr in which the pattern is found."""

@@ -1,6 +1,5 @@
 """The bridge under test, the API behind it, and a plain HTTP client."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,17 +7,13 @@ import httpx
 import pytest
 
 from bridge.upstream.client import Client
-from tests.server.support import TOOLS, Api, Files, Served
+from tests.server.support import TOOLS, Api, Files, Served, serving_api
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    running = Api()
-    server = await asyncio.start_server(running.answer, "127.0.0.1", 0)
-    running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield running
-    running.release.set()
-    server.close()
+    async with serving_api() as running:
+        yield running
 
 
 @pytest.fixture

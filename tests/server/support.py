@@ -95,6 +95,16 @@ class Api:
         return not self.left.is_set()
 
 
+@asynccontextmanager
+async def serving_api() -> AsyncIterator[Api]:
+    api = Api()
+    server = await asyncio.start_server(api.answer, "127.0.0.1", 0)
+    api.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield api
+    api.release.set()
+    server.close()
+
+
 def tool_file(api_url: str, name: str) -> Json:
     """A tool that calls the API's path of its name."""
     spec: Json = {

@@ -1,0 +1,285 @@
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import click
+import httpx
+import pytest
+from mcp import Client
+
+from bridge.commands.workers import Workers, next_pause, supervise
+from bridge.server.listeners import bind
+from bridge.settings import Address, Settings
+from tests import proc
+from tests.commands.conftest import Line
+from tests.commands.processes import ROOT, Running, restbridge
+from tests.server.support import Api, Files, Json, Session, call, serving_api, tool_file
+
+pytestmark = pytest.mark.anyio
+
+SERVE = ("serve", "--http", "0", "--workers", "2")
+STREAMS = 24
+"""Of which one worker gets all once in eight million times."""
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with serving_api() as serving:
+        yield serving
+
+
+@pytest.fixture
+def files(tmp_path: Path, api: Api) -> Path:
+    """A directory of tools that call the API."""
+    directory = tmp_path / "tools.d"
+    directory.mkdir()
+    Files(directory, api.url)
+    return directory
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as opened:
+        yield opened
+
+
+async def url_of(bridge: Running) -> str:
+    return (await bridge.says(r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; clients of "))[1]
+
+
+def workers_of(bridge: Running) -> dict[str, int]:
+    """Their process ids by what they are started as."""
+    return {proc.words(pid)[4]: pid for pid in proc.children(bridge.pid)}
+
+
+async def ended(*pids: int) -> None:
+    """Wait until these processes are gone."""
+    for pid in pids:
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        with anyio.fail_after(20):
+            await anyio.wait_readable(process)
+        os.close(process)
+
+
+async def use(url: str, mode: str) -> None:
+    async with Client(url, mode=mode) as client:
+        assert client.protocol_version == ("2026-07-28" if mode == "auto" else "2025-11-25")
+        assert len((await client.list_tools()).tools) == 8
+        for _ in range(3):
+            assert not (await client.call_tool("echo", {})).is_error
+
+
+async def test_all_workers_serve_and_hear_of_edits_and_one_that_dies_is_replaced(
+    files: Path, api: Api, web: httpx.AsyncClient
+) -> None:
+    def edit(text: str) -> None:
+        (files / "echo.yaml").write_text(json.dumps(tool_file(api.url, "echo") | {"description": text}))
+
+    async def hear(stream: AsyncIterator[Json]) -> str:
+        try:
+            method: str = (await anext(stream))["method"]
+        except httpx.HTTPError:
+            return "lost"
+        return method
+
+    async with restbridge(*SERVE, cwd=files.parent) as bridge, AsyncExitStack() as stack:
+        url = await url_of(bridge)
+        listening = Session(web, url)
+        streams = [
+            await stack.enter_async_context(listening.listen(toolsListChanged=True)) for _ in range(STREAMS)
+        ]
+        heard = Counter([await hear(stream) for stream in streams])
+        assert heard == {"notifications/subscriptions/acknowledged": STREAMS}
+        edit("Edited.")
+        assert Counter([await hear(stream) for stream in streams]) == {
+            "notifications/tools/list_changed": STREAMS
+        }
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(use, url, "auto")
+                tasks.start_soon(use, url, "legacy")
+        os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
+        await bridge.says(r"reload: \+0 ~1 -0 !0 in \d+ ms \(~echo\)$")
+        await bridge.says(r"ERROR worker 2 ended by signal 9; it is started again in 0\.1 s$")
+        edit("Edited again.")
+        heard = Counter([await hear(stream) for stream in streams])
+        assert heard.keys() == {"notifications/tools/list_changed", "lost"}
+        await bridge.says(r"INFO worker 2 serves again$")
+        await use(url, "auto")
+        await use(url, "legacy")
+        assert await bridge.ends(signal.SIGINT) == 0
+        assert "reload" not in await bridge.rest()
+
+
+async def test_a_signal_has_all_calls_answered_and_a_hangup_has_all_files_read(
+    files: Path, api: Api, web: httpx.AsyncClient
+) -> None:
+    answers: list[Json] = []
+    async with restbridge(*SERVE, cwd=files.parent) as bridge:
+        url = await url_of(bridge)
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+        taken = Address("127.0.0.1", httpx.URL(url).port or 0)
+        assert supervise(Settings((files,)), taken, 2, insecure=False) == 2
+
+        async def hang() -> None:
+            answers.append(await Session(web, url).ask_modern(call("hang")))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hang)
+            await api.entered.wait()
+            bridge.hears(signal.SIGTERM)
+            api.release.set()
+        assert await bridge.ends() == 0
+        assert "reload" not in await bridge.rest()
+    assert answers[0]["result"]["isError"] is False
+
+
+async def test_workers_do_not_outlive_who_started_them(tools: Path) -> None:
+    async with restbridge(*SERVE, cwd=tools.parent) as bridge:
+        await url_of(bridge)
+        pids = workers_of(bridge).values()
+        assert len(pids) == 2
+        await bridge.ends(signal.SIGKILL)
+        await ended(*pids)
+
+
+async def test_what_keeps_workers_from_starting_is_told_once(tools: Path) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    async with restbridge(*SERVE, "--strict", cwd=tools.parent) as bridge:
+        assert await bridge.ends() == 1
+        said = await bridge.rest()
+    assert said.count("not started, for a file has errors and --strict was given") == 1
+    assert said.count("ERROR tools.d/get_order.yaml:") == said.count("get_order.yaml:1:1: error")
+
+
+def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with bind(Address("127.0.0.1", 0), shared=True) as taken:
+        address = Address(*taken.getsockname())
+        assert supervise(Settings((tools,)), address, 2, insecure=False) == 2
+    advice = f"cannot listen on {address}: Address already in use; choose another port"
+    assert caplog.messages == [advice]
+
+
+def test_who_looks_after_workers_does_without_the_sdk() -> None:
+    """Whose import costs more than all the rest."""
+    program = (
+        "import sys, bridge.cli, bridge.commands.serve, bridge.commands.workers; print('mcp' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
+    assert said.stdout == b"False\n"
+
+
+def test_over_stdio_there_is_one_process(line: Line, tools: Path) -> None:
+    code, _, err = line("serve", "--workers", "2", str(tools))
+    assert code == 2
+    assert err.endswith("Error: --workers is for HTTP; say where to serve it, too: --http [HOST:]PORT\n")
+
+
+def test_where_ports_cannot_be_shared_there_are_no_workers(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    with pytest.raises(click.UsageError, match="ports that processes can share, as Linux has them"):
+        supervise(Settings((tools,)), Address("127.0.0.1", 0), 2, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("last", "ran", "pause"),
+    [(0, 1, 0.1), (0.1, 1, 0.2), (4, 1, 5), (5, 29, 5), (5, 31, 0.1)],
+)
+def test_the_pause_grows_while_a_worker_does_not_last(last: float, ran: float, pause: float) -> None:
+    assert next_pause(last, ran) == pause
+
+
+class Said(logging.Handler):
+    """What is logged, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sending, self._lines = anyio.create_memory_object_stream[str](100)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._sending.send_nowait(record.getMessage())
+
+    async def next(self, beginning: str) -> str:
+        """The rest of the next line that begins so."""
+        with anyio.fail_after(20):
+            async for line in self._lines:
+                if line.startswith(beginning):
+                    return line.removeprefix(beginning)
+        raise AssertionError(beginning)
+
+    def close(self) -> None:
+        self._sending.close()
+        self._lines.close()
+        super().close()
+
+
+@pytest.fixture
+async def said() -> AsyncIterator[Said]:
+    handler = Said()
+    logger = logging.getLogger("bridge")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
+    handler.close()
+
+
+class Script:
+    """A program in place of a worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "program"
+        self.code: int | None = None
+
+    def write(self, text: str) -> None:
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(f"#!/bin/sh\n{text}\n")
+        draft.chmod(0o700)
+        draft.rename(self.path)
+
+    async def run(self) -> None:
+        self.code = await Workers([str(self.path)], ["word"], 1).run()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    return Script(tmp_path)
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_again(script: Script, said: Said) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(script.run)
+        assert await said.next("cannot start a process: ") == "No such file or directory"
+        assert await said.next("worker 1 ended with code 71; ") == "it is started again in 0.1 s"
+        assert await said.next("worker 1 ended with code 71; ") == "it is started again in 0.2 s"
+        script.write("exit 3")
+        await said.next("worker 1 ended with code 3; ")
+        script.write('echo "$@"; read end')
+        assert (await said.next("serving --worker=1 word with ")).startswith("1 workers; ")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert script.code == 0
+
+
+async def test_the_second_signal_ends_workers_that_do_not_stop(script: Script, said: Said) -> None:
+    script.write("echo; read end; kill -INT $PPID; exec sleep 1000")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(script.run)
+        await said.next("serving ")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert script.code == 128 + signal.SIGINT
