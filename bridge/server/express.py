@@ -187,7 +187,8 @@ class Express:
     async def _answer_nobody(self, asked: _Asked, receive: Receive, send: Send) -> None:
         """A client without a session can take its call back by leaving, and in no other way."""
         if asked.tool is None:
-            await _Reply.at_once(send, _STREAM, plain.answer(asked.id, self._server.listing(asked.version)))
+            listing = self._server.listing(asked.version)
+            await _send(send, _STREAM, _EVENT, *plain.parts(asked.id, listing), _END)
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
