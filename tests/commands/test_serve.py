@@ -19,8 +19,9 @@ from tests.commands.processes import HELLO, request, restbridge
 pytestmark = pytest.mark.anyio
 
 
-async def test_stdio_carries_the_protocol_and_nothing_else(tools: Path) -> None:
-    async with restbridge("serve", cwd=tools.parent) as bridge:
+@pytest.mark.parametrize("express", ["1", "0"])
+async def test_stdio_carries_the_protocol_and_nothing_else(tools: Path, express: str) -> None:
+    async with restbridge("serve", cwd=tools.parent, env={"RESTBRIDGE_EXPRESS": express}) as bridge:
         await bridge.sends(HELLO, request(2, "tools/list"))
         hello, listing = [json.loads((await bridge.prints("")).string)["result"] for _ in range(2)]
         assert hello["serverInfo"]["name"] == "restbridge"

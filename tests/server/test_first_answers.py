@@ -142,7 +142,7 @@ async def whole(lines: list[bytes], served: Served, *, first: bool, is_patient: 
     return sorted(told, key=lambda answer: json.dumps(answer, sort_keys=True))
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(60))
 async def test_a_client_cannot_tell_who_answers(served: Served, seed: int) -> None:
     talk = Talk(random.Random(seed))  # noqa: S311 - no secret
     first = await whole(talk.lines, served, first=True, is_patient=talk.is_patient)
@@ -178,6 +178,15 @@ def test_the_versions_that_are_answered_first_are_the_sdks() -> None:
 
 def test_what_was_never_begun_has_heard_nothing() -> None:
     assert FirstAnswers(Snapshot(), 0, 1).stop() == Before()
+
+
+def test_it_can_be_stopped_while_it_waits() -> None:
+    source, to_server = os.pipe()
+    answering = FirstAnswers(Snapshot(), source, to_server)
+    answering.start()
+    assert answering.stop() == Before()
+    os.close(source)
+    os.close(to_server)
 
 
 async def test_it_leaves_when_nobody_reads(served: Served) -> None:

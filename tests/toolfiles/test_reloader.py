@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import resource
@@ -151,6 +152,7 @@ async def test_a_directory_that_goes_in_the_moment_of_watching_is_watched_when_i
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
     """Let this process open no more than so many files."""
+    gc.collect()  # what nobody holds any more must not be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     taken = []
