@@ -196,7 +196,7 @@ async def test_both_answer_the_same(served: Served, web: httpx.AsyncClient, seed
         for session in sessions:
             await session.open()
         ids = [session.headers["mcp-session-id"] for session in sessions]
-        for what in wild(seed, 400):
+        for what in wild(seed, 300):
             await _is_answered_alike(served, what, dict(zip((fast, slow), ids, strict=True)))
 
 
@@ -211,10 +211,10 @@ async def _is_answered_alike(served: Served, what: Wild, sessions: dict[str, str
     assert told[0] == told[1], (what.headers, what.content)
 
 
-@pytest.mark.parametrize("seed", range(4, 6))
+@pytest.mark.parametrize("seed", [4])
 async def test_both_answer_the_same_where_no_sessions_are_kept(shared: Served, seed: int) -> None:
     async with shared.http() as fast, shared.http(express=False) as slow:
-        for what in wild(seed, 400, sessions=False):
+        for what in wild(seed, 300, sessions=False):
             await _is_answered_alike(shared, what, {fast: "gone", slow: "gone"})
 
 

@@ -66,7 +66,7 @@ def selected(expression: str, document: Json) -> tuple[Selection, Json]:
         return selection, type(problem)
 
 
-@settings(max_examples=300)
+@settings(max_examples=180)
 @given(EXPRESSIONS, DOCUMENTS)
 def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> None:
     try:
@@ -76,7 +76,7 @@ def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> No
     assert repr(selected(expression, document)[1]) == repr(expected)
 
 
-@settings(max_examples=300)
+@settings(max_examples=180)
 @given(EXPRESSIONS, DOCUMENTS)
 def test_nothing_grows_beyond_what_was_foreseen(expression: str, document: Json) -> None:
     selection, value = selected(expression, document)

@@ -348,7 +348,7 @@ def everything(parsed: Document) -> Json:
 @example("a: >-\n \n  d\n")
 @example("a: b\n...\n\n...\n")
 @example("&a?b: c\n")
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_both_parsers_give_one_verdict(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

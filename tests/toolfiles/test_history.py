@@ -163,4 +163,4 @@ def served(snapshot: Snapshot) -> list[tuple[str, str, str]]:
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=80, stateful_step_count=30)
+TestHistory.settings = settings(max_examples=40, stateful_step_count=30)

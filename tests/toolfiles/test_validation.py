@@ -115,7 +115,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from([*keys(ToolSpec), *keys(UpstreamSpec), "b"]), JSON, max_size=6))
 def test_whatever_a_file_says_is_a_spec_or_findings(value: dict[str, Json]) -> None:
     for validate in (validate_tool, validate_upstream):
