@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 
 import httpx
 
@@ -23,6 +24,9 @@ from bridge.upstream.pools import Pools
 from bridge.upstream.retry import Retrying, reason
 from bridge.upstream.transport import Progress, Transport
 
+_ROADS: Final = 256
+"""Ways to one upstream that are kept; reloads leave some behind that nobody goes any more."""
+
 
 def ignore(event: Event) -> None:
     """The ear that hears nothing."""
@@ -30,11 +34,14 @@ def ignore(event: Event) -> None:
 
 @dataclass(slots=True)
 class _Standing:
-    """What is known of one upstream beyond a call and a reload; ``road`` leads to it as it was called last."""
+    """What is known of one upstream beyond a call and a reload.
+
+    ``roads`` lead to it, by the identity of the ``Upstream``: tools with a timeout of their own have their own.
+    """
 
     slots: Slots
     retrying: Retrying
-    road: "_Road | None" = None
+    roads: dict[int, "_Road"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,7 @@ class Client:
             if name in names or not standing.slots.idle
         }
         for standing in self._upstreams.values():
-            standing.road = None
+            standing.roads.clear()
         self._tools = {name: slots for name, slots in self._tools.items() if not slots.idle}
 
     async def aclose(self) -> None:
@@ -141,9 +148,12 @@ class Client:
                 road.pool.calls -= 1
 
     async def _road(self, upstream: Upstream, standing: _Standing) -> _Road:
-        road = standing.road
-        if road is None or road.outgoing.upstream is not upstream:
-            road = standing.road = _Road(Outgoing(upstream), await self._pools.get(upstream))
+        road = standing.roads.get(id(upstream))
+        if road is None:
+            road = _Road(Outgoing(upstream), await self._pools.get(upstream))
+            if len(standing.roads) >= _ROADS:
+                standing.roads.clear()
+            standing.roads[id(upstream)] = road
         return road
 
     async def _attempts(self, call: _Call, road: _Road, retrying: Retrying) -> Reply:

@@ -513,6 +513,17 @@ async def test_a_reload_that_keeps_an_upstream_keeps_its_connections_and_its_cal
     assert faulty.connections == 2
 
 
+async def test_ways_that_nobody_goes_any_more_do_not_pile_up(
+    caller: Caller, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.upstream.client._ROADS", 2)
+    for _ in range(5):
+        await caller.send(upstream(faulty.url))
+    (standing,) = caller.client._upstreams.values()
+    assert len(standing.roads) == 1
+    assert faulty.connections == 1
+
+
 async def test_a_client_that_was_never_used_closes_without_a_word() -> None:
     await Client().aclose()
 
