@@ -182,6 +182,8 @@ def notifying(directory: Path, count: int, rounds: int) -> None:
     delays, pace = [], threading.Event()
     with running("-m", "bridge", "serve", str(directory)) as server:
         server.handshake()
+        server.send("tools/call", {"name": "no_such_tool"}, id=3)
+        server.until(id=3)  # the SDK, too, is there
         row(f"memory at rest, {count} tools", f"{memory(server.pid):.0f} MB")
         text = TOOL.format(number=0)
         for number in range(rounds):
