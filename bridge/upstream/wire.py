@@ -22,8 +22,8 @@ from bridge.upstream.addresses import Resolver
 _INFORMATIONAL: Final = 16
 """Interim replies (RFC 9110 15.2) that may come before the final one."""
 _NO_TIMEOUT: Final = ClientTimeout()
-_REST: Final = 15.0
-"""Seconds for which a connection is kept that nobody uses."""
+_REST: Final = 55.0
+"""Seconds for which a connection is kept that nobody uses: less than the minute that many upstreams keep theirs."""
 
 
 class Wire(ResponseHandler):

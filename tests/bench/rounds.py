@@ -69,6 +69,7 @@ def take(asked: Sequence[Lane], ask: Ask, connections: Sequence[int], pace: Pace
         for number in connections:
             for lane in asked:
                 what = ask(lane.server, lane.era)
+                wrk(lane.server.port, what, number, 1, folder)  # what rested since the last round is closed
                 before = cpu(lane.server.pid)
                 load = wrk(lane.server.port, what, number, pace.seconds, folder)
                 runs[lane.name, number].append(Run(load, cpu(lane.server.pid) - before))
