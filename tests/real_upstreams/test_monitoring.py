@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import anyio
 import pytest
 from mcp_types import TextContent
 
@@ -398,25 +399,23 @@ async def test_the_status_is_read(alertmanager: Bridge) -> None:
     assert (status.keys(), status["cluster"]) == ({"version", "started", "cluster"}, "disabled")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "expected"),
-    [
-        ({"ALERTMANAGER_PASSWORD": "mistyped-password"}, "http-401"),
-        ({"ALERTMANAGER_CA": "{folder}/client.pem"}, "tls-untrusted"),
-        ({"ALERTMANAGER_URL": "https://localhost:{port}"}, "tls-name"),
-        ({"ALERTMANAGER_URL": "http://127.0.0.1:{port}"}, "http-400"),
-        ({"ALERTMANAGER_URL": "https://127.0.0.1:1"}, "connect-refused"),
-    ],
-)
-async def test_what_keeps_the_bridge_out_is_named(
-    monitoring: Monitoring, tmp_path: Path, wrong: dict[str, str], expected: str
-) -> None:
-    changed = {
-        name: value.format(port=monitoring.alertmanager, folder=monitoring.folder)
-        for name, value in wrong.items()
+async def test_what_keeps_the_bridge_out_is_named(monitoring: Monitoring, tmp_path: Path) -> None:
+    folder, port = monitoring.folder, monitoring.alertmanager
+    wrong = {
+        "http-401": {"ALERTMANAGER_PASSWORD": "mistyped-password"},
+        "tls-untrusted": {"ALERTMANAGER_CA": f"{folder}/client.pem"},
+        "tls-name": {"ALERTMANAGER_URL": f"https://localhost:{port}"},
+        "http-400": {"ALERTMANAGER_URL": f"http://127.0.0.1:{port}"},
+        "connect-refused": {"ALERTMANAGER_URL": "https://127.0.0.1:1"},
     }
-    log = tmp_path / "log"
-    async with over_stdio(HERE / "alertmanager", log, credentials(monitoring) | changed) as bridge:
-        code, text = await bridge.error("alertmanager_status")
-        assert code == expected
-        assert "assword" not in text + log.read_text(encoding="utf-8")
+
+    async def is_named(expected: str, changed: dict[str, str]) -> None:
+        log = tmp_path / expected
+        async with over_stdio(HERE / "alertmanager", log, credentials(monitoring) | changed) as bridge:
+            code, text = await bridge.error("alertmanager_status")
+            assert code == expected
+            assert "assword" not in text + log.read_text(encoding="utf-8")
+
+    async with anyio.create_task_group() as cases:
+        for expected, changed in wrong.items():
+            cases.start_soon(is_named, expected, changed)

@@ -159,6 +159,7 @@ async def test_a_client_cannot_tell_who_answers(served: Served, seed: int) -> No
         [request("tools/list", 1, _meta={}), modern("tools/list", 2)],
         [request("tools/list", 1, _meta={**META, "more": 1}), modern("tools/list", 2)],
         [request("tools/list", 1, _meta={**META, f"{PREFIX}clientCapabilities": {"roots": None}})],
+        [initialize(), request("ping", 1), INITIALIZED, request("ping", 2)],
         [b"", initialize(), INITIALIZED, request("tools/list", "", cursor=None), request("tools/list", 2)],
     ],
 )

@@ -3,7 +3,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.diagnostics import Findings
@@ -109,6 +109,7 @@ def test_no_member_of_a_form_becomes_another(members: dict[str, Any]) -> None:
     assert pairs == [(key, str(value)) for key, value in members.items()]
 
 
+@settings(max_examples=40)
 @given(st.recursive(st.none() | st.integers() | st.text(st.characters(codec="utf-8")), st.lists))
 def test_json_leaves_as_it_came(value: Any) -> None:
     built = compiled({"k": "{object}"}, JSON).build({"object": value}, {})
