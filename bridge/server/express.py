@@ -159,47 +159,31 @@ class Express:
     async def _answer(self, asked: _Asked, receive: Receive, send: Send) -> None:
         if asked.session:
             await self._answer_session(asked, asked.session, receive, send)
-        elif asked.version in plain.ALIKE:
-            await self._answer_nobody(asked, receive, send)
         else:
-            await self._answer_modern(asked, receive, send)
+            await self._answer_alone(asked, receive, send)
 
-    async def _answer_modern(self, asked: _Asked, receive: Receive, send: Send) -> None:
+    async def _answer_alone(self, asked: _Asked, receive: Receive, send: Send) -> None:
+        """A client without a session can take its call back by leaving; of the handshake era it wants a stream."""
+        is_stream = asked.version in plain.ALIKE
         if asked.tool is None:
-            await _send(send, _JSON, *plain.parts(asked.id, self._server.listing(asked.version)))
+            parts = plain.parts(asked.id, self._server.listing(asked.version))
+            await (_send(send, _STREAM, _EVENT, *parts, _END) if is_stream else _send(send, _JSON, *parts))
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
         status = 200
         try:
             result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
-            body = plain.answer(asked.id, self._server.stamped(result))
+            body = plain.answer(asked.id, self._server.written(asked.version, result))
         except MCPError as error:
             status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
             body = plain.refusal(asked.id, error)
         finally:
             await reply.end()
-        if reply.is_stream:
+        if is_stream or reply.is_stream:
             await reply.event(body)
         else:
             await _send(send, _JSON, body, status=status)
-
-    async def _answer_nobody(self, asked: _Asked, receive: Receive, send: Send) -> None:
-        """A client without a session can take its call back by leaving, and in no other way."""
-        if asked.tool is None:
-            listing = self._server.listing(asked.version)
-            await _send(send, _STREAM, _EVENT, *plain.parts(asked.id, listing), _END)
-            return
-        leaving = anyio.CancelScope()
-        reply = _Reply(receive, send, _STREAM, leaving)
-        try:
-            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
-            body = plain.answer(asked.id, plain.of_handshake(result))
-        except MCPError as error:
-            body = plain.refusal(asked.id, error)
-        finally:
-            await reply.end()
-        await reply.event(body)
 
     async def _answer_session(self, asked: _Asked, session: Session, receive: Receive, send: Send) -> None:
         session_id = session.connection.session_id
@@ -216,7 +200,7 @@ class Express:
         reply = _Reply(receive, send, headers)
         try:
             result = await self._server.call(asked.tool, asked.arguments, asked.id, call)
-            body = plain.answer(asked.id, plain.of_handshake(result))
+            body = plain.answer(asked.id, self._server.written(asked.version, result))
         except MCPError as error:
             body = plain.refusal(asked.id, error)
         finally:

@@ -119,13 +119,13 @@ class ToolServer(Server[TaskGroup]):
         if version not in self._listings:
             first = {"ttlMs": _HINT.ttl_ms, "cacheScope": _HINT.scope, **page(snapshot.tools, 0)}
             shaped = methods.serialize_server_result("tools/list", version, first)
-            self._listings[version] = (
-                self.stamped(shaped) if version in MODERN_PROTOCOL_VERSIONS else encode(shaped)
-            )
+            self._listings[version] = self.written(version, shaped)
         return self._listings[version]
 
-    def stamped(self, result: dict[str, Any]) -> bytes:
-        """A result of the modern era, with the name of the server that the SDK puts into each."""
+    def written(self, version: str, result: dict[str, Any]) -> bytes:
+        """A result as it is sent in a protocol version: the modern era has the name of the server in each."""
+        if version not in MODERN_PROTOCOL_VERSIONS:
+            return encode({key: value for key, value in result.items() if key != "resultType"})
         meta = result.get("_meta", {}) | {SERVER_INFO_META_KEY: self._stamp}
         return encode(result | {"_meta": meta})
 

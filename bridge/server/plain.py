@@ -4,7 +4,7 @@ Only such a request may pass the SDK by. Whatever is odd about it in any way is 
 """
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import methods
@@ -87,8 +87,3 @@ def answer(id: int | str, result: bytes) -> bytes:
 def refusal(id: int | str, error: MCPError) -> bytes:
     told = encode(error.error.model_dump(mode="json", exclude_none=True))
     return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (encode(id), told)
-
-
-def of_handshake(result: dict[str, Any]) -> bytes:
-    """A result as the handshake era has it."""
-    return encode({key: value for key, value in result.items() if key != "resultType"})

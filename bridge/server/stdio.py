@@ -28,7 +28,7 @@ from mcp_types import (
     JSONRPCRequest,
     JSONRPCResponse,
 )
-from mcp_types.version import LATEST_MODERN_VERSION
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from bridge.codec import encode
 from bridge.server import plain
@@ -198,8 +198,8 @@ class _Wire:
     ) -> None:
         try:
             result = await self._server.call(tool, arguments, id, scope)
-            is_modern = self._era == "modern"
-            line = plain.answer(id, self._server.stamped(result) if is_modern else plain.of_handshake(result))
+            version = LATEST_MODERN_VERSION if self._era == "modern" else LATEST_HANDSHAKE_VERSION
+            line = plain.answer(id, self._server.written(version, result))
         except MCPError as error:
             if error.error.code == CANCELLED:
                 return  # its id may be that of another one by now
