@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.server import plain
 from bridge.server.announce import Session
+from bridge.server.facts import ALIKE
 from bridge.server.gate import Again, Gate
 from bridge.server.handlers import ToolServer
 from bridge.spec import Json
@@ -130,7 +131,7 @@ class Express:
         if (
             session is None
             or head.get(b"mcp-protocol-version", b"2025-11-25") not in _HANDSHAKE
-            or session.connection.protocol_version not in plain.ALIKE
+            or session.connection.protocol_version not in ALIKE
             or anyio.current_time() - session.seen > _REFRESH
             or (key, str(id)) in self._gate.calls
         ):
@@ -147,7 +148,7 @@ class Express:
         """In the handshake era, where no sessions are kept."""
         id, method, params = request
         version = head.get(b"mcp-protocol-version", b"").decode("latin-1")
-        if version not in plain.ALIKE or b"mcp-session-id" in head:
+        if version not in ALIKE or b"mcp-session-id" in head:
             return None
         if method == "tools/list":
             return _Asked(id, version, None, None, {}) if not params else None
@@ -164,7 +165,7 @@ class Express:
 
     async def _answer_alone(self, asked: _Asked, receive: Receive, send: Send) -> None:
         """A client without a session can take its call back by leaving; of the handshake era it wants a stream."""
-        is_stream = asked.version in plain.ALIKE
+        is_stream = asked.version in ALIKE
         if asked.tool is None:
             parts = plain.parts(asked.id, self._server.listing(asked.version))
             await (_send(send, _STREAM, _EVENT, *parts, _END) if is_stream else _send(send, _JSON, *parts))

@@ -13,6 +13,8 @@ INSTRUCTIONS: Final = (
     "Each tool calls one endpoint of a REST API. A result with isError says what went wrong and what to do. "
     "Tools can change while you are connected: list them again when you are notified."
 )
+ALIKE: Final = frozenset({"2025-06-18", "2025-11-25"})
+"""Handshake versions in which results look as we make them; of older ones the SDK leaves parts out."""
 PAGE: Final = 1000
 """Tools on one page of tools/list."""
 TTL: Final = 5000

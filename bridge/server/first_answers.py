@@ -16,12 +16,10 @@ from typing import Any, Final, Literal
 
 from bridge.codec import NotJson, decode, encode
 from bridge.registry import Snapshot
-from bridge.server.facts import CAPABILITIES, INSTRUCTIONS, SERVER_INFO, TTL, page
+from bridge.server.facts import ALIKE, CAPABILITIES, INSTRUCTIONS, SERVER_INFO, TTL, page
 from bridge.spec import Json
 
 MODERN: Final = "2026-07-28"
-HANDSHAKE: Final = frozenset({"2025-06-18", "2025-11-25"})
-"""The versions, beside ``MODERN``, in which answers look as they are made here."""
 
 _META: Final = "io.modelcontextprotocol/"
 _CHUNK: Final = 65536
@@ -161,7 +159,7 @@ class _Talk:
                 "capabilities": capabilities,
                 "clientInfo": who,
                 **rest,
-            } if not rest and version in HANDSHAKE and _is_plain(capabilities, who):
+            } if not rest and version in ALIKE and _is_plain(capabilities, who):
                 self._set_up("greeted", line, id)
                 return {
                     "protocolVersion": version,

@@ -15,9 +15,6 @@ from bridge.server.handlers import ToolServer
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
 
-ALIKE: Final = frozenset({"2025-06-18", "2025-11-25"})
-"""Handshake versions in which results look as we make them; of older ones the SDK leaves parts out."""
-
 _KEYS: Final = ({"jsonrpc", "id", "method", "params"}, {"jsonrpc", "id", "method"})
 _PREFIX: Final = "io.modelcontextprotocol/"
 _NEEDED: Final = frozenset({f"{_PREFIX}protocolVersion", f"{_PREFIX}clientCapabilities"})

@@ -32,6 +32,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from bridge.codec import encode
 from bridge.server import plain
+from bridge.server.facts import ALIKE
 from bridge.server.first_answers import Before
 from bridge.server.frames import Refused, parse
 from bridge.server.handlers import CANCELLED, ToolServer
@@ -213,7 +214,7 @@ class _Wire:
     def _settle(self, id: object, answer: JSONRPCMessage | None = None) -> None:
         """A request is done; by the SDK's answer, in which era the client speaks, which the SDK holds it to."""
         match answer, self._calls.pop(str(id), None):
-            case JSONRPCResponse(result={"protocolVersion": version}), "initialize" if version in plain.ALIKE:
+            case JSONRPCResponse(result={"protocolVersion": version}), "initialize" if version in ALIKE:
                 self._era = "greeted"
             case JSONRPCResponse(), "modern":
                 self._era = "modern"
