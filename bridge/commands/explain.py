@@ -12,7 +12,7 @@ from bridge.exchange import Request
 from bridge.secrets import Upstream
 from bridge.settings import Settings
 from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
-from bridge.upstream.outgoing import as_sent
+from bridge.upstream.outgoing import Outgoing
 
 HIDDEN: Final = "[hidden]"
 _MARK: Final = "--restbridge-hidden--"
@@ -25,7 +25,7 @@ def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal[
     tool = loading.find(settings, name)
     try:
         values = tool.arguments.check(arguments.read(words, tool.arguments))
-        request = _shown(as_sent(tool.request.build(values), _hidden(tool.upstream)))
+        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(tool.request.build(values)))
     except InvalidCall as refusal:
         print(refusal)
         return 1

@@ -44,10 +44,8 @@ class _Header(_Named):
 
 class _Query(_Named):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        # httpx would write the whole query anew: what leaves is the target, byte for byte
-        target: bytes = request.extensions["target"]
-        pair = f"{quote(self._name, safe='')}={quote(self._value, safe='')}"
-        request.extensions["target"] = b"%s%c%s" % (target, b"&?"[b"?" not in target], pair.encode())
+        # httpx would write the whole query anew, and what leaves is the target, byte for byte
+        request.extensions["query"] = f"{quote(self._name, safe='')}={quote(self._value, safe='')}"
         yield request
 
 

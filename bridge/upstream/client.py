@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 import httpx
@@ -17,12 +16,12 @@ from bridge.secrets import Upstream
 from bridge.spec import Limits
 from bridge.upstream import failures
 from bridge.upstream.addresses import Lookup, look_up
-from bridge.upstream.decoding import Content
+from bridge.upstream.incoming import Progress
 from bridge.upstream.limits import Slots, Turn
 from bridge.upstream.outgoing import Outgoing
 from bridge.upstream.pools import Pools
 from bridge.upstream.retry import Retrying, reason
-from bridge.upstream.transport import Progress, Transport
+from bridge.upstream.transport import Transport
 
 _ROADS: Final = 256
 """Ways to one upstream that are kept; reloads leave some behind that nobody goes any more."""
@@ -179,41 +178,7 @@ class Client:
 async def _attempt(call: _Call, road: _Road) -> Reply | UpstreamError:
     """One attempt; what another one may mend is answered, not raised."""
     try:
-        sending = road.outgoing.request(call.request, call.progress, fresh=not call.repeatable)
-        response = await road.pool.handle_async_request(sending)
-        return await _read(response, call.upstream.spec.max_bytes)
+        message = road.outgoing.message(call.request, fresh=not call.repeatable)
+        return await road.pool.send(message, call.progress)
     except httpx.TransportError as fault:
         return failures.answer(fault, call.upstream.place, sent=call.progress.sent)
-
-
-async def _read(response: httpx.Response, limit: int) -> Reply:
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    try:
-        headers = _texts(response.headers.raw)
-        codings = f"{headers.get('content-encoding', '')},{headers.get('transfer-encoding', '')}"
-        content = Content(limit, codings, response.status_code)
-        async for data in stream:
-            content.feed(data)
-        complete: bool = response.extensions["complete"]
-        return Reply(response.status_code, headers, content.finish(), complete)
-    finally:
-        await stream.aclose()
-
-
-def _texts(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers as texts: UTF-8 where they are, else Latin-1, which any bytes are (RFC 9110 5.5)."""
-    headers: dict[str, str] = {}
-    for key, data in raw:
-        name = _name(key)
-        try:
-            value = data.decode()
-        except UnicodeDecodeError:
-            value = data.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
-
-
-@lru_cache(maxsize=1024)
-def _name(key: bytes) -> str:
-    return key.decode("latin-1").lower()

@@ -13,10 +13,7 @@ from aiohttp import (
     ClientConnectorDNSError,
     ClientConnectorError,
     ClientConnectorSSLError,
-    ClientError,
-    ClientOSError,
 )
-from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.errors import NotAnswered, NotSent
 from bridge.upstream.addresses import AddressRefusedError
@@ -69,20 +66,6 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
         case _:
             code = "connect-failed"
     return httpx.ConnectError(code)
-
-
-def while_reading(error: ClientError | HttpProcessingError) -> httpx.TransportError:
-    """For whatever ended a reply before its end.
-
-    The connection keeps the error: with its traceback, which holds the connection, both would stay until
-    the collector comes.
-    """
-    error.__traceback__ = None
-    if isinstance(error, HttpProcessingError):
-        return httpx.RemoteProtocolError("protocol-error")
-    if isinstance(error, ClientOSError) and isinstance(error.__cause__, ssl.SSLError):
-        return httpx.ReadError("tls-failed")
-    return httpx.ReadError("reply-cut")
 
 
 def answer(fault: httpx.TransportError, place: str, *, sent: bool) -> NotSent | NotAnswered:

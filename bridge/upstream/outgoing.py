@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx
 
@@ -10,51 +10,67 @@ from bridge.exchange import Header, Request
 from bridge.secrets import Upstream
 from bridge.spec import BODY_METHODS
 from bridge.upstream import auth
-from bridge.upstream.transport import USER_AGENT, Progress
+from bridge.upstream.transport import USER_AGENT, Message
 
 _DEFAULTS: Final[tuple[Header, ...]] = (("User-Agent", USER_AGENT), ("Accept-Encoding", "gzip"))
-_NO_CONTENT: Final = httpx.ByteStream(b"")
+
+
+class _Head(NamedTuple):
+    """What is the same in many requests: ``query`` is what the auth adds to it, ``lines`` are the headers as sent."""
+
+    headers: tuple[Header, ...]
+    lines: bytes
+    query: str
 
 
 class Outgoing:
-    """What is the same in all requests to an upstream, made once.
-
-    httpx is given a stream: it then adds no header of its own, and leaves the URL's path alone.
-    """
+    """What is the same in all requests to an upstream, made once."""
 
     def __init__(self, upstream: Upstream) -> None:
         spec = upstream.spec
-        self.upstream = upstream
-        self._origin = httpx.URL(upstream.origin)
+        self._upstream = upstream
+        self._base_url = spec.base_url
         self._host = upstream.origin.partition("://")[2]
         self._defaults = (*((name, str(value)) for name, value in spec.headers.items()), *_DEFAULTS)
         self._flow = auth.flow(spec.auth)
-        self._timeout = {"connect": spec.timeout.connect}
-        self._headers = lru_cache(maxsize=64)(self._merged)
+        self._head = lru_cache(maxsize=64)(self._written)
 
-    def request(self, request: Request, progress: Progress, *, fresh: bool) -> httpx.Request:
-        """For ``Transport``; raises ``LocalProtocolError`` for a URL that is not below the ``baseUrl``."""
-        base_url, origin = self.upstream.spec.base_url, self.upstream.origin
-        if not request.url.startswith(base_url) or request.url[len(base_url) :][:1] not in ("", "/", "?"):
-            raise httpx.LocalProtocolError("unsafe-request")
-        target = request.url[len(origin) :]
-        has_length = request.content is not None or request.method in BODY_METHODS  # RFC 9110 8.6
-        sending = httpx.Request(
-            request.method,
-            self._origin,
-            headers=self._headers(request.headers, len(request.content or b"") if has_length else None),
-            stream=httpx.ByteStream(request.content) if request.content else _NO_CONTENT,
-            extensions={
-                "target": (target if target.startswith("/") else f"/{target}").encode(),
-                "progress": progress,
-                "timeout": self._timeout,
-                "fresh": fresh,
-            },
+    def message(self, request: Request, *, fresh: bool) -> Message:
+        """Raises ``LocalProtocolError`` for a URL that is not below the ``baseUrl``, or breaks its line."""
+        spec, head = self._upstream.spec, self._head_of(request)
+        target = self._target(request.url, head.query)
+        return Message(
+            request.method.encode(),
+            target.encode(),
+            head.lines,
+            request.content or b"",
+            fresh,
+            spec.timeout.connect,
+            spec.max_bytes,
         )
-        return next(self._flow.auth_flow(sending))
 
-    def _merged(self, own: tuple[Header, ...], length: int | None) -> httpx.Headers:
-        """What frames the request, then the tool's headers over the upstream's over ours."""
+    def as_sent(self, request: Request) -> Request:
+        """The request with all the headers and credentials that it leaves with, for people to read."""
+        head = self._head_of(request)
+        url = self._upstream.origin + self._target(request.url, head.query)
+        return replace(request, url=url, headers=head.headers)
+
+    def _head_of(self, request: Request) -> _Head:
+        has_length = request.content is not None or request.method in BODY_METHODS  # RFC 9110 8.6
+        return self._head(request.headers, len(request.content or b"") if has_length else None)
+
+    def _target(self, url: str, query: str) -> str:
+        base_url = self._base_url
+        is_below = url.startswith(base_url) and url[len(base_url) :][:1] in ("", "/", "?")
+        if not is_below or not url.isascii() or not url.isprintable() or " " in url:
+            raise httpx.LocalProtocolError("unsafe-request")
+        target = url[len(self._upstream.origin) :]
+        if not target.startswith("/"):
+            target = f"/{target}"
+        return f"{target}{'&' if '?' in target else '?'}{query}" if query else target
+
+    def _written(self, own: tuple[Header, ...], length: int | None) -> _Head:
+        """What frames the request, then the tool's headers over the upstream's over ours, and the auth's over all."""
         headers = [("Host", self._host)]
         if length is not None:
             headers.append(("Content-Length", str(length)))
@@ -62,12 +78,13 @@ class Outgoing:
         for name, value in self._defaults:
             if all(name.lower() != other.lower() for other, _ in headers):
                 headers.append((name, value))
-        return httpx.Headers([(name.encode(), value.encode("latin-1")) for name, value in headers])
-
-
-def as_sent(request: Request, upstream: Upstream) -> Request:
-    """The request with all the headers and credentials that it leaves with, for people to read."""
-    sending = Outgoing(upstream).request(request, Progress(), fresh=True)
-    target: bytes = sending.extensions["target"]
-    headers = tuple((name.decode(), value.decode("latin-1")) for name, value in sending.headers.raw)
-    return replace(request, url=upstream.origin + target.decode(), headers=headers)
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        # given a stream, httpx adds no header of its own
+        request = httpx.Request("GET", self._upstream.origin, headers=raw, stream=httpx.ByteStream(b""))
+        request = next(self._flow.auth_flow(request))
+        sent = request.headers.raw
+        lines = b"".join([b"%s: %s\r\n" % header for header in sent])
+        if not len(sent) == lines.count(b"\n") == lines.count(b"\r") or b"\0" in lines:
+            raise httpx.LocalProtocolError("unsafe-request")
+        read = tuple((name.decode(), value.decode("latin-1")) for name, value in sent)
+        return _Head(read, lines, request.extensions.get("query", ""))

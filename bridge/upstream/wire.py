@@ -1,9 +1,8 @@
-"""One connection to an upstream, as aiohttp keeps it, with what a bridge must know beyond.
+"""One connection to an upstream: a request goes out, its reply comes in, then the next.
 
-Of aiohttp we take what connects (``TCPConnector``: names, TLS, proxies) and the C parser (``ResponseHandler``).
-Its ``ClientSession`` is left out: it repeats idempotent requests on its own, keeps cookies, follows
-redirects, and cannot say whether a request was sent. Connections at rest are kept here, as the connector
-would, for a tenth of the work.
+Of aiohttp we take what connects (``TCPConnector``: names, TLS, proxies), and leave the rest: its ``ClientSession``
+repeats idempotent requests on its own, keeps cookies, follows redirects, and cannot say whether a request was
+sent. Connections at rest are kept here, as the connector would, for a tenth of the work.
 """
 
 import asyncio
@@ -11,26 +10,24 @@ import select
 from functools import partial
 from typing import Final, cast
 
-from aiohttp import ClientRequest, ClientTimeout, StreamReader, TCPConnector
+from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
 
+from bridge.exchange import Reply
 from bridge.upstream.addresses import Resolver
+from bridge.upstream.incoming import Incoming, Progress
 
-_INFORMATIONAL: Final = 16
-"""Interim replies (RFC 9110 15.2) that may come before the final one."""
 _NO_TIMEOUT: Final = ClientTimeout()
 _REST: Final = 55.0
 """Seconds for which a connection is kept that nobody uses: less than the minute that many upstreams keep theirs."""
 
 
-class Wire(ResponseHandler):
-    """aiohttp's protocol; ``idle`` between exchanges."""
+class _Wire(ResponseHandler):
+    """aiohttp's protocol until a ``Line`` takes over."""
 
     pipe: asyncio.Transport
-    idle = False
+    line: "Line | None" = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -38,69 +35,67 @@ class Wire(ResponseHandler):
         self.pipe = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """End a connection on which bytes come that nobody asked for.
-
-        aiohttp would keep them as the answer to the next request (aiohttp#13656).
-        """
-        if self.idle and data:
-            self.pipe.abort()
+        if self.line:
+            self.line.arrived(data)
         else:
             super().data_received(data)
 
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
-        """Nothing to do where nothing paused: aiohttp would go through its parser after each read."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Tell the body's reader too: on a bad chunk aiohttp leaves it waiting for ever.
-
-        Where it was raised is nobody's business, and would hold this connection and all that it has read.
-        """
-        for each in filter(None, (exc, exc_cause)):
-            each.__traceback__ = None
-        super().set_exception(exc, *([exc_cause] if exc_cause else []))
-        body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(exc)
-
-    async def answer(self) -> tuple[RawResponseMessage, StreamReader]:
-        """The final reply's head, and its body to read; raises what ``failures.while_reading`` knows."""
-        for _ in range(_INFORMATIONAL):
-            message, body = await self.read()
-            if message.code >= 200:
-                return message, body
-            if message.code == 101:
-                break
-        raise HttpProcessingError(message="no final reply")
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self.line:
+            self.line.lost(exc)
 
 
 class Line:
     """A connection, from its first exchange to its last."""
 
     def __init__(self, connection: Connection) -> None:
-        assert isinstance(connection.protocol, Wire)
-        self._connection = connection
-        self.wire = connection.protocol
+        assert isinstance(connection.protocol, _Wire)
         self.reused = False
         self.rests_since = 0.0
+        self._connection = connection
+        connection.protocol.line = self
+        self._pipe = connection.protocol.pipe
+        self._incoming: Incoming | None = None
         self._unseen = select.poll()
-        self._unseen.register(self.wire.pipe.get_extra_info("socket"), select.POLLIN)
+        self._unseen.register(self._pipe.get_extra_info("socket"), select.POLLIN)
 
     @property
     def is_sound(self) -> bool:
         """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
-        return self.wire.is_connected() and not self._unseen.poll(0)
+        return not self._pipe.is_closing() and not self._unseen.poll(0)
 
-    def send(self, data: bytes, *, head: bool) -> None:
-        """Write a request; ``head`` says that its reply has no body whatever its headers say."""
-        self.wire.idle = False
-        self.wire.set_response_params(skip_payload=head, read_until_eof=True, auto_decompress=False)
-        self.wire.pipe.write(data)
+    def ask(self, data: bytes, limit: int, progress: Progress, *, has_content: bool) -> asyncio.Future[Reply]:
+        """Write a request; its reply ``has_content`` unless it is one to HEAD, whatever its headers say."""
+        self._incoming = Incoming(limit, progress, has_content=has_content)
+        self._pipe.write(data)
+        return self._incoming.reply
+
+    def arrived(self, data: bytes) -> None:
+        """Bytes that nobody asked for, if there is no exchange: they end the connection (RFC 9112 9.2)."""
+        if self._incoming:
+            self._incoming.feed(data)
+        else:
+            self._pipe.abort()
+
+    def lost(self, error: BaseException | None) -> None:
+        if self._incoming:
+            self._incoming.lost(error)
+
+    def rest(self) -> bool:
+        """The exchange is over; whether there may be another."""
+        assert self._incoming
+        may_be = not self._incoming.is_last and not self._pipe.is_closing()
+        self._incoming.close()
+        self._incoming = None
+        return may_be
 
     def end(self) -> None:
         """Close the connection at once, whatever waits to be written."""
-        self.wire.pipe.abort()
+        if self._incoming:
+            self._incoming.close()
+            self._incoming = None
+        self._pipe.abort()
         self._connection.close()
 
 
@@ -129,10 +124,9 @@ class Lines:
 
     def rest(self, line: Line) -> None:
         """Keep a connection whose reply was read; it ends at once if the upstream said so, or sent more than that."""
-        if line.wire.should_close:
+        if not line.rest():
             line.end()
             return
-        line.wire.idle = True
         loop = asyncio.get_running_loop()
         line.rests_since = loop.time()
         self._resting.append(line)
@@ -169,4 +163,4 @@ class _Connector(TCPConnector):
 
 
 def _wire(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return Wire(loop)
+    return _Wire(loop)

@@ -318,6 +318,17 @@ async def test_bytes_behind_a_reply_never_answer_the_next_call(
         assert f"/echo?{number} ".encode() in reply.content
 
 
+async def test_a_reply_that_breaks_off_on_a_connection_used_before_is_not_asked_for_again(
+    caller: Caller, faulty: Faulty
+) -> None:
+    to = upstream(faulty.url, retries={"max": 0})
+    await caller.send(to)
+    with anyio.fail_after(5), pytest.raises(NotAnswered) as caught:
+        await caller.send(to, "/short_content_length")
+    assert caught.value.code == "reply-cut"
+    assert [(exchange.connection, exchange.number) for exchange in faulty.heard] == [(1, 1), (1, 2)]
+
+
 async def test_bytes_that_come_at_rest_end_the_connection(caller: Caller, faulty: Faulty) -> None:
     to = upstream(faulty.url)
     await caller.send(to, "/late_408")

@@ -1,0 +1,159 @@
+"""A reply as it comes: read by llhttp (httptools), gathered within bounds."""
+
+import asyncio
+import ssl
+from functools import lru_cache
+from typing import Final
+
+import httpx
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from bridge.errors import UnusableReply
+from bridge.exchange import Reply
+from bridge.upstream.decoding import Content
+
+_INFORMATIONAL: Final = 16
+"""Interim replies (RFC 9110 15.2) that may come before the final one."""
+_LARGEST_HEAD: Final = 64 * 1024
+_MOST_FIELDS: Final = 256
+
+WAITING: Final = "waiting for an answer"
+READING: Final = "reading the answer"
+
+
+class Progress:
+    """How far a call has come, for the text of a timeout; ``sent`` once a byte may have left."""
+
+    __slots__ = ("phase", "sent")
+
+    def __init__(self) -> None:
+        self.phase = "waiting for its turn"
+        self.sent = False
+
+
+class Incoming:
+    """A reply as it comes, of which ``limit`` bytes may be content; the ``on_`` are what llhttp tells.
+
+    ``reply`` is set when it is whole, or fails as httpx does, with a code of ``failures``, or as ``Content``.
+    """
+
+    def __init__(self, limit: int, progress: Progress, *, has_content: bool) -> None:
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.is_last = True
+        """Whether the connection ends with it."""
+        self._limit = limit
+        self._progress = progress
+        self._has_content = has_content
+        self._interim = 0
+        self._head_size = 0
+        self._fields = 0
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._content: Content | None = None
+        self._is_whole = False
+        self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(  # what browsers and aiohttp take, too
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserCallbackError as problem:
+            self._fail(problem.__context__ or problem)
+        except (HttpParserError, HttpParserUpgrade):
+            self._fail(httpx.RemoteProtocolError("protocol-error"))
+        if self._content is None:
+            self._head_size += len(data)
+            if self._head_size > _LARGEST_HEAD:
+                self._fail(httpx.RemoteProtocolError("protocol-error"))
+        elif self._is_whole:
+            self._finish(complete=True)
+
+    def lost(self, error: BaseException | None) -> None:
+        """The connection has ended, and with it a reply whose length was not told."""
+        if error is None and self._content and self._ends_with_connection:
+            self._finish(complete=False)
+        else:
+            self._fail(httpx.ReadError("tls-failed" if isinstance(error, ssl.SSLError) else "reply-cut"))
+
+    def close(self) -> None:
+        """Part from the parser, which holds what it tells."""
+        del self._parser
+
+    def on_message_begin(self) -> None:
+        """If one came already: what is behind it ends the connection, which else would give it to the next."""
+        if self._is_whole:
+            self.is_last = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise httpx.RemoteProtocolError("protocol-error")
+        if self._content is None:  # else it is a trailer
+            key, text = _name(name), _text(value)
+            self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        if self._is_whole:
+            return
+        self._status = self._parser.get_status_code()
+        if self._status < 200:
+            self._interim += 1
+            if self._status == 101 or self._interim > _INFORMATIONAL:
+                raise httpx.RemoteProtocolError("protocol-error")
+            return
+        self._progress.phase = READING
+        self._content = Content(self._limit, self._codings, self._status)
+        self._is_whole = not self._has_content
+
+    def on_body(self, data: bytes) -> None:
+        if not self._is_whole and self._content:
+            self._content.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self._content is None:
+            self._headers = {}
+        elif not self._is_whole:
+            self._is_whole = True
+            # some upstreams send a body where there should be none, and it may come late
+            self.is_last = self._status in (204, 304) or not self._parser.should_keep_alive()
+
+    @property
+    def _codings(self) -> str:
+        """The words of Content-Encoding and Transfer-Encoding."""
+        return f"{self._headers.get('content-encoding', '')},{self._headers.get('transfer-encoding', '')}"
+
+    @property
+    def _ends_with_connection(self) -> bool:
+        return "content-length" not in self._headers and "chunked" not in self._codings
+
+    def _finish(self, *, complete: bool) -> None:
+        assert self._content
+        try:
+            reply = Reply(self._status, self._headers, self._content.finish(), complete)
+        except UnusableReply as problem:
+            self._fail(problem)
+        else:
+            if not self.reply.done():
+                self.reply.set_result(reply)
+
+    def _fail(self, error: BaseException) -> None:
+        """Where it was raised is nobody's business, and would hold all that has been read."""
+        self.is_last = True
+        if not self.reply.done():
+            error.__traceback__ = None
+            self.reply.set_exception(error)
+
+
+@lru_cache(maxsize=1024)
+def _name(key: bytes) -> str:
+    return key.decode("latin-1").lower()
+
+
+def _text(value: bytes) -> str:
+    """UTF-8 where it is, else Latin-1, which any bytes are (RFC 9110 5.5)."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
