@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
+from bridge.server.gathered import Protocol
 from bridge.server.handlers import ToolServer
 from bridge.server.lines import MAX_BYTES
 from bridge.server.listeners import bind
@@ -104,6 +105,7 @@ async def serve_app(
     with bind(Address(host, port), shared=shared) as listener:
         config = uvicorn.Config(
             app,
+            http=Protocol,
             access_log=False,
             lifespan="on",
             log_config=None,
