@@ -121,7 +121,7 @@ class Reloader:
             loaded = await to_thread.run_sync(self._shelf.load)
             if loaded is self._shelf.loaded:
                 self._settling.moved.clear()
-                self._found_by_poll = False
+                self._found_by_poll &= self._settling.due is not None
             else:
                 await self._swap(loaded, started)
         await self._announce_if_due()
