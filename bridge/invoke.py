@@ -136,6 +136,8 @@ def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Lite
 
 def _redacted(result: Result, upstream: Upstream) -> Result:
     """The result without the upstream's secrets, should its reply have held one."""
+    if not upstream.secrets:
+        return result
     blocks = [_redacted_block(block, upstream) for block in result.content]
     if blocks == result.content:
         return result
@@ -146,9 +148,8 @@ def _redacted(result: Result, upstream: Upstream) -> Result:
 
 
 def _redacted_block(block: dict[str, Json], upstream: Upstream) -> dict[str, Json]:
-    match block:
-        case {"text": str(text)}:
-            return block | {"text": upstream.redact(text)}
-        case {"resource": {"text": str(text)} as resource}:
-            return block | {"resource": resource | {"text": upstream.redact(text)}}
-    return block
+    text = block.get("text")
+    if isinstance(text, str):
+        return block | {"text": upstream.redact(text)}
+    resource = block.get("resource")
+    return block if resource is None else block | {"resource": _redacted_block(resource, upstream)}

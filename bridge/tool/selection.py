@@ -308,8 +308,11 @@ def _flatten(node: Node) -> Selection:
         elements = base.select(value, budget)
         if type(elements) is not list:
             return None
-        count = sum([len(element) if type(element) is list else 1 for element in elements])
+        nested = [len(element) for element in elements if type(element) is list]
+        count = len(elements) - len(nested) + sum(nested)
         budget.charge(len(elements) + count, 60 + 10 * count)
+        if not nested:
+            return elements
         flat: list[Json] = []
         for element in elements:
             if type(element) is list:
