@@ -76,7 +76,10 @@ class Express:
                 first = await receive()
                 receive = Again(first, receive)
                 if asked := self._asked(head, first):
-                    await self._answer(asked, receive, send)
+                    if asked.session:
+                        await self._answer_session(asked, asked.session, receive, send)
+                    else:
+                        await self._answer_alone(asked, receive, send)
                     return
         await self._app(scope, receive, send)
 
@@ -156,12 +159,6 @@ class Express:
         return None if call is None else _Asked(id, version, None, *call)
 
     # --- how it is answered ---
-
-    async def _answer(self, asked: _Asked, receive: Receive, send: Send) -> None:
-        if asked.session:
-            await self._answer_session(asked, asked.session, receive, send)
-        else:
-            await self._answer_alone(asked, receive, send)
 
     async def _answer_alone(self, asked: _Asked, receive: Receive, send: Send) -> None:
         """A client without a session can take its call back by leaving; of the handshake era it wants a stream."""

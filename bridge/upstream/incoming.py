@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -46,7 +47,7 @@ class Incoming:
         self._has_content = has_content
         self._interim = 0
         self._head_size = 0
-        self._fields = 0
+        self._fields: list[tuple[bytes, bytes]] = []
         self._status = 0
         self._headers: dict[str, str] = {}
         self._content: Content | None = None
@@ -87,23 +88,19 @@ class Incoming:
             self.is_last = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > _MOST_FIELDS:
-            raise httpx.RemoteProtocolError("protocol-error")
-        if self._content is None:  # else it is a trailer
-            key, text = _name(name), _text(value)
-            self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._is_whole:
             return
         self._status = self._parser.get_status_code()
+        self._interim += self._status < 200
+        if self._status == 101 or self._interim > _INFORMATIONAL or len(self._fields) > _MOST_FIELDS:
+            raise httpx.RemoteProtocolError("protocol-error")
         if self._status < 200:
-            self._interim += 1
-            if self._status == 101 or self._interim > _INFORMATIONAL:
-                raise httpx.RemoteProtocolError("protocol-error")
             return
         self._progress.phase = READING
+        self._headers = _texts(self._fields)
         self._content = Content(self._limit, self._codings, self._status)
         self._is_whole = not self._has_content
 
@@ -113,7 +110,7 @@ class Incoming:
 
     def on_message_complete(self) -> None:
         if self._content is None:
-            self._headers = {}
+            self._fields.clear()
         elif not self._is_whole:
             self._is_whole = True
             # some upstreams send a body where there should be none, and it may come late
@@ -146,14 +143,19 @@ class Incoming:
             self.reply.set_exception(error)
 
 
+def _texts(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers as texts: UTF-8 where they are, else Latin-1, which any bytes are (RFC 9110 5.5)."""
+    headers: dict[str, str] = {}
+    for name, data in fields:
+        key = _key(name)
+        try:
+            value = data.decode()
+        except UnicodeDecodeError:
+            value = data.decode("latin-1")
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return headers
+
+
 @lru_cache(maxsize=1024)
-def _name(key: bytes) -> str:
-    return key.decode("latin-1").lower()
-
-
-def _text(value: bytes) -> str:
-    """UTF-8 where it is, else Latin-1, which any bytes are (RFC 9110 5.5)."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def _key(name: bytes) -> str:
+    return name.decode("latin-1").lower()
