@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from bridge import __version__
-from bridge.settings import Address, OnInvalid, Settings
+from bridge.settings import Address, Settings
 
 WRONG_USE: Final = 2
 OUR_FAULT: Final = 3
@@ -52,10 +52,12 @@ class _Verb(click.Command):
                 formatter.write(f"  {line}\n")
 
 
-class _Restbridge(click.Group):
-    """The outermost loop: what nobody foresaw becomes one sentence and an exit code."""
-
+class _Verbs(click.Group):
     command_class = _Verb
+
+
+class _Restbridge(_Verbs):
+    """The outermost loop: what nobody foresaw becomes one sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -77,6 +79,19 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         return None if value is None else Address.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
+
+    def judge(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+        from bridge.commands.configuring import wrong_key
+
+        if problem := wrong_key(field, value):
+            raise click.BadParameter(problem)
+        return value
+
+    return judge
 
 
 _DEFAULT: Final = Path("tools.d")
@@ -108,8 +123,25 @@ def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: 
     return click.option("--format", "format_", type=click.Choice(words), default=words[0], help=help)
 
 
-def _settings(directories: tuple[Path, ...], upstreams: Path | None, **more: Any) -> Settings:
-    return Settings(directories or (_DEFAULT,), upstreams, **more)
+_CONFIG: Final = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="RESTBRIDGE_CONFIG",
+    help="A settings file, such as restbridge.yaml; what is typed counts before it.",
+)
+
+
+def _settings(directories: tuple[Path, ...], config: Path | None, **options: Any) -> Settings:
+    """What was typed, then what the settings file says, then the defaults."""
+    typed = {name: value for name, value in options.items() if value is not None}
+    if directories:
+        typed["directories"] = directories
+    if config is None:
+        return Settings(**({"directories": (_DEFAULT,)} | typed))
+    from bridge.commands.configuring import settings
+
+    return settings(config, typed)
 
 
 @click.group(cls=_Restbridge, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,50 +158,40 @@ def restbridge(*, verbose: bool) -> None:
 
 @restbridge.command(epilog="restbridge serve\nrestbridge serve --http 8000 tools.d ../shared-tools")
 @_DIRECTORIES
+@_CONFIG
 @_UPSTREAMS
 @_http("Serve HTTP there, at /mcp, instead of stdio; port 0 is any free one.")
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    default=1,
     metavar="N",
     help="With --http, answer with N processes, to use N processors. Default 1.",
 )
-@click.option("--worker", type=click.IntRange(1, 64), default=None, hidden=True)
-@click.option("--insecure", is_flag=True, help="Listen where others can reach it, although anybody may call.")
-@click.option("--strict", is_flag=True, help="Do not start while a file has errors.")
+@click.option("--worker", type=click.IntRange(1, 64), hidden=True)
+@click.option(
+    "--insecure/--no-insecure",
+    default=None,
+    help="Listen where others can reach it, although anybody may call.",
+)
+@click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(
     "--on-invalid",
     type=click.Choice(["keep", "withdraw"]),
-    default="keep",
     help="What a broken edit does to its tool: keep the last good one (default), or withdraw it.",
 )
 @click.option(
     "--poll",
     type=click.FloatRange(0.1, 3600),
-    default=2.0,
     metavar="SECONDS",
     help="Look at all files this often, for what the system did not tell. Default 2.",
 )
 @click.option(
     "--express/--no-express",
-    default=True,
+    default=None,
     envvar="RESTBRIDGE_EXPRESS",
     help="Answer plain calls past the MCP SDK (default): the same answers, several times faster.",
 )
-def serve(
-    *,
-    directories: tuple[Path, ...],
-    upstreams: Path | None,
-    http: Address | None,
-    workers: int,
-    worker: int | None,
-    insecure: bool,
-    strict: bool,
-    on_invalid: OnInvalid,
-    poll: float,
-    express: bool,
-) -> int:
+def serve(*, directories: tuple[Path, ...], config: Path | None, worker: int | None, **options: Any) -> int:
     """Serve tool files to agents, and reload them as they change.
 
     The files are those in DIRECTORIES (default: tools.d). Over stdio, unless --http is given; then only this
@@ -177,14 +199,12 @@ def serve(
     """
     from bridge.commands.serve import run
 
-    settings = _settings(
-        directories, upstreams, strict=strict, on_invalid=on_invalid, poll=poll, express=express
-    )
-    return run(settings, http, insecure=insecure, workers=workers, worker=worker)
+    return run(_settings(directories, config, **options), worker=worker)
 
 
 @restbridge.command(epilog="restbridge check\nrestbridge check --format github --secrets deploy/tools.d")
 @_DIRECTORIES
+@_CONFIG
 @_UPSTREAMS
 @_format("text", "json", "github", help="text for people, json for programs, github for its annotations.")
 @click.option(
@@ -193,6 +213,7 @@ def serve(
 def check(
     *,
     directories: tuple[Path, ...],
+    config: Path | None,
     upstreams: Path | None,
     format_: Literal["text", "json", "github"],
     secrets: bool,
@@ -203,21 +224,28 @@ def check(
     """
     from bridge.commands.check import run
 
-    return run(_settings(directories, upstreams), format_, secrets=secrets)
+    return run(_settings(directories, config, upstreams=upstreams), format_, secrets=secrets)
 
 
 @restbridge.command("list", epilog="restbridge list\nrestbridge list --format json")
 @_DIRECTORIES
+@_CONFIG
 @_UPSTREAMS
 @_format("table", "json", help="table for people; json is what tools/list answers.")
-def list_(*, directories: tuple[Path, ...], upstreams: Path | None, format_: Literal["table", "json"]) -> int:
+def list_(
+    *,
+    directories: tuple[Path, ...],
+    config: Path | None,
+    upstreams: Path | None,
+    format_: Literal["table", "json"],
+) -> int:
     """Show the tools as agents see them, and which files are broken.
 
     The files are those in DIRECTORIES (default: tools.d). Exits with 1 where one has errors.
     """
     from bridge.commands.list import run
 
-    return run(_settings(directories, upstreams), format_)
+    return run(_settings(directories, config, upstreams=upstreams), format_)
 
 
 @restbridge.command(
@@ -229,6 +257,7 @@ def list_(*, directories: tuple[Path, ...], upstreams: Path | None, format_: Lit
 @click.argument("tool")
 @click.argument("arguments", nargs=-1)
 @_TOOLS
+@_CONFIG
 @_UPSTREAMS
 @_format(
     "text",
@@ -241,6 +270,7 @@ def call(
     tool: str,
     arguments: tuple[str, ...],
     directories: tuple[Path, ...],
+    config: Path | None,
     upstreams: Path | None,
     format_: Literal["text", "json", "raw"],
 ) -> int:
@@ -251,13 +281,14 @@ def call(
     """
     from bridge.commands.call import run
 
-    return run(_settings(directories, upstreams), tool, arguments, format_)
+    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_)
 
 
 @restbridge.command(epilog="restbridge explain get_order order_id=o-1001")
 @click.argument("tool")
 @click.argument("arguments", nargs=-1)
 @_TOOLS
+@_CONFIG
 @_UPSTREAMS
 @_format("text", "json", help="text for people, json for programs.")
 def explain(
@@ -265,6 +296,7 @@ def explain(
     tool: str,
     arguments: tuple[str, ...],
     directories: tuple[Path, ...],
+    config: Path | None,
     upstreams: Path | None,
     format_: Literal["text", "json"],
 ) -> int:
@@ -275,12 +307,12 @@ def explain(
     """
     from bridge.commands.explain import run
 
-    return run(_settings(directories, upstreams), tool, arguments, format_)
+    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_)
 
 
 @restbridge.command(epilog="restbridge schema tool > tool.schema.json")
-@click.argument("kind", type=click.Choice(["tool", "upstream"]))
-def schema(kind: Literal["tool", "upstream"]) -> int:
+@click.argument("kind", type=click.Choice(["tool", "upstream", "settings"]))
+def schema(kind: Literal["tool", "upstream", "settings"]) -> int:
     """Print the JSON Schema of a kind of file, for editors.
 
     A file names it in its first line: # yaml-language-server: $schema=tool.schema.json
@@ -288,6 +320,37 @@ def schema(kind: Literal["tool", "upstream"]) -> int:
     from bridge.commands.schema import run
 
     return run(kind)
+
+
+@restbridge.group(cls=_Verbs)
+def key() -> None:
+    """Make keys for those who call over HTTP."""
+
+
+@key.command("new", epilog="restbridge key new --name ci --scope orders:read --expires 2027-01-31")
+@click.option("--name", required=True, callback=_judged("name"), help="Who is to hold it.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    callback=_judged("scopes"),
+    help="What the holder may do; may be repeated.",
+)
+@click.option(
+    "--expires",
+    metavar="DATE",
+    callback=_judged("expires"),
+    help="From when on it counts no more: 2027-01-31.",
+)
+@_format("text", "json", help="text for people, json for programs: {key, entry}.")
+def new(*, name: str, scopes: tuple[str, ...], expires: str | None, format_: Literal["text", "json"]) -> int:
+    """Print a new key, once, and the entry that the settings file gets for it.
+
+    The entry goes into the list access.apiKeys, and holds the key's SHA-256 alone.
+    """
+    from bridge.commands.key import run
+
+    return run(name, scopes, expires, format_)
 
 
 @restbridge.command(epilog="restbridge demo\nrestbridge demo --http 9000 my-tools")

@@ -11,7 +11,7 @@ class CallFinished:
 
     Of a tool that is not served it is ``unknown-tool``, and there is no upstream.
 
-    ``empty``: the projection found nothing but null.
+    ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it.
     """
 
     tool: str
@@ -20,6 +20,7 @@ class CallFinished:
     upstream: str | None
     status: int | None = None
     empty: bool = False
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

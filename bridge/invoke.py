@@ -12,6 +12,7 @@ import anyio
 from anyio import to_thread
 
 from bridge import codec
+from bridge.caller import Caller
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, Ear
 from bridge.exchange import Reply, Request
@@ -41,8 +42,10 @@ class _Course:
     empty: bool = False
 
 
-async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear) -> Result:
-    """Call a tool; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
+async def invoke(
+    tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, caller: Caller | None = None
+) -> Result:
+    """Call a tool for somebody; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
     ``CallFinished`` is emitted in any case, also when the call is cancelled.
     """
@@ -62,7 +65,17 @@ async def invoke(tool: Tool, arguments: Mapping[str, Json], client: Client, emit
     finally:
         seconds = time.perf_counter() - began
         status = course.reply.status if course.reply else None
-        emit(CallFinished(tool.name, outcome, seconds, tool.upstream.name, status, empty=course.empty))
+        emit(
+            CallFinished(
+                tool.name,
+                outcome,
+                seconds,
+                tool.upstream.name,
+                status,
+                empty=course.empty,
+                caller=caller.name if caller else None,
+            )
+        )
     return _redacted(result, tool.upstream)
 
 

@@ -151,16 +151,25 @@ def resolve(name: str, spec: UpstreamSpec, sources: Sources) -> Upstream:
     return Upstream(name, spec.model_copy(update=update), secrets, files, certificates, warnings)
 
 
-class _Texts:
-    """Resolves the texts of one upstream file, and collects what it meets."""
+def resolved(text: str, sources: Sources, findings: Findings, *route: str | int) -> str:
+    """A text of the settings file with each ``${…}`` replaced; ``findings`` get what is wrong with one."""
+    texts = _Texts(sources, until="nobody has this key")
+    found = texts.resolved(text, *route, secret=True)
+    findings.extend(texts.findings)
+    return found
 
-    def __init__(self, sources: Sources) -> None:
+
+class _Texts:
+    """Resolves the texts of one file, and collects what it meets; ``until`` is what a missing one means."""
+
+    def __init__(self, sources: Sources, until: str = "the tools of this upstream are not served") -> None:
         self._sources = sources
+        self._until = until
         self.findings = Findings()
         self.secrets: list[str] = []
         self.files: list[str] = []
 
-    def resolved(self, text: str, *route: str, secret: bool = False) -> str:
+    def resolved(self, text: str, *route: str | int, secret: bool = False) -> str:
         """The text with each ``${…}`` replaced by its value, and ``$${`` by ``${``."""
 
         def replace(place: re.Match[str]) -> str:
@@ -293,7 +302,7 @@ class _Texts:
         set_to = self._sources.environ.get(name)
         value = set_to or default
         if value is None:
-            advice = "set it, for until then the tools of this upstream are not served"
+            advice = f"set it, for until then {self._until}"
             message = f"the variable {name} is not set, or empty; {advice}"
             self.findings.error("unset-secret", message, *route, offset=offset)
             return ""

@@ -43,23 +43,32 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every command that reads tool files is given.
+    """How every command finds and reads tool files, and how ``serve`` serves them.
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
-    may pass the SDK by.
+    may pass the SDK by. ``http`` is where to serve HTTP, instead of stdio; ``guarded``: callers must show who
+    they are, as the settings file at ``config`` says.
     """
 
     directories: tuple[Path, ...]
     upstreams: Path | None = None
+    config: Path | None = None
     strict: bool = False
     on_invalid: OnInvalid = "keep"
     poll: float = 2.0
     express: bool = True
+    http: Address | None = None
+    insecure: bool = False
+    workers: int = 1
+    guarded: bool = False
 
     def words(self) -> list[str]:
-        """How ``restbridge serve`` is told them; nothing is left to the environment."""
+        """How ``restbridge serve`` is told them, but for ``workers``; nothing is left to the environment."""
+        config = [] if self.config is None else [f"--config={self.config}"]
         upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
-        strict = ["--strict"] if self.strict else []
+        http = [] if self.http is None else [f"--http={self.http}"]
+        strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
-        chosen = [f"--on-invalid={self.on_invalid}", f"--poll={self.poll!r}", express]
-        return [*upstreams, *strict, *chosen, "--", *map(str, self.directories)]
+        insecure = "--insecure" if self.insecure else "--no-insecure"
+        chosen = [strict, f"--on-invalid={self.on_invalid}", f"--poll={self.poll!r}", express, insecure]
+        return [*config, *upstreams, *http, *chosen, "--", *map(str, self.directories)]

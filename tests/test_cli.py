@@ -9,7 +9,7 @@ import pytest
 from bridge import __version__, cli
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("call", "check", "demo", "explain", "list", "schema", "serve")
+VERBS = ("call", "check", "demo", "explain", "key", "list", "schema", "serve")
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"restbridge, version {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["key new" if verb == "key" else verb for verb in VERBS])
 def test_help_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     assert f"Examples:\n  restbridge {verb}" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from bridge import diagnostics, errors, spec
+from bridge import diagnostics, errors, settingsfile, spec
 from bridge.cli import main
 from tests.commands.shop import serving_shop
 
@@ -24,6 +24,7 @@ NOT_RUN: Final = {
     "pip install": "asks an index; what it installs is tested in test_wheel.py and by .ci/run",
     "claude mcp add": "needs that agent",
     "serve --http 8000": "does not end; serving is tested in test_serve.py",
+    "key new": "prints another key each time; keys are tested in test_key.py",
     "ruff check": ".ci/run runs these",
     "bridge schema": "would write into the checkout; test_schema.py compares",
 }
@@ -129,7 +130,8 @@ def test_a_python_block_is_python(block: Block) -> None:
 
 def test_every_key_of_the_files_is_in_the_reference() -> None:
     words = {word for cell in re.findall(r"`([^`\n]*)`", README) for word in re.findall(r"[\w$]+", cell)}
-    models = [m for m in vars(spec).values() if isinstance(m, type) and issubclass(m, spec.Words)]
+    words_of = {**vars(spec), **vars(settingsfile)}
+    models = [m for m in words_of.values() if isinstance(m, type) and issubclass(m, spec.Words)]
     keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
     later = {word for model in models for word in model.later}
     assert keys | later <= words
@@ -143,8 +145,8 @@ def test_every_code_is_listed_with_what_it_means() -> None:
 def test_every_verb_is_listed() -> None:
     verbs = {path.stem for path in (ROOT / "bridge/commands").glob("*.py")}
     listed = next(table for table in tables() if "restbridge serve" in table)
-    assert {verb.removeprefix("restbridge ") for verb in listed} == verbs - {
-        "__init__", "arguments", "loading", "report", "serving", "workers",
+    assert {verb.removeprefix("restbridge ").split()[0] for verb in listed} == verbs - {
+        "__init__", "arguments", "configuring", "keys", "loading", "report", "serving", "workers",
     }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(ROOT.glob("bridge/**/*.py"))
 FLOORS = [
-    {"spec", "exchange", "diagnostics", "events", "errors", "codec"},
-    {"settings", "importers", "secrets"},
+    {"spec", "caller", "exchange", "diagnostics", "events", "errors", "codec", "settings"},
+    {"settingsfile", "importers", "secrets"},
     {"tool", "upstream"},
     {"registry", "invoke"},
     {"toolfiles", "server", "demo"},

@@ -99,11 +99,14 @@ class Told:
 
 
 def _call_line(event: CallFinished) -> str:
+    caller = f" caller={event.caller}" if event.caller else ""
     upstream = f" upstream={event.upstream}" if event.upstream else ""
     status = f" status={event.status}" if event.status else ""
     empty = " empty=true" if event.empty else ""
     milliseconds = round(event.seconds * 1000)
-    return f"call tool={event.tool}{upstream} outcome={event.outcome}{status}{empty} ms={milliseconds}"
+    return (
+        f"call tool={event.tool}{caller}{upstream} outcome={event.outcome}{status}{empty} ms={milliseconds}"
+    )
 
 
 def _reload_line(event: SnapshotReplaced) -> str:

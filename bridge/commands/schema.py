@@ -1,4 +1,4 @@
-"""``restbridge schema``: the words of a tool or upstream file as JSON Schema, for editors."""
+"""``restbridge schema``: the words of a kind of file as JSON Schema, for editors."""
 
 import json
 from collections.abc import Mapping
@@ -6,13 +6,18 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel
 
+from bridge.settingsfile import SettingsFile
 from bridge.spec import Json, QueryStyle, ToolSpec, UpstreamSpec
 
-Kind = Literal["tool", "upstream"]
+Kind = Literal["tool", "upstream", "settings"]
 Schema = dict[str, Any]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-_MODELS: Final[Mapping[str, type[BaseModel]]] = {"tool": ToolSpec, "upstream": UpstreamSpec}
+_MODELS: Final[Mapping[str, type[BaseModel]]] = {
+    "tool": ToolSpec,
+    "upstream": UpstreamSpec,
+    "settings": SettingsFile,
+}
 _NAMED: Final = frozenset({"properties", "$defs"})
 """Keywords whose keys are the author's."""
 
@@ -94,7 +99,7 @@ def schema(kind: Kind) -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"restbridge {kind} file",
-        **{key: model.pop(key) for key in ("description", "type", "required", "properties")},
+        **{key: model.pop(key) for key in ("description", "type", "required", "properties") if key in model},
         **model,
     }
 

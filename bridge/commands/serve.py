@@ -56,23 +56,22 @@ class Beginning:
         return cls(settings, registry, shelf, told, worker)
 
 
-def run(
-    settings: Settings, http: Address | None, *, insecure: bool, workers: int = 1, worker: int | None = None
-) -> int:
+def run(settings: Settings, *, worker: int | None = None) -> int:
     """Serves until a signal or the end of input; 1 if a file has errors and ``settings`` are strict.
 
-    With several ``workers`` it starts as many processes that do; each is told which ``worker`` it is.
+    With several workers it starts as many processes that do; each is told which ``worker`` it is.
     """
-    if http and not insecure:
+    http, several = settings.http, settings.workers > 1 and worker is None
+    if http and not (settings.guarded or settings.insecure):
         require_loopback(http)
-    if workers > 1 and not http:
+    if several and not http:
         raise click.UsageError("--workers is for HTTP; say where to serve it, too: --http [HOST:]PORT")
     places = directories(settings)
     logs.configure()
-    if workers > 1 and http:
+    if several and http:
         from bridge.commands.workers import supervise
 
-        return supervise(settings, http, workers, insecure=insecure)
+        return supervise(settings, http)
     beginning = Beginning.load(settings, places, Sources(os.environ), worker)
     if beginning is None:
         return 1
@@ -108,5 +107,6 @@ def require_loopback(address: Address) -> None:
     if not is_loopback(address.host):
         raise click.UsageError(
             f"on {address} others could call the tools, and are not asked who they are; leave the host out, "
-            "or use serve with --insecure if something in front of the bridge asks"
+            "give callers keys (access in the settings file), or use serve with --insecure if something in "
+            "front of the bridge asks"
         )

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import anyio
 
 from bridge.commands import report
+from bridge.commands.keys import Keys
 from bridge.commands.serve import Beginning
 from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
@@ -70,6 +71,8 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
             await tasks.start(stop_on_signal, stop)
             await tasks.start(ask_on_signal, bridge.reloader.ask)
             tasks.start_soon(bridge.reloader.run)
+            if bridge.keys:
+                tasks.start_soon(bridge.keys.run)
             try:
                 await transport(bridge, stop)
             except OSError as error:
@@ -97,7 +100,9 @@ class Bridge:
     """The rooms of one process, wired."""
 
     def __init__(self, beginning: Beginning) -> None:
-        self.express = beginning.settings.express
+        settings = beginning.settings
+        self.express = settings.express
+        self.keys = Keys(settings.config, settings.poll) if settings.config and settings.guarded else None
         self.registry = beginning.registry
         self.client = Client(emit=report.ear)
         alone = beginning.worker is None
@@ -125,6 +130,7 @@ async def over_http(
         stop,
         lambda url: started(url, bridge.registry),
         express=bridge.express,
+        access=bridge.keys.access if bridge.keys else None,
     )
 
 

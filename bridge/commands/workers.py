@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from subprocess import PIPE
 from typing import Final
 
@@ -38,8 +39,8 @@ _PATIENCE: Final = 15.0
 """Seconds that a worker may take to stop: those of a start, and of the calls in flight."""
 
 
-def supervise(settings: Settings, address: Address, count: int, *, insecure: bool) -> int:
-    """Serves with so many workers until a signal.
+def supervise(settings: Settings, address: Address) -> int:
+    """Serves with several workers until a signal.
 
     Answers 2 if the port is taken, and what a worker answers whose start shows that none can serve; raises
     ``click.UsageError`` where the system has no ports to share.
@@ -55,8 +56,8 @@ def supervise(settings: Settings, address: Address, count: int, *, insecure: boo
         return 2
     with keeper:
         there = Address(address.host, keeper.getsockname()[1])
-        words = [f"--http={there}", *(["--insecure"] if insecure else []), *settings.words()]
-        return anyio.run(Workers(_program(), words, count).run)
+        words = replace(settings, http=there).words()
+        return anyio.run(Workers(_program(), words, settings.workers).run)
 
 
 def _keep(address: Address) -> socket.socket:

@@ -24,9 +24,13 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
+from bridge.caller import Caller
+
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
 """Its lifespan is a task group that ends with the transport."""
 
+CALLER: Final = "restbridge.caller"
+"""Where a request's scope has its ``Caller``."""
 SESSION_HEADER: Final = "mcp-session-id"
 _SEEN: Final = "restbridge/generation"
 _PATIENCE: Final = 1.0
@@ -42,6 +46,7 @@ class Session:
     """
 
     connection: Connection
+    owner: Caller | None
     tasks: TaskGroup
     pending: bool
     seen: float
@@ -78,13 +83,14 @@ class Announcer:
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
         return await self._listen(ctx, params.model_copy(update={"notifications": wanted}))
 
-    def session(self, session_id: str) -> Session | None:
-        """The session over HTTP with that id, once it is ready."""
-        return self._sessions.get(session_id)
-
-    def cancel(self, session_id: str, request_id: object) -> None:
-        """Cancel a call that the SDK does not see, if there is one."""
+    def session(self, session_id: str, caller: Caller | None) -> Session | None:
+        """The session over HTTP with that id, once it is ready; nobody has another's."""
         session = self._sessions.get(session_id)
+        return session if session and _name(session.owner) == _name(caller) else None
+
+    def cancel(self, session_id: str, caller: Caller | None, request_id: object) -> None:
+        """Cancel a call that the SDK does not see, if there is one."""
+        session = self.session(session_id, caller)
         if session and (call := session.calls.get(str(request_id))):
             call.cancel()
 
@@ -112,16 +118,16 @@ class Announcer:
                 # Over stdio the client may have seen the very first list, before the SDK was there.
                 connection.state[_SEEN] = self.generation if connection.session_id else 0
             case "notifications/initialized" if _key(connection) not in self._sessions:
-                self._begin(connection, ctx.lifespan_context)
+                self._begin(connection, caller_of(ctx), ctx.lifespan_context)
             case "tools/list":
                 self.listed(connection)
         return await call_next(ctx)
 
-    def _begin(self, connection: Connection, tasks: TaskGroup) -> None:
+    def _begin(self, connection: Connection, owner: Caller | None, tasks: TaskGroup) -> None:
         """What changed since the client connected, it has to hear of."""
         key = _key(connection)
         pending = self.generation > connection.state.get(_SEEN, self.generation)
-        self._sessions[key] = session = Session(connection, tasks, pending, anyio.current_time())
+        self._sessions[key] = session = Session(connection, owner, tasks, pending, anyio.current_time())
         connection.exit_stack.callback(self._end, key)
         self._tell_soon(session)
 
@@ -143,6 +149,16 @@ class Announcer:
     def _tell_soon(self, session: Session) -> None:
         if session.pending and self._can_hear(session.connection.session_id):
             session.tasks.start_soon(_tell, session)
+
+
+def caller_of(ctx: Context) -> Caller | None:
+    """Who sends a request, where callers are asked for it."""
+    return ctx.request.scope.get(CALLER) if ctx.request else None
+
+
+def _name(caller: Caller | None) -> str | None:
+    """A key that was made anew has the same name, and the same sessions, as for the SDK."""
+    return caller.name if caller else None
 
 
 def _key(connection: Connection) -> str | int:

@@ -18,10 +18,11 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.caller import Caller
 from bridge.server import plain
-from bridge.server.announce import Session
+from bridge.server.announce import CALLER, Session
 from bridge.server.facts import ALIKE
-from bridge.server.gate import Again, Gate
+from bridge.server.gate import Again, Gate, call_key
 from bridge.server.handlers import ToolServer
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
@@ -57,6 +58,7 @@ class _Asked(NamedTuple):
     session: Session | None
     tool: Tool | None
     arguments: dict[str, Json]
+    caller: Caller | None
 
 
 class Express:
@@ -75,7 +77,7 @@ class Express:
             if len(head) == len(scope["headers"]) and self._may_be_plain(head):
                 first = await receive()
                 receive = Again(first, receive)
-                if asked := self._asked(head, first):
+                if asked := self._asked(head, first, scope.get(CALLER)):
                     if asked.session:
                         await self._answer_session(asked, asked.session, receive, send)
                     else:
@@ -102,16 +104,18 @@ class Express:
             and self._gate.refusal("POST", Headers(raw=raw)) is None
         )
 
-    def _asked(self, head: _Head, first: Message) -> _Asked | None:
+    def _asked(self, head: _Head, first: Message, caller: Caller | None) -> _Asked | None:
         request = None if first.get("more_body") else plain.request(first.get("body", b""))
         if request is None:
             return None
         version = _MODERN.get(head.get(b"mcp-protocol-version", b""))
         if version:
-            return self._modern(head, version, request)
-        return self._of_session(head, request) if self._server.alone else self._of_nobody(head, request)
+            return self._modern(head, version, request, caller)
+        return (self._of_session if self._server.alone else self._of_nobody)(head, request, caller)
 
-    def _modern(self, head: _Head, version: str, request: plain.Request) -> _Asked | None:
+    def _modern(
+        self, head: _Head, version: str, request: plain.Request, caller: Caller | None
+    ) -> _Asked | None:
         id, method, params = request
         if (
             b"mcp-session-id" in head
@@ -121,42 +125,43 @@ class Express:
         ):
             return None
         if method == "tools/list":
-            return _Asked(id, version, None, None, {}) if not params and b"mcp-name" not in head else None
+            is_plain = not params and b"mcp-name" not in head
+            return _Asked(id, version, None, None, {}, caller) if is_plain else None
         call = plain.call(params, self._server) if method == "tools/call" else None
         if call is None or head.get(b"mcp-name") != params["name"].encode():
             return None
-        return _Asked(id, version, None, *call)
+        return _Asked(id, version, None, *call, caller)
 
-    def _of_session(self, head: _Head, request: plain.Request) -> _Asked | None:
+    def _of_session(self, head: _Head, request: plain.Request, caller: Caller | None) -> _Asked | None:
         id, method, params = request
         key = head.get(b"mcp-session-id", b"").decode("latin-1")
-        session = self._server.announcer.session(key)
+        session = self._server.announcer.session(key, caller)
         if (
             session is None
             or head.get(b"mcp-protocol-version", b"2025-11-25") not in _HANDSHAKE
             or session.connection.protocol_version not in ALIKE
             or anyio.current_time() - session.seen > _REFRESH
-            or (key, str(id)) in self._gate.calls
+            or call_key(key, caller, id) in self._gate.calls
         ):
             return None
         version = session.connection.protocol_version
         if method == "tools/list":
-            return _Asked(id, version, session, None, {}) if not params else None
+            return _Asked(id, version, session, None, {}, caller) if not params else None
         call = plain.call(params, self._server) if method == "tools/call" else None
         if call is None or call[0].upstream.spec.timeout.total > _LONGEST:
             return None
-        return _Asked(id, version, session, *call)
+        return _Asked(id, version, session, *call, caller)
 
-    def _of_nobody(self, head: _Head, request: plain.Request) -> _Asked | None:
+    def _of_nobody(self, head: _Head, request: plain.Request, caller: Caller | None) -> _Asked | None:
         """In the handshake era, where no sessions are kept."""
         id, method, params = request
         version = head.get(b"mcp-protocol-version", b"").decode("latin-1")
         if version not in ALIKE or b"mcp-session-id" in head:
             return None
         if method == "tools/list":
-            return _Asked(id, version, None, None, {}) if not params else None
+            return _Asked(id, version, None, None, {}, caller) if not params else None
         call = plain.call(params, self._server) if method == "tools/call" else None
-        return None if call is None else _Asked(id, version, None, *call)
+        return None if call is None else _Asked(id, version, None, *call, caller)
 
     # --- how it is answered ---
 
@@ -171,7 +176,7 @@ class Express:
         reply = _Reply(receive, send, _STREAM, leaving)
         status = 200
         try:
-            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving)
+            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving, asked.caller)
             body = plain.answer(asked.id, self._server.written(asked.version, result))
         except MCPError as error:
             status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
@@ -192,18 +197,18 @@ class Express:
             listing = self._server.listing(asked.version)
             await _send(send, headers, _EVENT, *plain.parts(asked.id, listing), _END)
             return
-        key = (session_id, str(asked.id))
+        key, id = call_key(session_id, asked.caller, asked.id), str(asked.id)
         self._gate.calls.add(key)
-        session.calls[key[1]] = call = anyio.CancelScope()
+        session.calls[id] = call = anyio.CancelScope()
         reply = _Reply(receive, send, headers)
         try:
-            result = await self._server.call(asked.tool, asked.arguments, asked.id, call)
+            result = await self._server.call(asked.tool, asked.arguments, asked.id, call, asked.caller)
             body = plain.answer(asked.id, self._server.written(asked.version, result))
         except MCPError as error:
             body = plain.refusal(asked.id, error)
         finally:
             self._gate.calls.discard(key)
-            session.calls.pop(key[1], None)
+            session.calls.pop(id, None)
             await reply.end()
         await reply.event(b"" if session.ended else body)
 

@@ -24,8 +24,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.caller import Caller
 from bridge.codec import quote
-from bridge.server.announce import SESSION_HEADER, Announcer
+from bridge.server.announce import CALLER, SESSION_HEADER, Announcer
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
 
@@ -41,7 +42,7 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
-    ``calls`` are those in flight, each a session's id and a request's. Without ``sessions`` there is nothing
+    ``calls`` are those in flight, each as ``call_key`` has it. Without ``sessions`` there is nothing
     to get or to delete.
     """
 
@@ -55,7 +56,7 @@ class Gate:
         sessions: bool = True,
     ) -> None:
         self.stopping = anyio.Event()
-        self.calls: set[tuple[str, str]] = set()
+        self.calls: set[tuple[str, Caller | None, str]] = set()
         self._app = app
         self._post = RequestBodyLimitMiddleware(self._post_whole, MAX_BYTES)
         self._announcer = announcer
@@ -117,13 +118,13 @@ class Gate:
             again.end()
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
-        session = Headers(scope=scope).get(SESSION_HEADER)
+        session, caller = Headers(scope=scope).get(SESSION_HEADER), scope.get(CALLER)
         match message:
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
-                self._announcer.cancel(session, id)  # what the SDK does not know of
+                self._announcer.cancel(session, caller, id)  # what the SDK does not know of
         if session is None or not isinstance(message, JSONRPCRequest):
             await self._app(scope, receive, send)
-        elif (call := (session, str(message.id))) in self.calls:
+        elif (call := call_key(session, caller, message.id)) in self.calls:
             # The SDK would give the answer of the first to the second, and none to the first.
             text = "A request with this id is still in flight"
             await _error(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
@@ -185,6 +186,11 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def call_key(session: str, caller: Caller | None, request_id: RequestId) -> tuple[str, Caller | None, str]:
+    """A request in a session, of whoever says to have that."""
+    return session, caller, str(request_id)
 
 
 class Again:

@@ -26,11 +26,12 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
+from bridge.caller import Caller
 from bridge.codec import clean, encode
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
-from bridge.server.announce import Announcer, Context
+from bridge.server.announce import Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
@@ -99,13 +100,13 @@ class ToolServer(Server[TaskGroup]):
         return page(tools, _after(params.cursor, tools))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        tool = self.find(params.name)
+        tool, caller = self.find(params.name), caller_of(ctx)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._emit(CallFinished(name, "unknown-tool", 0, None))
+            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name if caller else None))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
-        return await self.call(tool, params.arguments or {}, ctx.request_id)
+        return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name now."""
@@ -135,6 +136,7 @@ class ToolServer(Server[TaskGroup]):
         arguments: Mapping[str, Json],
         request_id: object,
         running: anyio.CancelScope | None = None,
+        caller: Caller | None = None,
     ) -> dict[str, Any]:
         """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none.
 
@@ -145,7 +147,7 @@ class ToolServer(Server[TaskGroup]):
         with running:
             self._running.add(running)
             try:
-                result = await invoke(tool, arguments, self._client, self._emit)
+                result = await invoke(tool, arguments, self._client, self._emit, caller)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
                 _log.exception("fault: tool=%s request=%r", tool.name, request_id)

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from bridge.server.access import Access, Door
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.gathered import Protocol
@@ -41,10 +42,11 @@ async def serve_http(
     names: Collection[str] = (),
     grace: int = 5,
     express: bool = True,
+    access: Access | None = None,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
-    Without ``express`` every request goes through the SDK.
+    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
     may address the server beside its own; raises ``OSError`` where it cannot listen.
@@ -74,7 +76,9 @@ async def serve_http(
     app = Starlette(
         routes=[Route(PATH, gate)], lifespan=lambda _: manager.run(), exception_handlers={404: _nothing_here}
     )
-    front = Express(app, gate, server, PATH) if express else app
+    front: ASGIApp = Express(app, gate, server, PATH) if express else app
+    if access:
+        front = Door(front, access)
     await serve_app(
         front,
         host,

@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from bridge.diagnostics import Findings, Route, nearest
+from bridge.settingsfile import SettingsFile
 from bridge.spec import Json, ToolSpec, UpstreamSpec, Words
 
 _SYNONYMS: Final = {
@@ -25,9 +26,10 @@ _SYNONYMS: Final = {
     "token": "credentials",
 }
 """What other tools call it."""
-_OTHER_FILE: Final[Mapping[type[Words], str]] = {
-    ToolSpec: "the upstream file, NAME.upstream.yaml",
-    UpstreamSpec: "a tool file",
+_FILES: Final[Mapping[type[Words], str]] = {
+    ToolSpec: "a tool file",
+    UpstreamSpec: "the upstream file, NAME.upstream.yaml",
+    SettingsFile: "the settings file, which --config names",
 }
 
 
@@ -92,8 +94,9 @@ class Keys:
         if (self._model, *route, key) == (UpstreamSpec, "name"):
             return "; an upstream's name is that of its file; take the key out"
         if word is None:
-            if any(key in _shapes(model) for model in _OTHER_FILE if model is not self._model):
-                return f"; it belongs into {_OTHER_FILE[self._model]}"
+            for model, name in _FILES.items():
+                if key in _shapes(model):
+                    return f"; it belongs into {name}"
             return "; take it out, or let it begin with x-"
         self.told.add((*home, word))
         if word == key:

@@ -23,6 +23,7 @@ _NAME: Final = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
 _NAME_RULE: Final = "expected 1 to 128 of A-Z, a-z, 0-9, _, . and -"
 _LATER_VALUES: Final = ("oauth2", "public")
 _MISSING: Final = {
+    "apiKeys": "add it, as a list of what restbridge key new prints",
     "auth": "add it, as {type: none} where the API takes calls from anybody",
     "description": "add it, for the model chooses a tool by it",
     "type": "add it: http, apiKey or none",
@@ -86,7 +87,7 @@ def validate_tool(stem: str, value: Mapping[str, Json]) -> tuple[ToolSpec, tuple
         raise InvalidSpec(Finding("unknown-key", message, ("baseUrl",), at_key=True))
     if "name" not in value:
         _check_file_name(stem, "add the key name, or rename the file", findings)
-    spec = _validate(ToolSpec, value, findings)
+    spec = validate(ToolSpec, value, findings)
     name, route = (spec.name, ("name",)) if spec.name else (stem, ())
     if len(name) > 64:
         message = f"a name of {len(name)} characters, where some clients take 64 at most; shorten it"
@@ -103,7 +104,7 @@ def validate_upstream(name: str, value: Mapping[str, Json]) -> tuple[UpstreamSpe
     """The same for an upstream file; its ``${…}`` stay unresolved."""
     findings = Findings()
     _check_file_name(name, "rename the file", findings)
-    return _validate(UpstreamSpec, value, findings, PRIVATE), tuple(findings)
+    return validate(UpstreamSpec, value, findings, PRIVATE), tuple(findings)
 
 
 def _check_file_name(name: str, remedy: str, findings: Findings) -> None:
@@ -111,7 +112,7 @@ def _check_file_name(name: str, remedy: str, findings: Findings) -> None:
         findings.error("bad-name", f"the file's name says {shown(name)}, {_NAME_RULE}; {remedy}")
 
 
-def _validate(
+def validate(
     model: type[_W], value: Mapping[str, Json], findings: Findings, private: frozenset[str] = frozenset()
 ) -> _W:
     """The spec; raises ``InvalidSpec`` with what ``findings`` held before and what is found now."""

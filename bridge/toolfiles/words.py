@@ -38,7 +38,7 @@ def locate(place: Place, words: Words[ToolSpec] | Words[UpstreamSpec], *findings
     """Findings about a file's words, at their places; none of a file that could not be read."""
     if not findings or isinstance(words.content, Finding):
         return ()
-    return _told(place, map(_document(place, words.content).locate, findings))
+    return told(place, map(_document(place, words.content).locate, findings))
 
 
 def at_top(place: Place, finding: Finding) -> Diagnostic:
@@ -56,20 +56,20 @@ def _words(
     document = _document(place, content)
     disabled = document.value.get("enabled") is False
     if document.problems:
-        return Words(content, None, _told(place, document.problems), disabled)
+        return Words(content, None, told(place, document.problems), disabled)
     spec = None
     try:
         spec, findings = validate(place.stem, document.value)
     except InvalidSpec as problem:
         findings = problem.findings
-    return Words(content, spec, _told(place, map(document.locate, findings)), disabled)
+    return Words(content, spec, told(place, map(document.locate, findings)), disabled)
 
 
 def _document(place: Place, content: bytes) -> Document:
     return Document.parse(content, place.shown, PRIVATE if place.is_upstream else frozenset())
 
 
-def _told(place: Place, diagnostics: Iterable[Diagnostic]) -> Told:
+def told(place: Place, diagnostics: Iterable[Diagnostic]) -> Told:
     """In order, and without the lines of a file that lies elsewhere: a link may lead to any secret."""
     ordered = sorted(diagnostics, key=lambda each: (each.mark.line, each.mark.column))
     if ordered and is_outside(place):

@@ -131,7 +131,7 @@ async def _session(app: ASGIApp, announcer: Announcer) -> dict[str, str]:
     session = of_session(session_id)
     await _post(app, _scope({**opening.headers, **session}), READY)
     with anyio.fail_after(5):
-        while announcer.session(session_id) is None:  # the SDK answers before it has told anyone
+        while announcer.session(session_id, None) is None:  # the SDK answers before it has told anyone
             await checkpoint()
     return session
 

@@ -132,7 +132,7 @@ async def test_a_signal_has_all_calls_answered_and_a_hangup_has_all_files_read(
         bridge.hears(signal.SIGHUP)
         await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
         taken = Address("127.0.0.1", httpx.URL(url).port or 0)
-        assert supervise(Settings((files,)), taken, 2, insecure=False) == 2
+        assert supervise(Settings((files,), workers=2), taken) == 2
 
         async def hang() -> None:
             answers.append(await Session(web, url).ask_modern(call("hang")))
@@ -168,7 +168,7 @@ async def test_what_keeps_workers_from_starting_is_told_once(tools: Path) -> Non
 def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
     with bind(Address("127.0.0.1", 0), shared=True) as taken:
         address = Address(*taken.getsockname())
-        assert supervise(Settings((tools,)), address, 2, insecure=False) == 2
+        assert supervise(Settings((tools,), workers=2), address) == 2
     advice = f"cannot listen on {address}: Address already in use; choose another port"
     assert caplog.messages == [advice]
 
@@ -193,7 +193,7 @@ def test_where_ports_cannot_be_shared_there_are_no_workers(
 ) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     with pytest.raises(click.UsageError, match="ports that processes can share, as Linux has them"):
-        supervise(Settings((tools,)), Address("127.0.0.1", 0), 2, insecure=False)
+        supervise(Settings((tools,), workers=2), Address("127.0.0.1", 0))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ async def client() -> AsyncIterator[Client]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What is served is served with the express lane and without it."""
     if "served" in metafunc.fixturenames and metafunc.module.__name__.endswith(
-        ("test_http", "test_announce", "test_stdio")
+        ("test_http", "test_announce", "test_stdio", "test_access")
     ):
         metafunc.parametrize("served", [True, False], ids=["express", "SDK alone"], indirect=True)
 

@@ -15,6 +15,7 @@ import httpx
 from bridge.events import Event
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
+from bridge.server.access import Access
 from bridge.server.first_answers import Before, FirstAnswers
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
@@ -175,7 +176,12 @@ class Served:
 
     @asynccontextmanager
     async def http(
-        self, host: str = "127.0.0.1", *, grace: int = 5, express: bool | None = None
+        self,
+        host: str = "127.0.0.1",
+        *,
+        grace: int = 5,
+        express: bool | None = None,
+        access: Access | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
@@ -187,7 +193,9 @@ class Served:
 
         async def serve() -> None:
             lane = self.express if express is None else express
-            await serve_http(self.server, host, 0, self.stop, started, grace=grace, express=lane)
+            await serve_http(
+                self.server, host, 0, self.stop, started, grace=grace, express=lane, access=access
+            )
             self.stopped.set()
 
         async with anyio.create_task_group() as tasks:

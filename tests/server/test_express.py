@@ -299,7 +299,7 @@ async def test_a_session_is_shown_to_the_sdk_once_a_minute(
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
-        known = served.server.announcer.session(session.headers["mcp-session-id"])
+        known = served.server.announcer.session(session.headers["mcp-session-id"], None)
         assert known
         seen = known.seen
         await session.ask(call("echo"))

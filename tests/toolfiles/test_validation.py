@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bridge.diagnostics import Finding, Findings, InvalidSpec
 from bridge.spec import Json, Method, ToolSpec, UpstreamSpec, Words
-from bridge.toolfiles.validation import PRIVATE, _validate, validate_tool, validate_upstream
+from bridge.toolfiles.validation import PRIVATE, validate, validate_tool, validate_upstream
 
 REQUEST = {"method": "GET", "url": "/x"}
 TOOL = {"description": "Get a thing.", "request": REQUEST}
@@ -81,7 +81,7 @@ def test_a_kind_of_mistake_that_no_word_is_known_for_is_told_all_the_same() -> N
         even: int = Field(multiple_of=2)
 
     with pytest.raises(InvalidSpec, match="found 3, expected another value"):
-        _validate(Later, {"even": 3}, Findings())
+        validate(Later, {"even": 3}, Findings())
 
 
 def test_no_key_and_no_value_breaks_the_line_of_its_message() -> None:
@@ -118,6 +118,6 @@ JSON = st.recursive(
 @settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from([*keys(ToolSpec), *keys(UpstreamSpec), "b"]), JSON, max_size=6))
 def test_whatever_a_file_says_is_a_spec_or_findings(value: dict[str, Json]) -> None:
-    for validate in (validate_tool, validate_upstream):
+    for judge in (validate_tool, validate_upstream):
         with suppress(InvalidSpec):
-            validate("name", value)
+            judge("name", value)

@@ -1,0 +1,52 @@
+"""The settings file, as the commands take it: what was typed counts before what it says."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.commands import report
+from bridge.diagnostics import Findings, InvalidSpec
+from bridge.secrets import Sources
+from bridge.settings import Settings
+from bridge.settingsfile import ApiKey, SettingsFile
+from bridge.toolfiles.configuration import read_configuration
+from bridge.toolfiles.validation import validate
+
+
+def settings(path: Path, typed: Mapping[str, Any]) -> Settings:
+    """Raises ``click.ClickException`` for a file with errors, which are told."""
+    configuration = read_configuration(path, Sources(os.environ))
+    report.mistakes(configuration.diagnostics, "text", sys.stderr)
+    if configuration.words is None:
+        raise click.ClickException(f"{path} has errors; nothing was started")
+    return Settings(**{**_said(configuration.words, path), **typed, "config": path})
+
+
+def wrong_key(field: str, value: Any) -> str | None:
+    """What is wrong with one word of a key's entry, in the words of the settings file."""
+    if value is None:
+        return None
+    entry = {"name": "x", "sha256": "x", field: list(value) if isinstance(value, tuple) else value}
+    findings = Findings()
+    with suppress(InvalidSpec):
+        validate(ApiKey, entry, findings)
+    return "; ".join(finding.message for finding in findings) or None
+
+
+def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
+    """By the names of ``Settings``."""
+    said: dict[str, Any] = {
+        name: getattr(words, name) for name in ("strict", "on_invalid", "poll", "express")
+    }
+    said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
+    said["guarded"] = words.access is not None
+    if words.upstreams is not None:
+        said["upstreams"] = path.parent / words.upstreams
+    if words.http:
+        said |= {"http": words.http.listen, "workers": words.http.workers, "insecure": words.http.insecure}
+    return said

@@ -1,0 +1,66 @@
+"""The keys of callers while a process serves: read again whenever the settings file or their digests change."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio import to_thread
+
+from bridge.secrets import Sources
+from bridge.server.access import Access
+from bridge.settingsfile import ApiKey
+from bridge.toolfiles.configuration import Configuration, read_configuration
+
+_log: Final = logging.getLogger("bridge")
+
+
+class Keys:
+    """``access`` lets in whose keys the settings file at ``path`` has, as it is looked at every ``poll`` seconds.
+
+    What is wrong with the file is told, and the keys that counted before count on. Must be made where the
+    event loop runs.
+    """
+
+    def __init__(self, path: Path, poll: float) -> None:
+        self._path = path
+        self._poll = poll
+        self._sources = Sources(os.environ)
+        self._last = read_configuration(path, self._sources)
+        self._keys = _of(self._last)
+        self.access = Access(self._keys)
+
+    async def run(self) -> None:
+        """Ends when it is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.access.run)
+            while True:
+                await anyio.sleep(self._poll)
+                found = await to_thread.run_sync(read_configuration, self._path, self._sources)
+                if found != self._last:
+                    self._last = found
+                    self._take(found)
+
+    def _take(self, found: Configuration) -> None:
+        for diagnostic in found.diagnostics:
+            _log.log(logging.ERROR if diagnostic.severity == "error" else logging.WARNING, "%s", diagnostic)
+        if found.words is None:
+            _log.info("%s: the keys that it last had count on", self._path)
+            return
+        before, self._keys = self._keys, _of(found)
+        self.access.replace(self._keys)
+        old, new = ({key.name: key for key in keys} for keys in (before, self._keys))
+        told = {
+            "+": sorted(new.keys() - old.keys()),
+            "~": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+            "-": sorted(old.keys() - new.keys()),
+        }
+        names = " ".join(sign + ", ".join(each) for sign, each in told.items() if each)
+        _log.info("keys: %s count%s", len(new), f" ({names})" if names else "")
+
+
+def _of(configuration: Configuration) -> tuple[ApiKey, ...]:
+    """None where access control was taken out: that takes a restart."""
+    words = configuration.words
+    return words.access.api_keys if words and words.access else ()

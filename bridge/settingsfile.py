@@ -1,0 +1,119 @@
+"""Every word that the settings file, ``restbridge.yaml``, may say.
+
+What a person would type has an option of ``restbridge serve``, too, and what is typed counts.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from bridge.settings import Address
+from bridge.spec import Duration, Name, SecretText, Words
+
+
+def _address(value: object) -> object:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise ValueError("expected a port such as 8000, or host:port")  # noqa: TRY004 - pydantic's way
+    return Address.parse(text)
+
+
+def _moment(value: object) -> object:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise ValueError("expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _poll(seconds: float) -> float:
+    if seconds < 0.1:
+        raise ValueError("expected at least 100ms")
+    return seconds
+
+
+def _scope(value: str) -> str:
+    if not all(c == "!" or "#" <= c <= "[" or "]" <= c <= "~" for c in value):
+        raise ValueError("expected a scope without blanks, quotes and backslashes, such as orders:read")
+    return value
+
+
+Scope: TypeAlias = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_scope),
+    WithJsonSchema({"type": "string", "pattern": r"^[\x21\x23-\x5b\x5d-\x7e]+$"}),
+]
+"""A scope-token (RFC 6749 3.3)."""
+
+Moment: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "examples": ["2027-01-31", "2027-01-31T18:00:00Z"]}),
+]
+"""Written as RFC 3339 says, or as a date, which is its first moment in UTC; held in seconds since 1970."""
+
+At: TypeAlias = Annotated[
+    Address,
+    BeforeValidator(_address),
+    WithJsonSchema({"type": ["integer", "string"], "examples": [8000, "0.0.0.0:8000"]}),
+]
+
+
+class ApiKey(Words):
+    """A key that a caller may show, of which only the digest is kept; ``restbridge key new`` makes both."""
+
+    name: Name = Field(description="Who holds it: the name of the caller in the log.")
+    sha256: SecretText = Field(
+        repr=False, description="SHA-256 of the key in hexadecimal; or ${env:NAME}, ${file:/path} of it."
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(),
+        strict=False,
+        description="What its holder may do: tools name the scopes that they ask for.",
+    )
+    expires: Moment | None = Field(default=None, description="From when on it counts no more.")
+
+
+class Access(Words):
+    """Who may call over HTTP; nobody is asked where this is left out."""
+
+    later: ClassVar = frozenset({"jwt", "resource"})
+
+    api_keys: tuple[ApiKey, ...] = Field(
+        strict=False, description="Keys, shown as Authorization: Bearer KEY. They are read again on change."
+    )
+
+
+class Http(Words):
+    """Serve HTTP, at /mcp, instead of stdio."""
+
+    listen: At = Field(description="[HOST:]PORT; only this machine can reach it where no host is given.")
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that answer.")
+    insecure: bool = Field(
+        default=False, description="Listen where others can reach it, although anybody may call."
+    )
+
+
+class SettingsFile(Words):
+    """How restbridge serves: the file that --config names. Paths are seen from its folder."""
+
+    later: ClassVar = frozenset({"views", "limits", "log", "audit", "metrics", "readOnly"})
+
+    tools: tuple[str, ...] = Field(
+        default=(), strict=False, description="Directories of tool files. Default: tools.d"
+    )
+    upstreams: str | None = Field(default=None, description="Take upstream files from there alone.")
+    strict: bool = Field(default=False, description="Do not start while a file has errors.")
+    on_invalid: Literal["keep", "withdraw"] = Field(
+        default="keep", description="What a broken edit does to its tool."
+    )
+    poll: Annotated[Duration, AfterValidator(_poll)] = Field(
+        default=2.0, description="Look at all files this often. Default 2s."
+    )
+    express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
+    http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
+    access: Access | None = Field(default=None, description="Who may call over HTTP.")

@@ -1,0 +1,153 @@
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from mcp_types import LATEST_PROTOCOL_VERSION
+
+from tests.commands.conftest import Line
+from tests.commands.processes import Running, restbridge
+
+SERVE = ("serve", "--config", "restbridge.yaml")
+
+
+def new(line: Line, *words: str) -> tuple[str, dict[str, Any]]:
+    code, out, _ = line("key", "new", "--format", "json", *words)
+    assert code == 0
+    made = json.loads(out)
+    return made["key"], made["entry"]
+
+
+def write(folder: Path, *entries: dict[str, Any], **words: Any) -> None:
+    settings = {"http": {"listen": 0}, "poll": "200ms", "access": {"apiKeys": entries}, **words}
+    (folder / "restbridge.yaml").write_text(json.dumps(settings))
+
+
+async def url_of(bridge: Running) -> str:
+    return (await bridge.says(r"serving (http\S+)"))[1]
+
+
+async def status(url: str, key: str | None) -> int:
+    """What a handshake comes to with a key."""
+    message = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": LATEST_PROTOCOL_VERSION,
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    headers = {"accept": "application/json, text/event-stream"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as web:
+        return (await web.post(url, json=message, headers=headers)).status_code
+
+
+def test_a_key_is_printed_once_beside_what_is_kept_of_it(line: Line) -> None:
+    key, entry = new(line, "--name", "ci", "--scope", "a", "--scope", "b", "--expires", "2027-01-31")
+    assert entry == {
+        "name": "ci",
+        "sha256": sha256(key.encode()).hexdigest(),
+        "scopes": ["a", "b"],
+        "expires": "2027-01-31",
+    }
+    assert len(key) == 46
+    assert new(line, "--name", "ci")[0] != key
+
+
+def test_the_text_says_where_the_entry_goes(line: Line) -> None:
+    code, out, _ = line("key", "new", "--name", "ci", "--scope", "a", "--expires", "2027-01-31")
+    assert code == 0
+    key = out.split()[8]
+    digest = sha256(key.encode()).hexdigest()
+    assert f'- {{name: "ci", sha256: "{digest}", scopes: ["a"], expires: "2027-01-31"}}\n' in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Missing option '--name'"),
+        (["--name", "c i"], "'--name': found \"c i\", expected 1 to 128 of"),
+        (["--name", "ci", "--scope", "a b"], "'--scope': found \"a b\", expected a scope without blanks"),
+        (["--name", "ci", "--expires", "soon"], "'--expires': found \"soon\", expected a date such as"),
+    ],
+)
+def test_what_no_settings_file_would_take_is_refused(line: Line, words: list[str], sentence: str) -> None:
+    code, _, err = line("key", "new", *words)
+    assert code == 2
+    assert sentence in err
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Line, workers: int) -> None:
+    (ann, ann_entry), (bob, bob_entry) = new(line, "--name", "ann"), new(line, "--name", "bob")
+    http = {"listen": "0.0.0.0:0", "workers": workers}
+    write(tools.parent, ann_entry, http=http)
+
+    async def until(key: str, expected: int) -> None:
+        with anyio.fail_after(10):
+            while {await status(url, key) for _ in range(4)} != {expected}:
+                pass
+
+    async with restbridge(*SERVE, cwd=tools.parent) as bridge:
+        url = (await url_of(bridge)).replace("0.0.0.0", "127.0.0.1")
+        assert [await status(url, key) for key in (ann, bob, None)] == [200, 401, 401]
+        write(tools.parent, ann_entry, bob_entry, http=http)
+        await bridge.says(r"INFO keys: 2 count \(\+bob\)$")
+        await until(bob, 200)
+        write(tools.parent, {"name": "ann"}, bob_entry, http=http)
+        await bridge.says(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
+        await bridge.says(r"INFO restbridge.yaml: the keys that it last had count on$")
+        assert [await status(url, key) for key in (ann, bob)] == [200, 200]
+        write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http)
+        await bridge.says(r"INFO keys: 1 count \(~bob -ann\)$")
+        await until(ann, 401)
+        assert [await status(url, key) for key in (bob, None)] == [200, 401]
+        write(tools.parent, http=http)
+        await until(bob, 401)
+
+
+@pytest.mark.anyio
+async def test_what_is_typed_counts_before_the_settings_file(tools: Path, line: Line) -> None:
+    write(tools.parent, new(line, "--name", "ann")[1], tools=["nowhere"], http={"listen": "127.0.0.1:1"})
+    async with restbridge(*SERVE, "--http", "0", "tools.d", cwd=tools.parent) as bridge:
+        await bridge.says(r"reload: \+6 ")
+        assert await status(await url_of(bridge), None) == 401
+
+
+@pytest.fixture
+def folder(tools: Path) -> Path:
+    """Beside the current one, with the tools and a settings file that names them."""
+    there = tools.parent / "deploy"
+    there.mkdir()
+    tools.rename(there / "mine.d")
+    (there / "restbridge.yaml").write_text("tools: [mine.d]\nupstreams: mine.d\n")
+    return there
+
+
+@pytest.mark.parametrize("words", [["check"], ["list"], ["explain", "get_order", "order_id=o-1001"]])
+def test_paths_are_seen_from_the_folder_of_the_settings_file(
+    folder: Path, line: Line, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "x")
+    monkeypatch.setenv("SHOP_API_URL", "http://127.0.0.1:1")
+    assert line(*words, "--config", str(folder / "restbridge.yaml"))[0] == 0
+    assert line(*words)[0] == 2
+
+
+def test_a_settings_file_with_errors_starts_nothing(folder: Path, line: Line) -> None:
+    path = folder / "restbridge.yaml"
+    path.write_text("tols: [mine.d]\n")
+    code, _, err = line("serve", "--config", str(path))
+    assert code == 2
+    assert err == (
+        f'{path}:1:1: error: unknown key "tols"; did you mean tools? [unknown-key]\n'
+        f"Error: {path} has errors; nothing was started\n"
+    )

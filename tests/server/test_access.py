@@ -1,0 +1,202 @@
+import json
+import logging
+import time
+from hashlib import sha256
+from itertools import product
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from bridge.events import CallFinished
+from bridge.server.access import Access
+from bridge.settingsfile import ApiKey
+from tests.server.support import INITIALIZED, Api, Json, Served, Session, call, cancel, request
+
+pytestmark = pytest.mark.anyio
+
+CALLS = 200
+"""In all, at four at a time."""
+
+
+def entry(name: str, **words: Any) -> ApiKey:
+    """The entry of the key ``key-of-NAME``."""
+    digest = sha256(f"key-of-{name}".encode()).hexdigest()
+    return ApiKey.model_validate({"name": name, "sha256": digest, **words})
+
+
+def session_of(name: str, web: httpx.AsyncClient, url: str) -> Session:
+    session = Session(web, url)
+    session.headers["authorization"] = f"Bearer key-of-{name}"
+    return session
+
+
+async def opened(name: str, web: httpx.AsyncClient, url: str) -> Session:
+    session = session_of(name, web, url)
+    await session.open()
+    return session
+
+
+def later(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + seconds)) + "Z"
+
+
+async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: httpx.AsyncClient) -> None:
+    wrong: list[tuple[list[str], bool]] = [
+        ([], False),
+        (["Bearer"], True),
+        (["Bearer no-such-key"], True),
+        (["Bearer key-of-old"], True),
+        (["Basic a2V5LW9mLWFubjo="], False),
+        (["key-of-ann"], False),
+        (["Bearer key-of-ann", "Bearer key-of-ann"], False),
+        (["Bearer key-of-ann\u00fc"], True),
+    ]
+    access = Access([entry("ann"), entry("old", expires="2020-01-01")])
+    async with served.http(access=access) as url:
+        for (shown, error), method in product(wrong, ("GET", "POST", "DELETE", "OPTIONS")):
+            headers = [*Session(web, url).headers.items(), *(("authorization", each) for each in shown)]
+            encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+            content = json.dumps(call("echo")).encode()
+            for path in (url, url.removesuffix("/mcp") + "/"):
+                reply = await web.request(method, path, headers=encoded, content=content)
+                assert reply.status_code == 401
+                challenge = reply.headers["www-authenticate"]
+                assert challenge == 'Bearer realm="restbridge"' + ', error="invalid_token"' * error
+                assert reply.json()["error"]["message"] in (
+                    "Show who you are: Authorization: Bearer KEY",
+                    "This key is not known here, or counts no more",
+                )
+    assert served.events == []
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
+async def test_a_key_opens_and_its_holder_is_named(
+    served: Served, web: httpx.AsyncClient, scheme: str
+) -> None:
+    async with served.http(access=Access([entry("bob"), entry("ann", expires=later(3600))])) as url:
+        session = Session(web, url)
+        session.headers["authorization"] = f"{scheme} key-of-ann"
+        await session.open()
+        answers = [await session.ask(call("echo")), await session.ask_modern(call("echo", 2))]
+        unknown = await session.ask_modern(call("nosuch", 3))
+    assert [answer["result"]["isError"] for answer in answers] == [False, False]
+    assert unknown["error"]["message"] == "Unknown tool: nosuch"
+    assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann"] * 3
+
+
+async def test_no_caller_is_taken_for_another(served: Served, web: httpx.AsyncClient) -> None:
+    names = ("ann", "bob", "cid", "dan")
+    tools = dict(zip(names, ("echo", "any", "change", "typed"), strict=True))
+
+    async def ask(name: str, url: str) -> None:
+        session = await opened(name, web, url)
+        for number in range(CALLS // len(names)):
+            asks = session.ask if number % 2 else session.ask_modern
+            answer = await asks(call(tools[name], f"{name}-{number}"))
+            assert answer["id"] == f"{name}-{number}"
+            assert tools[name] in answer["result"]["content"][0]["text"]
+
+    async with served.http(access=Access(map(entry, names))) as url, anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(ask, name, url)
+    calls = [event for event in served.events if isinstance(event, CallFinished)]
+    assert len(calls) == CALLS
+    assert all(event.caller and event.tool == tools[event.caller] for event in calls)
+
+
+async def test_nobody_uses_the_session_of_another(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+    async with served.http(access=Access([entry("ann"), entry("eve")])) as url:
+        ann = await opened("ann", web, url)
+        eve = session_of("eve", web, url)
+        eve.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+        answers: list[Json] = []
+
+        async def hang() -> None:
+            answers.append(await ann.ask(call("hang", 7)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hang)
+            await api.entered.wait()
+            for message in (call("echo", 7), request("tools/list", 8), INITIALIZED, cancel(7)):
+                assert (await eve.post(message)).status_code in (202, 404)
+            stolen = [(await eve.post(call("echo", number))).status_code for number in range(100)]
+            assert set(stolen) == {404}
+            assert (await web.get(url, headers=eve.headers)).status_code == 404
+            assert (await web.delete(url, headers=eve.headers)).status_code == 404
+            assert not api.left.is_set()
+            api.release.set()
+        assert answers[0]["result"]["isError"] is False
+        assert (await ann.post(call("echo", 9))).status_code == 200
+    assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann", "ann"]
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+@pytest.mark.parametrize("how", ["withdrawn", "made anew", "expired"])
+async def test_a_stream_ends_with_its_key(
+    served: Served, web: httpx.AsyncClient, how: str, *, modern: bool
+) -> None:
+    ann_key = entry("ann", expires=later(2)) if how == "expired" else entry("ann")
+    access = Access([ann_key, entry("bob")])
+    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
+        tasks.start_soon(access.run)
+        sessions = [await opened(name, web, url) for name in ("ann", "bob")]
+        streams = [each.listen(toolsListChanged=True) if modern else each.stream() for each in sessions]
+        async with streams[0] as ann, streams[1] as bob:
+            if modern:
+                await anext(ann)  # that it listens
+                await anext(bob)
+            if how == "made anew":
+                access.replace([entry("ann", scopes=["more"]), entry("bob")])
+            if how == "withdrawn":
+                access.replace([entry("bob")])
+            with anyio.fail_after(5):
+                assert [event async for event in ann] == []
+            await served.add("echo")
+            assert (await anext(bob))["method"] == "notifications/tools/list_changed"
+        answer = await sessions[0].post(call("echo"))
+        assert answer.status_code == (200 if how == "made anew" else 401)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_call_in_flight_ends_with_its_key(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+    access = Access([entry("ann")])
+    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
+        session = session_of("ann", web, url)
+        replies: list[httpx.Response] = []
+
+        async def hang() -> None:
+            replies.append(await web.post(url, **session.modern(call("hang"))))
+
+        tasks.start_soon(hang)
+        await api.entered.wait()
+        access.replace([])
+        with anyio.fail_after(5):
+            await api.left.wait()
+    assert "result" not in replies[0].json()
+
+
+async def test_who_leaves_takes_back_the_call(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+    async with served.http(access=Access([entry("ann")])) as url:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session_of("ann", web, url).ask_modern, call("hang"))
+            await api.entered.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await api.left.wait()
+
+
+async def test_who_tries_keys_does_not_flood_the_log(
+    served: Served, web: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with served.http(access=Access([entry("ann")])) as url:
+            for _ in range(50):
+                assert (await session_of("eve", web, url).post(call("echo"))).status_code == 401
+            ann = session_of("ann", web, url)
+            assert "result" in await ann.ask_modern(call("echo"))
+    told = [message for message in caplog.messages if "without a key" in message]
+    assert 1 <= len(told) <= 3
+    assert told[0] == "refused a request without a key that counts, the last from 127.0.0.1"
+    assert "key-of" not in caplog.text

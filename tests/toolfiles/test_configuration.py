@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from bridge.secrets import Sources
+from bridge.settings import Address
+from bridge.toolfiles.configuration import Configuration, read_configuration
+
+DIGEST = "0123456789abcdef" * 4
+ENTRY = f"{{name: ann, sha256: {DIGEST}"
+
+
+def read(tmp_path: Path, text: str, **environ: str) -> Configuration:
+    path = tmp_path / "restbridge.yaml"
+    path.write_text(text)
+    return read_configuration(path, Sources(environ))
+
+
+def told(configuration: Configuration) -> list[str]:
+    return [str(each).partition("/restbridge.yaml:")[2] for each in configuration.diagnostics]
+
+
+def test_every_key_says_how_to_serve(tmp_path: Path) -> None:
+    configuration = read(
+        tmp_path,
+        f"""\
+tools: [a, b]
+upstreams: c
+strict: true
+onInvalid: withdraw
+poll: 500ms
+express: false
+http: {{listen: 8000, workers: 2, insecure: true}}
+access:
+  apiKeys:
+    - {ENTRY}, scopes: [orders:read], expires: 2027-01-31}}
+    - {{name: bob, sha256: "${{env:BOB}}", expires: "2027-01-31T01:00:00+01:00"}}
+x-team: ours
+""",
+        BOB=DIGEST.upper(),
+    )
+    words = configuration.words
+    assert (words, configuration.diagnostics) != (None, ())
+    assert words
+    assert words.http
+    assert words.access
+    assert (words.tools, words.upstreams, words.strict, words.on_invalid) == (
+        ("a", "b"),
+        "c",
+        True,
+        "withdraw",
+    )
+    assert (words.poll, words.express) == (0.5, False)
+    assert (words.http.listen, words.http.workers, words.http.insecure) == (
+        Address("127.0.0.1", 8000), 2, True
+    )  # fmt: skip
+    ann, bob = words.access.api_keys
+    assert (ann.name, ann.sha256, ann.scopes, ann.expires) == ("ann", DIGEST, ("orders:read",), 1801353600.0)
+    assert (bob.sha256, bob.expires) == (DIGEST, 1801353600.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("tool: [a]\n", '1:1: error: unknown key "tool"; did you mean tools? [unknown-key]'),
+        ("baseUrl: x\n", '1:1: error: unknown key "baseUrl"; it belongs into the upstream file, NAME.upstream.yaml [unknown-key]'),
+        ("views: {}\n", "1:1: error: views is not supported yet; take it out [not-supported]"),
+        ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
+        ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
+        ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port [wrong-value]"),
+        ("access: {}\n", "1:9: error: the key apiKeys is missing; add it, as a list of what restbridge key new prints [missing-key]"),
+        (f"access: {{apiKeys: [{ENTRY}, expires: soon}}]}}\n", "1:115: error: expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z [wrong-value]"),
+        (f"access: {{apiKeys: [{ENTRY}, scopes: ['a b']}}]}}\n", "1:115: error: expected a scope without blanks, quotes and backslashes, such as orders:read [wrong-value]"),
+        (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY}}}]}}\n", "1:114: error: the name ann stands above already; take another [duplicate-key]"),
+        ("access: {apiKeys: [{name: ann, sha256: rb_the-key-itself}]}\n", "1:40: error: expected 64 hexadecimal digits; restbridge key new prints them with a new key [wrong-value]"),
+        ("- a\n", "1:1: error: found no mapping; expected lines of `key: value` [not-a-mapping]"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_at_its_place_and_never_quotes_a_key(
+    tmp_path: Path, text: str, line: str
+) -> None:
+    configuration = read(tmp_path, text)
+    assert configuration.words is None
+    assert told(configuration) == [line]
+    assert "rb_" not in repr(configuration.diagnostics)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    configuration = read_configuration(tmp_path / "restbridge.yaml", Sources({}))
+    assert configuration.words is None
+    assert told(configuration) == [
+        "1:1: error: found no such file; name the file that holds the settings [unreadable]"
+    ]
+
+
+def test_a_key_whose_digest_is_not_there_shuts_out_nobody_else(tmp_path: Path) -> None:
+    configuration = read(
+        tmp_path, f'access:\n  apiKeys:\n    - {{name: bob, sha256: "${{env:BOB}}"}}\n    - {ENTRY}}}\n'
+    )
+    (warning,) = told(configuration)
+    assert warning == (
+        "3:27: warning: the variable BOB is not set, or empty; set it, for until then nobody has this key "
+        "[unset-secret]"
+    )
+    assert configuration.words
+    assert configuration.words.access
+    assert [key.name for key in configuration.words.access.api_keys] == ["ann"]
