@@ -128,6 +128,7 @@ _CONFIG: Final = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     envvar="RESTBRIDGE_CONFIG",
+    show_envvar=True,
     help="A settings file, such as restbridge.yaml; what is typed counts before it.",
 )
 
@@ -189,6 +190,7 @@ def restbridge(*, verbose: bool) -> None:
     "--express/--no-express",
     default=None,
     envvar="RESTBRIDGE_EXPRESS",
+    show_envvar=True,
     help="Answer plain calls past the MCP SDK (default): the same answers, several times faster.",
 )
 def serve(*, directories: tuple[Path, ...], config: Path | None, worker: int | None, **options: Any) -> int:

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -38,10 +38,17 @@ class Beginning:
     shelf: Shelf
     told: Told
     worker: int | None = None
+    hangups: Sequence[int] = ()
+    """The signals that ask for a reload, of those that came too soon to be heard."""
 
     @classmethod
     def load(
-        cls, settings: Settings, places: Directories, sources: Sources, worker: int | None = None
+        cls,
+        settings: Settings,
+        places: Directories,
+        sources: Sources,
+        worker: int | None = None,
+        hangups: Sequence[int] = (),
     ) -> "Beginning | None":
         """None if a file has errors and ``settings`` are strict."""
         silent = worker is not None and worker > 1
@@ -53,7 +60,7 @@ class Beginning:
             if not silent:
                 _log.error("not started, for a file has errors and --strict was given")
             return None
-        return cls(settings, registry, shelf, told, worker)
+        return cls(settings, registry, shelf, told, worker, hangups)
 
 
 def run(settings: Settings, *, worker: int | None = None) -> int:
@@ -61,6 +68,11 @@ def run(settings: Settings, *, worker: int | None = None) -> int:
 
     With several workers it starts as many processes that do; each is told which ``worker`` it is.
     """
+    with _held_hangups() as hangups:
+        return _run(settings, worker, hangups)
+
+
+def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
     http, several = settings.http, settings.workers > 1 and worker is None
     if http and not (settings.guarded or settings.insecure):
         require_loopback(http)
@@ -72,7 +84,7 @@ def run(settings: Settings, *, worker: int | None = None) -> int:
         from bridge.commands.workers import supervise
 
         return supervise(settings, http)
-    beginning = Beginning.load(settings, places, Sources(os.environ), worker)
+    beginning = Beginning.load(settings, places, Sources(os.environ), worker, hangups)
     if beginning is None:
         return 1
     if http:
@@ -86,6 +98,15 @@ def run(settings: Settings, *, worker: int | None = None) -> int:
         from bridge.commands.serving import run_stdio
 
         return run_stdio(beginning, source, sink, first.stop(), signals)
+
+
+@contextmanager
+def _held_hangups() -> Iterator[list[int]]:
+    """Those that come before a server listens for them, which else would end the process."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _frame: held.append(number))
+    yield held
+    signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager

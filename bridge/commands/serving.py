@@ -70,6 +70,8 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
         async with anyio.create_task_group() as tasks:
             await tasks.start(stop_on_signal, stop)
             await tasks.start(ask_on_signal, bridge.reloader.ask)
+            if beginning.hangups:
+                bridge.reloader.ask()
             tasks.start_soon(bridge.reloader.run)
             if bridge.keys:
                 tasks.start_soon(bridge.keys.run)

@@ -11,7 +11,7 @@ SERVER_INFO: Final = {"name": NAME, "version": __version__}
 CAPABILITIES: Final = {"tools": {"listChanged": True}}
 INSTRUCTIONS: Final = (
     "Each tool calls one endpoint of a REST API. A result with isError says what went wrong and what to do. "
-    "Tools can change while you are connected: list them again when you are notified."
+    "Tools can change while you are connected; when you are told so, list them again."
 )
 ALIKE: Final = frozenset({"2025-06-18", "2025-11-25"})
 """Handshake versions in which results look as we make them; of older ones the SDK leaves parts out."""

@@ -69,7 +69,8 @@ class Gate:
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
         if refusal := self.refusal(scope["method"], headers):
-            _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
+            if not self.stopping.is_set():
+                _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
             await refusal(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
@@ -94,7 +95,9 @@ class Gate:
         if method == "POST" and media_type != "application/json":
             return _error(415, "Content-Type must be application/json")
         if self.stopping.is_set() and method != "DELETE":
-            return _error(503, "The server is stopping", INTERNAL_ERROR)
+            stopping = _error(503, "The server is stopping", INTERNAL_ERROR)
+            stopping.headers["connection"] = "close"  # the next one may reach a server that does not
+            return stopping
         return None
 
     def _is_here(self, host: str) -> bool:

@@ -19,6 +19,7 @@ _REASONS: Final = ("error_description", "reason", "description")
 """What explains an ``error`` that is a mere code, as in OAuth (RFC 6749 5.2), CouchDB or RabbitMQ."""
 
 _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
+    "304": ("The API answered that nothing was modified", "It sent nothing else; tell the user."),
     "3xx": ("The API answered with a redirect", "It is not followed; tell the user."),
     "400": ("The API did not understand the request", "Check the arguments."),
     "401": ("The API did not accept this tool's credentials", "Calling again will not help; tell the user."),

@@ -11,6 +11,8 @@ from tests.bench.subjects import BRIDGE, SUBJECTS, Served, served
 from tests.bench.table import row, title
 
 CONNECTIONS: Final = (1, 16, 64)
+_FEW: Final = 100
+"""Calls of a run below which its figures say nothing."""
 
 
 def main(url: str, folder: Path, *, quick: bool) -> None:
@@ -29,9 +31,8 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
     for lane in asked:
         each = [runs[lane.name, n] for n in CONNECTIONS]
         figures = [f"{median(rate, runs_):.0f}" for runs_ in each]
-        figures += [f"{median(cost, runs_):.3f}" for runs_ in each]
-        figures += [f"{median(_p50, runs_):.2f}" for runs_ in each]
-        figures += [f"{median(_p99, runs_):.2f}" for runs_ in each]
+        for of, form in ((cost, ".3f"), (_p50, ".2f"), (_p99, ".2f")):
+            figures += ["-" if _say_nothing(runs_) else f"{median(of, runs_):{form}}" for runs_ in each]
         row(lane.name, *figures, f"{resting[lane.server.subject.name]:.0f}")
     _ratios(asked, runs)
 
@@ -40,7 +41,8 @@ def _ratios(asked: Iterable[Lane], runs: Runs) -> None:
     """Ours beside each peer."""
     ours = [lane for lane in asked if lane.server.subject is BRIDGE]
     title("restbridge beside the peers: calls/s at 16 and 64, CPU per call at 16, p99 at 64")
-    row("", *(f"{lane.era} {what}" for lane in ours for what in ("rate 16", "rate 64", "CPU", "p99")))
+    short = {"modern": "mod.", "handshake": "hands."}
+    row("", *(f"{short[lane.era]} {what}" for lane in ours for what in ("rate 16", "rate 64", "CPU", "p99")))
     for peer in asked:
         if peer.server.subject is BRIDGE:
             continue
@@ -48,9 +50,13 @@ def _ratios(asked: Iterable[Lane], runs: Runs) -> None:
         for lane in ours:
             pairs = {n: (runs[lane.name, n], runs[peer.name, n]) for n in CONNECTIONS}
             figures += [f"{ratio(rate, *pairs[n]):.2f} x" for n in (16, 64)]
-            figures.append(f"{ratio(cost, *pairs[16]):.3f} x")
-            figures.append(f"{ratio(_p99, *pairs[64]):.2f} x")
+            for of, at, form in ((cost, 16, ".3f"), (_p99, 64, ".2f")):
+                figures.append("-" if _say_nothing(pairs[at][1]) else f"{ratio(of, *pairs[at]):{form}} x")
         row(f"beside {peer.name}", *figures)
+
+
+def _say_nothing(runs: Iterable[Run]) -> bool:
+    return any(run.load.calls < _FEW for run in runs)
 
 
 def _p50(run: Run) -> float:
@@ -58,4 +64,4 @@ def _p50(run: Run) -> float:
 
 
 def _p99(run: Run) -> float:
-    return max(run.load.p99, 0.01)
+    return run.load.p99

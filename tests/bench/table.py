@@ -8,5 +8,6 @@ def title(text: str) -> None:
 
 
 def row(what: str, *figures: str) -> None:
-    width = 15 if len(figures) > 1 else 24
-    print(f"  {what:<58}" + "".join(f"{figure:>{width}}" for figure in figures), file=sys.stdout, flush=True)  # noqa: T201
+    width = 14 if len(figures) > 1 else 22
+    cells = "".join(f"  {figure:>{width}}" for figure in figures)
+    print(f"  {what:<48}{cells}", file=sys.stdout, flush=True)  # noqa: T201

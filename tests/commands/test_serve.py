@@ -105,6 +105,15 @@ async def test_a_hangup_reloads_and_says_so(tools: Path) -> None:
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
+async def test_a_hangup_that_comes_before_the_server_listens_reloads_too(tools: Path) -> None:
+    async with restbridge("serve", cwd=tools.parent) as bridge:
+        await bridge.sends(HELLO, INITIALIZED, request(2, "tools/list"))
+        await bridge.prints(r'"id":2')
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+        assert await bridge.hangs_up() == 0
+
+
 async def test_withdraw_takes_a_broken_tool_out(tools: Path) -> None:
     order = tools / "get_order.yaml"
     words = ("serve", "--http", "0", "--on-invalid", "withdraw", "--poll", "0.2")

@@ -125,7 +125,9 @@ async def test_a_body_past_the_limit_is_refused() -> None:
 async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -> None:
     stopping = gate()
     stopping.stopping.set()
-    assert (await send(stopping, method=method)).status_code == status
+    reply = await send(stopping, method=method)
+    assert reply.status_code == status
+    assert reply.headers.get("connection") == ("close" if status == 503 else None)
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -37,6 +37,7 @@ def told(
         (503, "The API is not available now: "),
         (599, "The API failed: GET /api/orders/o-1 was answered 599. Try again later"),
         (302, "The API answered with a redirect: "),
+        (304, "The API answered that nothing was modified: "),
         (206, "The API's answer is none that this tool takes for a success: "),
     ],
 )
