@@ -174,6 +174,7 @@ def restbridge(*, verbose: bool) -> None:
     default=None,
     help="Listen where others can reach it, although anybody may call.",
 )
+@click.option("--read-only/--no-read-only", default=None, help="Serve only tools of GET, HEAD and OPTIONS.")
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(
     "--on-invalid",

@@ -7,6 +7,8 @@ from itertools import compress
 from operator import attrgetter, is_not
 from typing import Final
 
+from bridge.caller import Caller
+from bridge.spec import SAFE_METHODS
 from bridge.tool.compiler import Tool
 
 _name: Final = attrgetter("name")
@@ -15,7 +17,7 @@ _name: Final = attrgetter("name")
 class Snapshot:
     """The tools of one moment, frozen; ``tools`` are in order of name, ``by_name`` knows no aliases."""
 
-    __slots__ = ("aliases", "by_name", "tools")
+    __slots__ = ("_asked", "_seen", "aliases", "by_name", "tools")
 
     def __init__(
         self, tools: Iterable[Tool] = (), before: "Snapshot | None" = None, without: Iterable[Tool] = ()
@@ -36,17 +38,32 @@ class Snapshot:
         self.tools: tuple[Tool, ...] = tuple(listed)
         self.by_name: Mapping[str, Tool] = by_name
         self.aliases: Mapping[str, Tool] = aliases
+        self._asked: frozenset[str] | None = None
+        self._seen: dict[frozenset[str], Snapshot] = {}
 
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name or an alias."""
         return self.by_name.get(name) or self.aliases.get(name)
+
+    def seen_by(self, caller: Caller | None) -> "Snapshot":
+        """What of it a caller may see and call: tools that ask for no scope that it lacks; all, if nobody is asked."""
+        if caller is None:
+            return self
+        if self._asked is None:
+            self._asked = frozenset().union(*(tool.spec.scopes for tool in self.tools))
+        scopes = caller.scopes & self._asked
+        if scopes == self._asked:
+            return self
+        if scopes not in self._seen:
+            self._seen[scopes] = Snapshot(tool for tool in self.tools if scopes.issuperset(tool.spec.scopes))
+        return self._seen[scopes]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a swap changed, as names.
 
-    ``visible``: a client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
+    ``visible``: some client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
     """
 
     added: tuple[str, ...]
@@ -57,13 +74,19 @@ class Change:
 
 
 class Registry:
-    """One assignment swaps everything: a call takes ``current`` once and ends on what it took."""
+    """One assignment swaps everything: a call takes ``current`` once and ends on what it took.
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    If it is ``read_only``, tools that may change something are left out (RFC 9110 9.2.1).
+    """
+
+    def __init__(self, snapshot: Snapshot | None = None, *, read_only: bool = False) -> None:
         self.current = snapshot or Snapshot()
+        self._read_only = read_only
 
     def replace(self, snapshot: Snapshot) -> Change:
         """Serve ``snapshot`` from now on; answers how it differs from the one before."""
+        if self._read_only:
+            snapshot = Snapshot(tool for tool in snapshot.tools if tool.spec.request.method in SAFE_METHODS)
         before, after = self.current.by_name, snapshot.by_name
         self.current = snapshot
         others = set(compress(after, map(is_not, after.values(), map(before.get, after))))
@@ -74,6 +97,11 @@ class Registry:
             tuple(sorted(added)),
             tuple(sorted(new.name for _, new in changed)),
             tuple(sorted(removed)),
-            visible=bool(added or removed) or any(old.definition != new.definition for old, new in changed),
+            visible=bool(added or removed) or any(_looks_other(old, new) for old, new in changed),
             rerouted=bool(removed) or any(old.upstream != new.upstream for old, new in changed),
         )
+
+
+def _looks_other(old: Tool, new: Tool) -> bool:
+    """Whether a tool is seen as another one, or by others."""
+    return old.definition != new.definition or set(old.spec.scopes) != set(new.spec.scopes)

@@ -46,7 +46,7 @@ class Settings:
     """How every command finds and reads tool files, and how ``serve`` serves them.
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
-    may pass the SDK by. ``http`` is where to serve HTTP, instead of stdio; ``guarded``: callers must show who
+    may pass the SDK by. ``read_only``: only tools of safe methods are served. ``http`` is where to serve HTTP, instead of stdio; ``guarded``: callers must show who
     they are, as the settings file at ``config`` says.
     """
 
@@ -57,6 +57,7 @@ class Settings:
     on_invalid: OnInvalid = "keep"
     poll: float = 2.0
     express: bool = True
+    read_only: bool = False
     http: Address | None = None
     insecure: bool = False
     workers: int = 1
@@ -70,5 +71,13 @@ class Settings:
         strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
         insecure = "--insecure" if self.insecure else "--no-insecure"
-        chosen = [strict, f"--on-invalid={self.on_invalid}", f"--poll={self.poll!r}", express, insecure]
+        read_only = "--read-only" if self.read_only else "--no-read-only"
+        chosen = [
+            read_only,
+            strict,
+            f"--on-invalid={self.on_invalid}",
+            f"--poll={self.poll!r}",
+            express,
+            insecure,
+        ]
         return [*config, *upstreams, *http, *chosen, "--", *map(str, self.directories)]

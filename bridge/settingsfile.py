@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from bridge.settings import Address
-from bridge.spec import Duration, Name, SecretText, Words
+from bridge.spec import Duration, Name, Scope, SecretText, Words
 
 
 def _address(value: object) -> object:
@@ -34,20 +34,6 @@ def _poll(seconds: float) -> float:
         raise ValueError("expected at least 100ms")
     return seconds
 
-
-def _scope(value: str) -> str:
-    if not all(c == "!" or "#" <= c <= "[" or "]" <= c <= "~" for c in value):
-        raise ValueError("expected a scope without blanks, quotes and backslashes, such as orders:read")
-    return value
-
-
-Scope: TypeAlias = Annotated[
-    str,
-    Field(min_length=1),
-    AfterValidator(_scope),
-    WithJsonSchema({"type": "string", "pattern": r"^[\x21\x23-\x5b\x5d-\x7e]+$"}),
-]
-"""A scope-token (RFC 6749 3.3)."""
 
 Moment: TypeAlias = Annotated[
     float,
@@ -101,7 +87,7 @@ class Http(Words):
 class SettingsFile(Words):
     """How restbridge serves: the file that --config names. Paths are seen from its folder."""
 
-    later: ClassVar = frozenset({"views", "limits", "log", "audit", "metrics", "readOnly"})
+    later: ClassVar = frozenset({"views", "limits", "log", "audit", "metrics"})
 
     tools: tuple[str, ...] = Field(
         default=(), strict=False, description="Directories of tool files. Default: tools.d"
@@ -115,5 +101,6 @@ class SettingsFile(Words):
         default=2.0, description="Look at all files this often. Default 2s."
     )
     express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
+    read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")

@@ -67,6 +67,12 @@ def _status_range(value: object) -> object:
     return (low, high)
 
 
+def _scope(value: str) -> str:
+    if not re.match(r"^[\x21\x23-\x5b\x5d-\x7e]+\Z", value):
+        raise ValueError("expected a scope without blanks, quotes and backslashes, such as orders:read")
+    return value
+
+
 def _status_key(key: str) -> str:
     if key != "default" and not re.match(r"^([1-5][0-9][0-9]|[45]xx)$", key):
         raise ValueError("expected a status such as 404, or 4xx, 5xx or default")
@@ -115,6 +121,12 @@ StatusKey: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^([1-5][0-9][0-9]|[45]xx|default)$"}),
 ]
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
+Scope: TypeAlias = Annotated[
+    str,
+    AfterValidator(_scope),
+    WithJsonSchema({"type": "string", "pattern": r"^[\x21\x23-\x5b\x5d-\x7e]+$"}),
+]
+"""A scope-token (RFC 6749 3.3)."""
 
 
 class Words(BaseModel):
@@ -296,7 +308,7 @@ class Icon(Words):
 class ToolSpec(Words):
     """One MCP tool over one REST endpoint: the file NAME.yaml."""
 
-    later = frozenset({"pagination", "cache", "confirm", "scopes", "tests"})
+    later = frozenset({"pagination", "cache", "confirm", "tests"})
 
     name: Name | None = Field(
         default=None, description="MCP tool name. Default: the file's name without .yaml."
@@ -336,6 +348,11 @@ class ToolSpec(Words):
         "Default: true for PUT and DELETE (RFC 9110), else false.",
     )
     tags: tuple[str, ...] = Field(default=(), strict=False, description="Words to group tools by.")
+    scopes: tuple[Scope, ...] = Field(
+        default=(),
+        strict=False,
+        description="What a caller over HTTP needs, all of them, to see and call it. Default: nothing.",
+    )
     aliases: tuple[Name, ...] = Field(
         default=(), strict=False, description="Old names that still answer, but are not listed."
     )

@@ -1,3 +1,4 @@
+from bridge.caller import Caller
 from bridge.registry import Change, Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.spec import Json, ToolSpec
@@ -37,3 +38,39 @@ def test_a_call_keeps_the_snapshot_that_it_took() -> None:
     registry.replace(Snapshot())
     assert taken.find("a")
     assert registry.current.tools == ()
+
+
+def test_a_caller_sees_what_asks_for_no_scope_that_it_lacks() -> None:
+    snapshot = Snapshot(
+        [tool("all"), tool("one", scopes=["a"], aliases=["uno"]), tool("two", scopes=["a", "b"])]
+    )
+
+    def seen(*scopes: str) -> list[str]:
+        there = snapshot.seen_by(Caller("ann", frozenset(scopes)))
+        assert there.seen_by(None) is there
+        assert (there.find("uno") is None) is ("a" not in scopes)
+        return [each.name for each in there.tools]
+
+    assert seen() == ["all"]
+    assert seen("b", "c") == ["all"]
+    assert seen("a") == ["all", "one"]
+    assert seen("a", "b", "c") == ["all", "one", "two"]
+    assert snapshot.seen_by(None) is snapshot
+    caller, like = Caller("ann", frozenset({"a", "x"})), Caller("bob", frozenset({"a", "y"}))
+    assert snapshot.seen_by(caller) is snapshot.seen_by(like)
+
+
+def test_other_scopes_are_a_visible_change() -> None:
+    registry = Registry(Snapshot([tool("a", scopes=["a", "b"])]))
+    assert not registry.replace(Snapshot([tool("a", scopes=["b", "a"])])).visible
+    assert registry.replace(Snapshot([tool("a", scopes=["b"])])).visible
+
+
+def test_read_only_leaves_out_what_may_change_something() -> None:
+    def of(method: str) -> Tool:
+        return tool(method.lower(), request={"method": method, "url": "https://api.example/x"})
+
+    registry = Registry(read_only=True)
+    change = registry.replace(Snapshot(map(of, ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"))))
+    assert change.added == ("get", "head", "options")
+    assert registry.current.find("delete") is None

@@ -38,6 +38,7 @@ ODD = Settings(
     Path("-up=streams"),
     http=Address("::1", 80),
     insecure=True,
+    read_only=True,
     strict=True,
     on_invalid="withdraw",
     poll=0.30000000000000004,

@@ -13,7 +13,7 @@ import click
 
 from bridge.commands.loading import directories
 from bridge.commands.report import Told
-from bridge.registry import Registry
+from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.server import logs
 from bridge.server.descriptors import private_stdio
@@ -52,7 +52,7 @@ class Beginning:
     ) -> "Beginning | None":
         """None if a file has errors and ``settings`` are strict."""
         silent = worker is not None and worker > 1
-        registry, told = Registry(), Told(silent=silent)
+        registry, told = Registry(read_only=settings.read_only), Told(silent=silent)
         keep = settings.on_invalid == "keep"
         shelf = Shelf(places, registry, sources, keep=keep, poll=settings.poll)
         told.tell(shelf.begin(), shelf.loaded)
@@ -60,7 +60,20 @@ class Beginning:
             if not silent:
                 _log.error("not started, for a file has errors and --strict was given")
             return None
+        if not silent:
+            _tell_of_limits(settings, shelf.loaded.snapshot, registry.current)
         return cls(settings, registry, shelf, told, worker, hangups)
+
+
+def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> None:
+    if left_out := len(loaded.tools) - len(served.tools):
+        _log.info(
+            "read-only: of %d tools %d may change something, and are not served", len(loaded.tools), left_out
+        )
+    if settings.http and not settings.guarded and any(tool.spec.scopes for tool in served.tools):
+        _log.warning(
+            "scopes of tools bind nobody, as nobody is asked who calls; set access in the settings file"
+        )
 
 
 def run(settings: Settings, *, worker: int | None = None) -> int:

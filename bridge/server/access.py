@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
-from bridge.server.announce import CALLER
+from bridge.server.announce import CALLER, CALLING
 from bridge.settingsfile import ApiKey
 
 _log: Final = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class Door:
             return
         scope["user"] = holder.user
         scope[CALLER] = holder.caller
+        CALLING.set(holder.caller)
         visit = _Visit(holder.ended, receive, send)
         await self._app(scope, visit.receive, visit.send)
         if holder.ended.is_set():

@@ -8,6 +8,7 @@ the change stays pending until the stream opens or the session lists the tools.
 """
 
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -25,12 +26,15 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
 from bridge.caller import Caller
+from bridge.registry import Registry
 
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
 """Its lifespan is a task group that ends with the transport."""
 
 CALLER: Final = "restbridge.caller"
 """Where a request's scope has its ``Caller``."""
+CALLING: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
+"""The same, for what the SDK asks without showing the request."""
 SESSION_HEADER: Final = "mcp-session-id"
 _SEEN: Final = "restbridge/generation"
 _PATIENCE: Final = 1.0
@@ -54,34 +58,65 @@ class Session:
     ended: bool = False
 
 
+class _Audience:
+    """The listen streams of callers who see the same tools as ``caller``."""
+
+    def __init__(self, caller: Caller | None) -> None:
+        self.caller = caller
+        self.bus = InMemorySubscriptionBus()
+        self.listen = ListenHandler(self.bus)
+
+
 class Announcer:
     """``announce`` is for whoever swaps the tools; the rest is wired into the server and its transports."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.generation = 0
-        self._bus = InMemorySubscriptionBus()
-        self._listen = ListenHandler(self._bus)
+        self._registry = registry
+        self._announced = registry.current
+        self._audiences: dict[frozenset[str] | None, _Audience] = {}
         self._sessions: dict[str | int, Session] = {}
         self._streams: Counter[str] = Counter()
 
     async def announce(self) -> None:
-        """The list of tools differs from now on; returns without waiting for any client."""
+        """The list of tools differs from now on; those are told whose own list does, and none is waited for."""
         self.generation += 1
+        before, self._announced = self._announced, self._registry.current
+        changed: dict[frozenset[str] | None, bool] = {}
+
+        def is_other(caller: Caller | None) -> bool:
+            key = _scopes(caller)
+            if key not in changed:
+                old, new = before.seen_by(caller).tools, self._announced.seen_by(caller).tools
+                changed[key] = [tool.definition for tool in old] != [tool.definition for tool in new]
+            return changed[key]
+
         for session in self._sessions.values():
-            session.pending = True
-            self._tell_soon(session)
-        await self._bus.publish(ToolsListChanged())
+            if is_other(session.owner):
+                session.pending = True
+                self._tell_soon(session)
+        for audience in list(self._audiences.values()):
+            if is_other(audience.caller):
+                await audience.bus.publish(ToolsListChanged())
 
     def close(self) -> None:
         """End every listen stream with its result (MCP 2026-07-28, subscriptions)."""
-        self._listen.close()
+        for audience in self._audiences.values():
+            audience.listen.close()
 
     async def listen(
         self, ctx: Context, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
         """Serve one listen stream; only what can change is acknowledged, and here that is tools."""
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
-        return await self._listen(ctx, params.model_copy(update={"notifications": wanted}))
+        audience = self._audience(caller_of(ctx))
+        return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
+
+    def _audience(self, caller: Caller | None) -> "_Audience":
+        key = _scopes(caller)
+        if key not in self._audiences:
+            self._audiences[key] = _Audience(caller)
+        return self._audiences[key]
 
     def session(self, session_id: str, caller: Caller | None) -> Session | None:
         """The session over HTTP with that id, once it is ready; nobody has another's."""
@@ -154,6 +189,10 @@ class Announcer:
 def caller_of(ctx: Context) -> Caller | None:
     """Who sends a request, where callers are asked for it."""
     return ctx.request.scope.get(CALLER) if ctx.request else None
+
+
+def _scopes(caller: Caller | None) -> frozenset[str] | None:
+    return caller.scopes if caller else None
 
 
 def _name(caller: Caller | None) -> str | None:

@@ -127,7 +127,7 @@ class Express:
         if method == "tools/list":
             is_plain = not params and b"mcp-name" not in head
             return _Asked(id, version, None, None, {}, caller) if is_plain else None
-        call = plain.call(params, self._server) if method == "tools/call" else None
+        call = plain.call(params, self._server, caller) if method == "tools/call" else None
         if call is None or head.get(b"mcp-name") != params["name"].encode():
             return None
         return _Asked(id, version, None, *call, caller)
@@ -147,7 +147,7 @@ class Express:
         version = session.connection.protocol_version
         if method == "tools/list":
             return _Asked(id, version, session, None, {}, caller) if not params else None
-        call = plain.call(params, self._server) if method == "tools/call" else None
+        call = plain.call(params, self._server, caller) if method == "tools/call" else None
         if call is None or call[0].upstream.spec.timeout.total > _LONGEST:
             return None
         return _Asked(id, version, session, *call, caller)
@@ -160,7 +160,7 @@ class Express:
             return None
         if method == "tools/list":
             return _Asked(id, version, None, None, {}, caller) if not params else None
-        call = plain.call(params, self._server) if method == "tools/call" else None
+        call = plain.call(params, self._server, caller) if method == "tools/call" else None
         return None if call is None else _Asked(id, version, None, *call, caller)
 
     # --- how it is answered ---
@@ -169,7 +169,7 @@ class Express:
         """A client without a session can take its call back by leaving; of the handshake era it wants a stream."""
         is_stream = asked.version in ALIKE
         if asked.tool is None:
-            parts = plain.parts(asked.id, self._server.listing(asked.version))
+            parts = plain.parts(asked.id, self._server.listing(asked.version, asked.caller))
             await (_send(send, _STREAM, _EVENT, *parts, _END) if is_stream else _send(send, _JSON, *parts))
             return
         leaving = anyio.CancelScope()
@@ -194,7 +194,7 @@ class Express:
         headers = [*_STREAM, (b"mcp-session-id", session_id.encode())]
         if asked.tool is None:
             self._server.announcer.listed(session.connection)
-            listing = self._server.listing(asked.version)
+            listing = self._server.listing(asked.version, asked.caller)
             await _send(send, headers, _EVENT, *plain.parts(asked.id, listing), _END)
             return
         key, id = call_key(session_id, asked.caller, asked.id), str(asked.id)

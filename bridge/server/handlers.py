@@ -31,7 +31,7 @@ from bridge.codec import clean, encode
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
-from bridge.server.announce import Announcer, Context, caller_of
+from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
@@ -54,14 +54,14 @@ class ToolServer(Server[TaskGroup]):
 
     def __init__(self, registry: Registry, client: Client, emit: Ear, *, alone: bool = True) -> None:
         self.alone = alone
-        self.announcer = Announcer()
+        self.announcer = Announcer(registry)
         self._registry = registry
         self._client = client
         self._emit = emit
         self._running: set[anyio.CancelScope] = set()
         self._deadline = math.inf
         self._listed: Snapshot | None = None
-        self._listings: dict[str, bytes] = {}
+        self._listings: dict[tuple[Snapshot, str], bytes] = {}
         super().__init__(
             NAME,
             version=__version__,
@@ -95,12 +95,13 @@ class ToolServer(Server[TaskGroup]):
         for running in self._running:
             running.deadline = self._deadline
 
-    async def _list_tools(self, _ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        tools = self._registry.current.tools
+    async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        tools = self.seen(caller_of(ctx)).tools
         return page(tools, _after(params.cursor, tools))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        tool, caller = self.find(params.name), caller_of(ctx)
+        caller = caller_of(ctx)
+        tool = self.seen(caller).find(params.name)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
@@ -108,20 +109,21 @@ class ToolServer(Server[TaskGroup]):
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
-    def find(self, name: str) -> Tool | None:
-        """The tool that answers to a name now."""
-        return self._registry.current.find(name)
+    def seen(self, caller: Caller | None) -> Snapshot:
+        """The tools that are there for somebody now."""
+        return self._registry.current.seen_by(caller)
 
-    def listing(self, version: str) -> bytes:
-        """The result of tools/list as it is sent to clients of one protocol version: its first page."""
-        snapshot = self._registry.current
-        if snapshot is not self._listed:
-            self._listed, self._listings = snapshot, {}
-        if version not in self._listings:
+    def listing(self, version: str, caller: Caller | None) -> bytes:
+        """The result of tools/list as it is sent to somebody in one protocol version: its first page."""
+        if self._registry.current is not self._listed:
+            self._listed, self._listings = self._registry.current, {}
+        snapshot = self.seen(caller)
+        key = (snapshot, version)
+        if key not in self._listings:
             first = {"ttlMs": _HINT.ttl_ms, "cacheScope": _HINT.scope, **page(snapshot.tools, 0)}
             shaped = methods.serialize_server_result("tools/list", version, first)
-            self._listings[version] = self.written(version, shaped)
-        return self._listings[version]
+            self._listings[key] = self.written(version, shaped)
+        return self._listings[key]
 
     def written(self, version: str, result: dict[str, Any]) -> bytes:
         """A result as it is sent in a protocol version: the modern era has the name of the server in each."""
@@ -167,7 +169,7 @@ class ToolServer(Server[TaskGroup]):
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         """Without this the SDK lists all tools on every modern call over HTTP."""
-        tool = self.find(name)
+        tool = self.seen(CALLING.get()).find(name)
         return None if tool is None else tool.arguments.schema
 
 

@@ -10,6 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import methods
 from pydantic import ValidationError
 
+from bridge.caller import Caller
 from bridge.codec import NotJson, decode, encode
 from bridge.server.handlers import ToolServer
 from bridge.spec import Json
@@ -44,12 +45,14 @@ def request(body: bytes) -> Request | None:
     return Request(id, method, params)
 
 
-def call(params: dict[str, Json], server: ToolServer) -> tuple[Tool, dict[str, Json]] | None:
-    """The tool that a tools/call is for, and its arguments."""
+def call(
+    params: dict[str, Json], server: ToolServer, caller: Caller | None = None
+) -> tuple[Tool, dict[str, Json]] | None:
+    """The tool that somebody's tools/call is for, and its arguments."""
     name, arguments = params.get("name"), params.get("arguments", {})
     if not params.keys() <= {"name", "arguments"} or type(name) is not str or type(arguments) is not dict:
         return None
-    tool = server.find(name)
+    tool = server.seen(caller).find(name)
     return (tool, arguments) if tool and tool.is_plain else None
 
 

@@ -165,3 +165,19 @@ def test_a_directory_that_is_not_there_is_wrong_use(
     code, _, err = line(*words, str(tmp_path / "more.d"))
     assert code == 2
     assert err.startswith(f"Error: {tmp_path / 'more.d'} is not there")
+
+
+async def test_read_only_serves_what_changes_nothing_and_scopes_need_callers_with_names(tools: Path) -> None:
+    order = tools / "get_order.yaml"
+    order.write_text(order.read_text() + 'scopes: ["orders:read"]\n')
+    async with restbridge("serve", "--http", "0", "--read-only", cwd=tools.parent) as bridge:
+        await bridge.says(r"reload: \+4 ")
+        await bridge.says(r"INFO read-only: of 6 tools 2 may change something, and are not served$")
+        await bridge.says(
+            r"WARNING scopes of tools bind nobody, as nobody is asked who calls; set access in "
+        )
+        url = (await bridge.says(r"http://\S+"))[0]
+        async with Client(url) as client:
+            named = {tool.name for tool in (await client.list_tools()).tools}
+        assert named == {"get_customer", "get_order", "get_product", "list_products"}
+        assert await bridge.ends(signal.SIGTERM) == 0

@@ -152,14 +152,16 @@ class Served:
         self.server = ToolServer(self.registry, client, self.events.append, alone=alone)
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
+        self.scopes: dict[str, list[str]] = {}
         self._api_url = api_url
 
     def show(self, *names: str) -> None:
-        tools = (
-            compile_tool(name, ToolSpec.model_validate(tool_file(self._api_url, name)), None, Sources({}))
-            for name in names
-        )
+        tools = (compile_tool(name, self._spec(name), None, Sources({})) for name in names)
         self.registry.replace(Snapshot([tool for tool, _ in tools]))
+
+    def _spec(self, name: str) -> ToolSpec:
+        words = tool_file(self._api_url, name) | {"scopes": self.scopes.get(name, [])}
+        return ToolSpec.model_validate(words)
 
     async def change(self, *names: str) -> None:
         self.show(*names)

@@ -200,3 +200,60 @@ async def test_who_tries_keys_does_not_flood_the_log(
     assert 1 <= len(told) <= 3
     assert told[0] == "refused a request without a key that counts, the last from 127.0.0.1"
     assert "key-of" not in caplog.text
+
+
+async def test_everybody_lists_and_calls_what_their_scopes_allow(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    served.scopes = {"echo": ["read"], "any": ["read", "more"], "change": ["write"]}
+    served.show("echo", "any", "change", "typed")
+    visible = {
+        "ann": {"echo", "any", "typed"},
+        "bob": {"echo", "typed"},
+        "cid": {"typed"},
+        "dan": {"change", "typed", "echo", "any"},
+    }
+    scopes = {"ann": ["read", "more"], "bob": ["read"], "cid": [], "dan": ["read", "write", "more", "other"]}
+    access = Access([entry(name, scopes=granted) for name, granted in scopes.items()])
+    async with served.http(access=access) as url:
+        for name, seen in visible.items():
+            session = await opened(name, web, url)
+            for asks in (session.ask, session.ask_modern):
+                listed = await asks(request("tools/list", 1))
+                assert {tool["name"] for tool in listed["result"]["tools"]} == seen
+                for number, tool in enumerate(("echo", "any", "change", "typed", "nosuch"), 2):
+                    answer = await asks(call(tool, number))
+                    assert ("result" in answer) is (tool in seen)
+                    if tool not in seen:
+                        assert answer["error"] == {"code": -32602, "message": f"Unknown tool: {tool}"}
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+async def test_only_those_whose_own_list_changed_are_told(
+    served: Served, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    served.scopes = {"echo": ["read"], "any": ["write"]}
+    await served.change("typed")
+    access = Access([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
+    async with served.http(access=access) as url:
+        sessions = [await opened(name, web, url) for name in ("ann", "bob")]
+        for session in sessions:
+            await session.ask(request("tools/list"))
+        streams = [each.listen(toolsListChanged=True) if modern else each.stream() for each in sessions]
+        async with streams[0] as ann, streams[1] as bob:
+            if modern:
+                await anext(ann)  # that it listens
+                await anext(bob)
+            served.show("typed", "echo", "any")
+            served.show("typed")
+            await served.server.announcer.announce()  # of what was taken back
+            await served.change("typed", "echo")
+            assert (await anext(ann))["method"] == "notifications/tools/list_changed"
+            await served.change("typed", "echo", "any")
+            assert (await anext(bob))["method"] == "notifications/tools/list_changed"
+            await served.change("any")
+            assert (await anext(ann))["method"] == "notifications/tools/list_changed"
+            assert (await anext(bob))["method"] == "notifications/tools/list_changed"
+            access.replace([])
+            assert [event async for event in ann] == []
+            assert [event async for event in bob] == []

@@ -4,6 +4,7 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
+from bridge.registry import Registry
 from bridge.server import announce
 from tests.server.support import INITIALIZED, META, Pipe, Served, Session, initialize, request
 
@@ -111,7 +112,7 @@ async def test_a_stream_may_open_before_the_client_says_that_it_is_ready(
 
 
 async def test_a_stream_may_open_before_the_last_one_is_seen_to_close() -> None:
-    announcer = announce.Announcer()
+    announcer = announce.Announcer(Registry())
     announcer.stream_opened("s")
     announcer.stream_opened("s")
     announcer.stream_closed("s")

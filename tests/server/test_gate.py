@@ -5,6 +5,7 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.lines import MAX_BYTES
@@ -21,7 +22,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def gate(*names: str, any_address: bool = False) -> Gate:
-    return Gate(echo, Announcer(), LOCAL_NAMES | set(names), any_address=any_address)
+    return Gate(echo, Announcer(Registry()), LOCAL_NAMES | set(names), any_address=any_address)
 
 
 async def send(
@@ -132,7 +133,7 @@ async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_without_sessions_there_is_nothing_to_get_or_to_delete(method: str) -> None:
-    without = Gate(echo, Announcer(), LOCAL_NAMES, any_address=False, sessions=False)
+    without = Gate(echo, Announcer(Registry()), LOCAL_NAMES, any_address=False, sessions=False)
     reply = await send(without, method=method)
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
     assert (await send(without)).status_code == 200
@@ -164,5 +165,5 @@ async def test_what_a_request_was_received_by_is_let_go_with_it() -> None:
         kept.append(receive)
         await echo(scope, receive, send)
 
-    await send(Gate(keep, Announcer(), LOCAL_NAMES, any_address=False))
+    await send(Gate(keep, Announcer(Registry()), LOCAL_NAMES, any_address=False))
     assert await kept[0]() == {"type": "http.disconnect"}
