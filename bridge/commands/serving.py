@@ -14,6 +14,7 @@ import anyio
 
 from bridge.commands import report
 from bridge.commands.keys import Keys
+from bridge.commands.operating import Desk
 from bridge.commands.serve import Beginning
 from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
@@ -21,6 +22,7 @@ from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
+from bridge.server.operator import Operator
 from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
 from bridge.settings import Address
@@ -111,6 +113,7 @@ class Bridge:
         self.server = ToolServer(self.registry, self.client, report.ear, alone=alone)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
+        self.desk = Desk(self.registry, beginning.shelf, self.reloader, self.server.announcer)
         self._shelf = beginning.shelf
         self._told = beginning.told
 
@@ -133,6 +136,7 @@ async def over_http(
         lambda url: started(url, bridge.registry),
         express=bridge.express,
         access=bridge.keys.access if bridge.keys else None,
+        operator=Operator(bridge.desk.status, bridge.desk.reload),
     )
 
 

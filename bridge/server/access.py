@@ -1,4 +1,4 @@
-"""Who may come in over HTTP: in front of everything else, every request shows a key.
+"""Who may come in over HTTP: in front of everything else, every request shows a key, but for two that ask how the bridge is.
 
 Of keys the digests are known alone. What a key opened, a stream above all, ends when the key does.
 """
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.server.announce import CALLER, CALLING
+from bridge.server.operator import HEALTHY, READY
 from bridge.settingsfile import ApiKey
 
 _log: Final = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Door:
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
             await self._app(scope, receive, send)
             return
         try:

@@ -118,6 +118,11 @@ class Announcer:
             self._audiences[key] = _Audience(caller)
         return self._audiences[key]
 
+    @property
+    def sessions(self) -> int:
+        """How many handshake clients are ready."""
+        return len(self._sessions)
+
     def session(self, session_id: str, caller: Caller | None) -> Session | None:
         """The session over HTTP with that id, once it is ready; nobody has another's."""
         session = self._sessions.get(session_id)

@@ -86,18 +86,24 @@ class Gate:
 
     def refusal(self, method: str, headers: Headers) -> Response | None:
         """What a request is answered that may not come in."""
-        host, origin = headers.get("host", ""), headers.get("origin")
+        if stranger := self.stranger(headers):
+            return stranger
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not self._is_here(host):
-            return _error(421, "The Host header names another server")
-        if origin is not None and _name(_ORIGIN, origin) not in self._names:
-            return _error(403, "This Origin may not call this server")
         if method == "POST" and media_type != "application/json":
             return _error(415, "Content-Type must be application/json")
         if self.stopping.is_set() and method != "DELETE":
             stopping = _error(503, "The server is stopping", INTERNAL_ERROR)
             stopping.headers["connection"] = "close"  # the next one may reach a server that does not
             return stopping
+        return None
+
+    def stranger(self, headers: Headers) -> Response | None:
+        """The same for one that means another server, or comes from another one's page."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._is_here(host):
+            return _error(421, "The Host header names another server")
+        if origin is not None and _name(_ORIGIN, origin) not in self._names:
+            return _error(403, "This Origin may not call this server")
         return None
 
     def _is_here(self, host: str) -> bool:

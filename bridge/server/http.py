@@ -23,6 +23,7 @@ from bridge.server.gathered import Protocol
 from bridge.server.handlers import ToolServer
 from bridge.server.lines import MAX_BYTES
 from bridge.server.listeners import bind
+from bridge.server.operator import Operator, routes
 from bridge.settings import Address, is_loopback
 
 PATH: Final = "/mcp"
@@ -43,10 +44,12 @@ async def serve_http(
     grace: int = 5,
     express: bool = True,
     access: Access | None = None,
+    operator: Operator | None = None,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
-    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key.
+    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key; an
+    ``operator`` is answered, too.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
     may address the server beside its own; raises ``OSError`` where it cannot listen.
@@ -74,7 +77,9 @@ async def serve_http(
         server.stop(grace)
 
     app = Starlette(
-        routes=[Route(PATH, gate)], lifespan=lambda _: manager.run(), exception_handlers={404: _nothing_here}
+        routes=[Route(PATH, gate), *(routes(operator, gate) if operator else ())],
+        lifespan=lambda _: manager.run(),
+        exception_handlers={404: _nothing_here},
     )
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
     if access:

@@ -11,7 +11,7 @@ from tests.bench.subjects import BRIDGE, SUBJECTS, Served, served
 from tests.bench.table import row, title
 
 CONNECTIONS: Final = (1, 16, 64)
-_FEW: Final = 100
+_FEW: Final = 20
 """Calls of a run below which its figures say nothing."""
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from mcp import Client
 
@@ -13,7 +14,7 @@ from bridge.commands.serve import Beginning
 from bridge.commands.serving import over_http, serve
 from bridge.secrets import Sources
 from bridge.settings import Address, Settings
-from tests.commands.conftest import Line
+from tests.commands.conftest import ROOT, Line
 from tests.commands.processes import HELLO, request, restbridge
 
 pytestmark = pytest.mark.anyio
@@ -180,4 +181,24 @@ async def test_read_only_serves_what_changes_nothing_and_scopes_need_callers_wit
         async with Client(url) as client:
             named = {tool.name for tool in (await client.list_tools()).tools}
         assert named == {"get_customer", "get_order", "get_product", "list_products"}
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+async def test_who_runs_it_sees_what_is_served_and_reloads(tools: Path) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    words = ("serve", "--http", "0", "--poll", "60")
+    async with restbridge(*words, cwd=tools.parent) as bridge, httpx.AsyncClient(trust_env=False) as web:
+        base = (await bridge.says(r"(http://\S+)/mcp"))[1]
+        assert (await web.get(f"{base}/-/ready")).text == "ready\n"
+        before = (await web.get(f"{base}/-/status")).json()
+        assert (before["tools"], before["sessions"], before["watching"]) == (5, 0, "events")
+        states = {file["path"]: file["state"] for file in before["files"]}
+        assert len(states) == 7
+        assert [path for path, state in states.items() if state != "good"] == ["tools.d/get_order.yaml"]
+        assert "tools.d/get_order.yaml" in {problem["path"] for problem in before["problems"]}
+        (tools / "get_order.yaml").write_bytes((ROOT / "tools.d" / "get_order.yaml").read_bytes())
+        report = (await web.post(f"{base}/-/reload")).json()
+        assert report["broken"] == []
+        after = (await web.get(f"{base}/-/status")).json()
+        assert report["digest"] == after["digest"] != before["digest"]
         assert await bridge.ends(signal.SIGTERM) == 0

@@ -19,6 +19,7 @@ from bridge.server.access import Access
 from bridge.server.first_answers import Before, FirstAnswers
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
+from bridge.server.operator import Operator
 from bridge.server.stdio import serve_stdio
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
@@ -184,6 +185,7 @@ class Served:
         grace: int = 5,
         express: bool | None = None,
         access: Access | None = None,
+        operator: Operator | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
@@ -196,7 +198,15 @@ class Served:
         async def serve() -> None:
             lane = self.express if express is None else express
             await serve_http(
-                self.server, host, 0, self.stop, started, grace=grace, express=lane, access=access
+                self.server,
+                host,
+                0,
+                self.stop,
+                started,
+                grace=grace,
+                express=lane,
+                access=access,
+                operator=operator,
             )
             self.stopped.set()
 

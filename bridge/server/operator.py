@@ -1,0 +1,61 @@
+"""What those who run the bridge may ask it over HTTP: whether it lives, what it serves, and to read the files now."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from bridge.server.announce import CALLER
+from bridge.server.gate import Gate
+from bridge.spec import Json
+
+HEALTHY: Final = "/-/healthy"
+READY: Final = "/-/ready"
+SCOPE: Final = "restbridge:operate"
+"""What the key of a caller needs for all but the two above, which tell nothing and are open to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What is answered: what there is now, and what came of reading all files again."""
+
+    status: Callable[[], dict[str, Json]]
+    reload: Callable[[], Awaitable[dict[str, Json]]]
+
+
+def routes(operator: Operator, gate: Gate) -> list[Route]:
+    """Requests pass the same checks of Host and Origin as those to the endpoint."""
+
+    async def healthy(_request: Request) -> Response:
+        return PlainTextResponse("healthy\n")
+
+    async def ready(_request: Request) -> Response:
+        if gate.stopping.is_set():
+            return PlainTextResponse("stopping\n", 503)
+        return PlainTextResponse("ready\n")
+
+    async def status(request: Request) -> Response:
+        return _refusal(request, gate) or JSONResponse(operator.status())
+
+    async def reload(request: Request) -> Response:
+        return _refusal(request, gate) or JSONResponse(await operator.reload())
+
+    return [
+        Route(HEALTHY, healthy),
+        Route(READY, ready),
+        Route("/-/status", status),
+        Route("/-/reload", reload, methods=["POST"]),
+    ]
+
+
+def _refusal(request: Request, gate: Gate) -> Response | None:
+    caller = request.scope.get(CALLER)
+    if caller and SCOPE not in caller.scopes:
+        challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{SCOPE}"'
+        return PlainTextResponse(
+            f"This takes a key with the scope {SCOPE}\n", 403, {"WWW-Authenticate": challenge}
+        )
+    return gate.stranger(request.headers)

@@ -1,0 +1,74 @@
+import anyio
+import httpx
+import pytest
+
+from bridge.server.access import Access
+from bridge.server.operator import SCOPE, Operator
+from tests.server.support import Api, Json, Served, call
+from tests.server.test_access import entry, session_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def reload() -> Json:
+    return {"added": ["one"]}
+
+
+OPERATOR = Operator(lambda: {"tools": 3}, reload)
+PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
+
+
+def base(url: str) -> str:
+    return url.removesuffix("/mcp")
+
+
+async def test_probes_are_answered_to_all_the_rest_to_operators(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    access = Access([entry("ops", scopes=["x", SCOPE]), entry("ann", scopes=["x"])])
+    async with served.http(access=access, operator=OPERATOR) as url:
+        for path, text in (("/-/healthy", "healthy\n"), ("/-/ready", "ready\n")):
+            reply = await web.get(base(url) + path)
+            assert (reply.status_code, reply.text) == (200, text)
+            assert (await web.post(base(url) + path)).status_code == 405
+        for method, path, body in PATHS:
+            assert (await web.request(method, base(url) + path)).status_code == 401
+            ann, ops = [
+                await web.request(method, base(url) + path, headers=session_of(name, web, url).headers)
+                for name in ("ann", "ops")
+            ]
+            assert ann.status_code == 403
+            assert ann.headers["www-authenticate"].endswith(
+                'error="insufficient_scope", scope="restbridge:operate"'
+            )
+            assert ann.text == "This takes a key with the scope restbridge:operate\n"
+            assert (ops.status_code, ops.json()) == (200, body)
+        assert (await web.get(f"{base(url)}/-/reload", headers=ops.request.headers)).status_code == 405
+
+
+async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    async with served.http(operator=OPERATOR) as url:
+        for method, path, body in PATHS:
+            reply = await web.request(method, base(url) + path)
+            assert (reply.status_code, reply.json()) == (200, body)
+            evil = {"origin": "https://evil.example"}
+            assert (await web.request(method, base(url) + path, headers=evil)).status_code == 403
+            rebound = {"host": "evil.example"}
+            assert (await web.request(method, base(url) + path, headers=rebound)).status_code == 421
+
+
+async def test_a_server_that_stops_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+    async with served.http(operator=OPERATOR) as url, anyio.create_task_group() as tasks:
+        session = session_of("ann", web, url)
+        tasks.start_soon(session.ask_modern, call("hang"))
+        await api.entered.wait()
+        async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as probe:
+            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await probe.receive()).startswith(b"HTTP/1.1 200 ")
+            served.stop.set()
+            await anyio.lowlevel.checkpoint()
+            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await probe.receive()).startswith(b"HTTP/1.1 503 ")
+        api.release.set()
