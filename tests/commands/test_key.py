@@ -85,10 +85,9 @@ def test_what_no_settings_file_would_take_is_refused(line: Line, words: list[str
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Line, workers: int) -> None:
+async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Line) -> None:
     (ann, ann_entry), (bob, bob_entry) = new(line, "--name", "ann"), new(line, "--name", "bob")
-    http = {"listen": "0.0.0.0:0", "workers": workers}
+    http = {"listen": "0.0.0.0:0", "workers": 2}
     write(tools.parent, ann_entry, http=http)
 
     async def until(key: str, expected: int) -> None:

@@ -168,30 +168,23 @@ def test_a_directory_that_is_not_there_is_wrong_use(
     assert err.startswith(f"Error: {tmp_path / 'more.d'} is not there")
 
 
-async def test_read_only_serves_what_changes_nothing_and_scopes_need_callers_with_names(tools: Path) -> None:
-    order = tools / "get_order.yaml"
-    order.write_text(order.read_text() + 'scopes: ["orders:read"]\n')
-    async with restbridge("serve", "--http", "0", "--read-only", cwd=tools.parent) as bridge:
-        await bridge.says(r"reload: \+4 ")
-        await bridge.says(r"INFO read-only: of 6 tools 2 may change something, and are not served$")
+async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(tools: Path) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    product = tools / "get_product.yaml"
+    product.write_text(product.read_text() + 'scopes: ["products:read"]\n')
+    words = ("serve", "--http", "0", "--poll", "60", "--read-only")
+    async with restbridge(*words, cwd=tools.parent) as bridge, httpx.AsyncClient(trust_env=False) as web:
+        await bridge.says(r"INFO read-only: of 5 tools 2 may change something, and are not served$")
         await bridge.says(
             r"WARNING scopes of tools bind nobody, as nobody is asked who calls; set access in "
         )
-        url = (await bridge.says(r"http://\S+"))[0]
-        async with Client(url) as client:
-            named = {tool.name for tool in (await client.list_tools()).tools}
-        assert named == {"get_customer", "get_order", "get_product", "list_products"}
-        assert await bridge.ends(signal.SIGTERM) == 0
-
-
-async def test_who_runs_it_sees_what_is_served_and_reloads(tools: Path) -> None:
-    (tools / "get_order.yaml").write_text("description: Broken.\n")
-    words = ("serve", "--http", "0", "--poll", "60")
-    async with restbridge(*words, cwd=tools.parent) as bridge, httpx.AsyncClient(trust_env=False) as web:
         base = (await bridge.says(r"(http://\S+)/mcp"))[1]
+        async with Client(f"{base}/mcp") as client:
+            named = {tool.name for tool in (await client.list_tools()).tools}
+        assert named == {"get_customer", "get_product", "list_products"}
         assert (await web.get(f"{base}/-/ready")).text == "ready\n"
         before = (await web.get(f"{base}/-/status")).json()
-        assert (before["tools"], before["sessions"], before["watching"]) == (5, 0, "events")
+        assert (before["tools"], before["watching"]) == (3, "events")
         states = {file["path"]: file["state"] for file in before["files"]}
         assert len(states) == 7
         assert [path for path, state in states.items() if state != "good"] == ["tools.d/get_order.yaml"]
@@ -200,5 +193,6 @@ async def test_who_runs_it_sees_what_is_served_and_reloads(tools: Path) -> None:
         report = (await web.post(f"{base}/-/reload")).json()
         assert report["broken"] == []
         after = (await web.get(f"{base}/-/status")).json()
-        assert report["digest"] == after["digest"] != before["digest"]
+        assert (after["tools"], after["digest"]) == (4, report["digest"])
+        assert report["digest"] != before["digest"]
         assert await bridge.ends(signal.SIGTERM) == 0

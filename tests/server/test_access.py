@@ -1,6 +1,7 @@
 import json
 import logging
 import time
+from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import product
 from typing import Any
@@ -39,7 +40,7 @@ async def opened(name: str, web: httpx.AsyncClient, url: str) -> Session:
 
 
 def later(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + seconds)) + "Z"
+    return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
 
 
 async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: httpx.AsyncClient) -> None:
@@ -137,7 +138,7 @@ async def test_nobody_uses_the_session_of_another(served: Served, api: Api, web:
 async def test_a_stream_ends_with_its_key(
     served: Served, web: httpx.AsyncClient, how: str, *, modern: bool
 ) -> None:
-    ann_key = entry("ann", expires=later(2)) if how == "expired" else entry("ann")
+    ann_key = entry("ann", expires=later(0.8)) if how == "expired" else entry("ann")
     access = Access([ann_key, entry("bob")])
     async with served.http(access=access) as url, anyio.create_task_group() as tasks:
         tasks.start_soon(access.run)
