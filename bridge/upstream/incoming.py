@@ -15,7 +15,8 @@ from bridge.upstream.decoding import Content
 
 _INFORMATIONAL: Final = 16
 """Interim replies (RFC 9110 15.2) that may come before the final one."""
-_LARGEST_HEAD: Final = 64 * 1024
+_MOST_BESIDE: Final = 64 * 1024
+"""Bytes that may come without content among them: a head, trailers, extensions of chunks."""
 _MOST_FIELDS: Final = 256
 
 WAITING: Final = "waiting for an answer"
@@ -46,7 +47,7 @@ class Incoming:
         self._progress = progress
         self._has_content = has_content
         self._interim = 0
-        self._head_size = 0
+        self._beside = 0
         self._fields: list[tuple[bytes, bytes]] = []
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -58,18 +59,17 @@ class Incoming:
         )
 
     def feed(self, data: bytes) -> None:
+        self._beside += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as problem:
             self._fail(problem.__context__ or problem)
         except (HttpParserError, HttpParserUpgrade):
             self._fail(httpx.RemoteProtocolError("protocol-error"))
-        if self._content is None:
-            self._head_size += len(data)
-            if self._head_size > _LARGEST_HEAD:
-                self._fail(httpx.RemoteProtocolError("protocol-error"))
-        elif self._is_whole:
+        if self._is_whole:
             self._finish(complete=True)
+        elif self._beside > _MOST_BESIDE:
+            self._fail(httpx.RemoteProtocolError("protocol-error"))
 
     def lost(self, error: BaseException | None) -> None:
         """The connection has ended, and with it a reply whose length was not told."""
@@ -88,7 +88,8 @@ class Incoming:
             self.is_last = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        if self._content is None:  # else it is a trailer
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._is_whole:
@@ -105,6 +106,7 @@ class Incoming:
         self._is_whole = not self._has_content
 
     def on_body(self, data: bytes) -> None:
+        self._beside = 0
         if not self._is_whole and self._content:
             self._content.feed(data)
 

@@ -51,8 +51,8 @@ _OUTCOMES: Final = {
         cut_json deep_json dup_keys echo exp_float huge_int infinite_json invalid_json nan_json
     """,
     "protocol-error": """
-        bad_chunk_size extra_bytes header_bomb informational_flood length_and_chunks negative_length not_http
-        one_huge_header switching_protocols tls_alert two_lengths
+        bad_chunk_size extra_bytes header_bomb huge_chunk_extension informational_flood length_and_chunks
+        negative_length not_http one_huge_header one_huge_trailer switching_protocols tls_alert two_lengths
     """,
     "http-307": "redirect",
     "http-401": "secret_echo",

@@ -13,6 +13,7 @@ from tests.upstream.conversation import JSON, Exchange, Fault, Faulty, serve_fau
 __all__ = ["FAULTS", "JSON", "Faulty", "serve"]
 
 OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 FAULTS: dict[str, Fault] = {}
 
 
@@ -128,7 +129,7 @@ async def waits(exchange: Exchange) -> None:
 
 @fault
 async def endless_body(exchange: Exchange) -> None:
-    await exchange.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    await exchange.send(CHUNKED)
     while not exchange.writer.is_closing():
         await exchange.send(b"10000\r\n", bytes(65536), b"\r\n")
     exchange.server.left.set()
@@ -320,7 +321,7 @@ def raw(*parts: bytes) -> Fault:
 FAULTS |= {
     "not_http": raw(b"220 mail.example ESMTP\r\n"),
     "tls_alert": raw(b"\x15\x03\x01\x00\x02\x02\x46"),
-    "bad_chunk_size": raw(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\nabc\r\n"),
+    "bad_chunk_size": raw(CHUNKED + b"3\r\nabc\r\n", b"zz\r\nabc\r\n"),
     "two_lengths": raw(OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
     "length_and_chunks": raw(OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     "negative_length": raw(OK + b"Content-Length: -1\r\n\r\n"),
@@ -329,6 +330,8 @@ FAULTS |= {
     ),
     "header_bomb": raw(OK + b"".join(b"X-%d: y\r\n" % n for n in range(10_000)) + b"\r\n"),
     "one_huge_header": raw(OK + b"X-Huge: " + b"y" * 1_000_000 + b"\r\n\r\n"),
+    "one_huge_trailer": raw(CHUNKED + b"2\r\n{}\r\n0\r\nX-Huge: ", b"y" * 1_000_000 + b"\r\n\r\n"),
+    "huge_chunk_extension": raw(CHUNKED + b"2;x=", b"y" * 1_000_000 + b"\r\n{}\r\n0\r\n\r\n"),
     "informational_flood": raw(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20_000),
 }
 

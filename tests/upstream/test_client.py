@@ -162,6 +162,8 @@ async def test_a_sound_reply_is_read_to_its_end(
         ("switching_protocols", NotAnswered, "protocol-error"),
         ("header_bomb", NotAnswered, "protocol-error"),
         ("one_huge_header", NotAnswered, "protocol-error"),
+        ("one_huge_trailer", NotAnswered, "protocol-error"),
+        ("huge_chunk_extension", NotAnswered, "protocol-error"),
         ("informational_flood", NotAnswered, "protocol-error"),
         ("extra_bytes", NotAnswered, "protocol-error"),
         ("endless_body", UnusableReply, "reply-too-large"),
