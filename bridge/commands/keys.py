@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from bridge.secrets import Sources
 from bridge.server.access import Access
-from bridge.settingsfile import ApiKey
+from bridge.settingsfile import ApiKey, SettingsFile
 from bridge.toolfiles.configuration import Configuration, read_configuration
 
 _log: Final = logging.getLogger("bridge")
@@ -28,8 +28,8 @@ class Keys:
         self._poll = poll
         self._sources = Sources(os.environ)
         self._last = read_configuration(path, self._sources)
-        self._keys = _of(self._last)
-        self.access = Access(self._keys)
+        self._words = self._last.words
+        self.access = Access(_keys(self._words))
 
     async def run(self) -> None:
         """Ends when it is cancelled."""
@@ -48,9 +48,11 @@ class Keys:
         if found.words is None:
             _log.info("%s: the keys that it last had count on", self._path)
             return
-        before, self._keys = self._keys, _of(found)
-        self.access.replace(self._keys)
-        old, new = ({key.name: key for key in keys} for keys in (before, self._keys))
+        before, self._words = self._words, found.words
+        self.access.replace(_keys(self._words))
+        if _rest(before) != _rest(self._words):
+            _log.warning("%s: what changed there beside keys takes effect at the next start", self._path)
+        old, new = ({key.name: key for key in _keys(words)} for words in (before, self._words))
         told = {
             "+": sorted(new.keys() - old.keys()),
             "~": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
@@ -60,7 +62,10 @@ class Keys:
         _log.info("keys: %s count%s", len(new), f" ({names})" if names else "")
 
 
-def _of(configuration: Configuration) -> tuple[ApiKey, ...]:
+def _keys(words: SettingsFile | None) -> tuple[ApiKey, ...]:
     """None where access control was taken out: that takes a restart."""
-    words = configuration.words
     return words.access.api_keys if words and words.access else ()
+
+
+def _rest(words: SettingsFile | None) -> SettingsFile | None:
+    return words and words.model_copy(update={"access": None})

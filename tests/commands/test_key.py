@@ -105,7 +105,10 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
         await bridge.says(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
         await bridge.says(r"INFO restbridge.yaml: the keys that it last had count on$")
         assert [await status(url, key) for key in (ann, bob)] == [200, 200]
-        write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http)
+        write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http, strict=True)
+        await bridge.says(
+            r"WARNING restbridge.yaml: what changed there beside keys takes effect at the next start$"
+        )
         await bridge.says(r"INFO keys: 1 count \(~bob -ann\)$")
         await until(ann, 401)
         assert [await status(url, key) for key in (bob, None)] == [200, 401]
