@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import canaries, conformance, faults, fuzz, lifecycle, soak, storm, strain, swaps
+from tests.kits import callers, canaries, conformance, faults, fuzz, lifecycle, soak, storm, strain, swaps
 from tests.kits.figures import Figure, failed, table
 
 
@@ -18,6 +18,7 @@ class _Kit(Protocol):
 
 
 KITS: Final[dict[str, _Kit]] = {
+    "callers": callers.run,
     "canaries": canaries.run,
     "faults": faults.run,
     "conformance": conformance.run,
