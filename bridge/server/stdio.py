@@ -57,6 +57,7 @@ _Inbox: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 _ToClient: TypeAlias = MemoryObjectSendStream[SessionMessage | _Answer]
 _Outbox: TypeAlias = MemoryObjectReceiveStream[SessionMessage | _Answer]
 _Kind: TypeAlias = Literal["initialize", "modern", "other"]
+_Step: TypeAlias = Literal["asked", "greeted", "ready"]
 _NOTHING: Final = Before()
 
 
@@ -119,7 +120,8 @@ class _Wire:
         self._calls: dict[str, _Kind] = {}  # requests that are not answered yet, by their ids
         self._taken: dict[str, anyio.CancelScope] = {}  # those that the SDK does not see
         self._answered = anyio.Event()
-        self._era: Literal["unknown", "greeted", "handshake", "modern"] = "unknown"
+        self._era: Literal["unknown", "handshake", "modern"] = "unknown"
+        self._steps: set[_Step] = set()
 
     async def receive(self, inbox: _Inbox, reading: anyio.CancelScope, grace: float) -> None:
         """Closing ``inbox`` ends the server, which cancels what still runs: so it waits for the answers."""
@@ -165,14 +167,22 @@ class _Wire:
             case JSONRPCRequest(id=id):
                 if str(id) in self._calls:
                     raise Refused(INVALID_REQUEST, "A request with this id is still in flight", id)
-                self._calls[str(id)] = _kind(message)
+                self._calls[str(id)] = kind = _kind(message)
+                if kind == "initialize":
+                    self._steps = {"asked"}
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}):
                 if call := self._taken.pop(str(id), None):
                     call.cancel()
                 self._settle(id)  # a cancelled request is not answered
-            case JSONRPCNotification(method="notifications/initialized") if self._era == "greeted":
-                self._era = "handshake"
+            case JSONRPCNotification(method="notifications/initialized") if "asked" in self._steps:
+                self._shake_hands("ready")
         return message
+
+    def _shake_hands(self, step: _Step) -> None:
+        """What was said before comes all at once: the client is ready before the SDK has greeted it."""
+        self._steps.add(step)
+        if self._steps >= {"greeted", "ready"}:
+            self._era = "handshake"
 
     # --- the express lane ---
 
@@ -215,7 +225,7 @@ class _Wire:
         """A request is done; by the SDK's answer, in which era the client speaks, which the SDK holds it to."""
         match answer, self._calls.pop(str(id), None):
             case JSONRPCResponse(result={"protocolVersion": version}), "initialize" if version in ALIKE:
-                self._era = "greeted"
+                self._shake_hands("greeted")
             case JSONRPCResponse(), "modern":
                 self._era = "modern"
         self._answered.set()

@@ -11,14 +11,16 @@ from typing import Any, Final
 import anyio
 import pytest
 from anyio import to_thread
+from mcp.server.context import CallNext, HandlerResult
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
 
 from bridge.registry import Snapshot
 from bridge.server import first_answers
+from bridge.server.announce import Context
 from bridge.server.facts import ALIKE
 from bridge.server.first_answers import Before, FirstAnswers
 from bridge.server.stdio import serve_stdio
-from tests.server.support import INITIALIZED, META, TOOLS, Json, Served, initialize, request
+from tests.server.support import INITIALIZED, META, TOOLS, Json, Served, call, initialize, request
 
 pytestmark = pytest.mark.anyio
 
@@ -212,3 +214,21 @@ async def test_an_answer_that_waits_for_its_reader_is_finished_by_the_sdk(served
         listing, pong = [await pipe.answer() for _ in range(2)]
     assert len(listing["result"]["tools"]) == 400
     assert pong == {"jsonrpc": "2.0", "id": 2, "result": {}}
+
+
+async def test_plain_calls_pass_the_sdk_by_after_first_answers_too(served: Served) -> None:
+    seen: list[str] = []
+
+    async def note(ctx: Context, call_next: CallNext) -> HandlerResult:
+        seen.append(ctx.method)
+        return await call_next(ctx)
+
+    served.server.middleware.append(note)
+    served.show("echo", *[f"tool_{number}" for number in range(400)])
+    async with served.stdio_after(initialize(), INITIALIZED, request("tools/list", 1), read=1) as pipe:
+        await pipe.send(request("ping", 2))
+        while (await pipe.answer())["id"] != 2:
+            pass
+        await pipe.send(call("echo", 3))
+        assert (await pipe.answer())["result"]["isError"] is False
+    assert {"ping"} <= set(seen) <= {"initialize", "notifications/initialized", "tools/list", "ping"}
