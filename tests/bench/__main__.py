@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.bench import calls, edit, inside, large, lists, loading, scale
+from tests.bench import calls, edit, inside, large, lists, loading, pipes, scale
 from tests.bench.subjects import install
 from tests.bench.upstream import nginx
 
 PARTS: Final[dict[str, Callable[..., None]]] = {
     "calls": calls.main,
+    "pipes": pipes.main,
     "lists": lists.main,
     "scale": scale.main,
     "large": large.main,

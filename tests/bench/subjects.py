@@ -93,18 +93,20 @@ def _wanted(name: str) -> str:
     return "products[?stock >= `20850`]" if name == "list_many" else "products[]"
 
 
-def _bridge(folder: Path, port: int, url: str, count: int) -> list[str]:
+def _bridge(folder: Path, port: int | None, url: str, count: int) -> list[str]:
     bridge_files(folder, url, count)
-    return [sys.executable, "-m", "bridge", "serve", str(folder), "--http", str(port)]
+    where = [] if port is None else ["--http", str(port)]
+    return [sys.executable, "-m", "bridge", "serve", str(folder), *where]
 
 
-def _toolbox(folder: Path, port: int, url: str, count: int) -> list[str]:
+def _toolbox(folder: Path, port: int | None, url: str, count: int) -> list[str]:
     file = folder / "tools.yaml"
     file.write_text(_SOURCE.format(url=url) + _toolbox_tools(*tool_names(count)))
-    return [str(TOOLBOX), "--config", str(file), "--port", str(port), *_TOOLBOX_QUIET]
+    where = ["--stdio"] if port is None else ["--port", str(port)]
+    return [str(TOOLBOX), "--config", str(file), *where, *_TOOLBOX_QUIET]
 
 
-def _toolbox_folder(folder: Path, port: int, url: str, count: int) -> list[str]:
+def _toolbox_folder(folder: Path, port: int | None, url: str, count: int) -> list[str]:
     (folder / "shop.yaml").write_text(_SOURCE.format(url=url))
     for name in tool_names(count):
         (folder / f"{name}.yaml").write_text(_toolbox_tools(name))
@@ -115,19 +117,20 @@ def _toolbox_tools(*names: str) -> str:
     return "tools:\n" + "".join(_TOOLBOX_TOOL.format(name=name, path=_path(name)) for name in names)
 
 
-def _server(interpreter: str, *words: str) -> Callable[[Path, int, str, int], list[str]]:
-    def command(_folder: Path, port: int, url: str, count: int) -> list[str]:
-        return [interpreter, str(_SERVERS / words[0]), *words[1:], str(port), url, *tool_names(count)[1:]]
+def _server(interpreter: str, *words: str) -> Callable[[Path, int | None, str, int], list[str]]:
+    def command(_folder: Path, port: int | None, url: str, count: int) -> list[str]:
+        where = "stdio" if port is None else str(port)
+        return [interpreter, str(_SERVERS / words[0]), *words[1:], where, url, *tool_names(count)[1:]]
 
     return command
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server; ``command`` takes a folder for its files, a port, the upstream and a number of tools."""
+    """A server; ``command`` takes a folder for its files, a port (none is stdio), the upstream and a number of tools."""
 
     name: str
-    command: Callable[[Path, int, str, int], list[str]]
+    command: Callable[[Path, int | None, str, int], list[str]]
     eras: tuple[Era, ...] = ("handshake",)
     sessions: bool = False
 

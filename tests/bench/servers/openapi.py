@@ -1,4 +1,4 @@
-"""FastMCP over an OpenAPI document; runs where FastMCP is installed. ``python openapi.py PORT UPSTREAM``."""
+"""FastMCP over an OpenAPI document; runs where FastMCP is installed. ``python openapi.py PORT|stdio UPSTREAM``."""
 
 import sys
 
@@ -21,13 +21,16 @@ SPEC = {
     },
 }
 mcp = FastMCP.from_openapi(SPEC, client=httpx2.AsyncClient(base_url=upstream), name="shop")
-mcp.run(
-    transport="http",
-    host="127.0.0.1",
-    port=int(port),
-    path="/mcp",
-    stateless_http=True,
-    show_banner=False,
-    log_level="warning",
-    uvicorn_config={"access_log": False},
-)
+if port == "stdio":
+    mcp.run(transport="stdio", show_banner=False, log_level="warning")
+else:
+    mcp.run(
+        transport="http",
+        host="127.0.0.1",
+        port=int(port),
+        path="/mcp",
+        stateless_http=True,
+        show_banner=False,
+        log_level="warning",
+        uvicorn_config={"access_log": False},
+    )

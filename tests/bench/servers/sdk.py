@@ -1,4 +1,4 @@
-"""A server as the SDK's tutorial has it: httpx, no more. ``python sdk.py new|shared PORT UPSTREAM [NAME…]``.
+"""A server as the SDK's tutorial has it: httpx, no more. ``python sdk.py new|shared PORT|stdio UPSTREAM [NAME…]``.
 
 ``new`` makes a client for each call, as the tutorial does; ``shared`` keeps one. The tool is list_products,
 and copies of it under the names given.
@@ -32,10 +32,13 @@ async def list_products(category: str, limit: int = 10) -> str:
 for name in names:
     mcp.add_tool(list_products, name=name)
 
-uvicorn.run(
-    mcp.streamable_http_app(stateless_http=True),
-    host="127.0.0.1",
-    port=int(port),
-    log_level="warning",
-    access_log=False,
-)
+if port == "stdio":
+    mcp.run("stdio")
+else:
+    uvicorn.run(
+        mcp.streamable_http_app(stateless_http=True),
+        host="127.0.0.1",
+        port=int(port),
+        log_level="warning",
+        access_log=False,
+    )
