@@ -133,8 +133,10 @@ _CONFIG: Final = click.option(
 )
 
 
-def _settings(directories: tuple[Path, ...], config: Path | None, **options: Any) -> Settings:
-    """What was typed, then what the settings file says, then the defaults."""
+def _settings(
+    directories: tuple[Path, ...], config: Path | None, *, lenient: bool = False, **options: Any
+) -> Settings:
+    """What was typed, then what the settings file says, then the defaults; ``lenient`` to what is wrong there."""
     typed = {name: value for name, value in options.items() if value is not None}
     if directories:
         typed["directories"] = directories
@@ -142,7 +144,13 @@ def _settings(directories: tuple[Path, ...], config: Path | None, **options: Any
         return Settings(**({"directories": (_DEFAULT,)} | typed))
     from bridge.commands.configuring import settings
 
-    return settings(config, typed)
+    return settings(config, typed, lenient=lenient)
+
+
+def _of_worker(directories: tuple[Path, ...], config: Path | None, **options: Any) -> Settings:
+    """As ``Settings.words`` tells them: the settings file may be another by now, or wrong."""
+    told = {name: value for name, value in options.items() if value is not None}
+    return Settings(directories, config=config, **told)
 
 
 @click.group(cls=_Restbridge, context_settings={"help_option_names": ["-h", "--help"]})
@@ -169,6 +177,7 @@ def restbridge(*, verbose: bool) -> None:
     help="With --http, answer with N processes, to use N processors. Default 1.",
 )
 @click.option("--worker", type=click.IntRange(1, 64), hidden=True)
+@click.option("--guarded/--no-guarded", default=None, hidden=True)
 @click.option(
     "--insecure/--no-insecure",
     default=None,
@@ -202,7 +211,8 @@ def serve(*, directories: tuple[Path, ...], config: Path | None, worker: int | N
     """
     from bridge.commands.serve import run
 
-    return run(_settings(directories, config, **options), worker=worker)
+    settings = (_settings if worker is None else _of_worker)(directories, config, **options)
+    return run(settings, worker=worker)
 
 
 @restbridge.command(epilog="restbridge check\nrestbridge check --format github --secrets deploy/tools.d")
@@ -227,7 +237,8 @@ def check(
     """
     from bridge.commands.check import run
 
-    return run(_settings(directories, config, upstreams=upstreams), format_, secrets=secrets)
+    settings = _settings(directories, config, lenient=True, upstreams=upstreams)
+    return run(settings, format_, secrets=secrets)
 
 
 @restbridge.command("list", epilog="restbridge list\nrestbridge list --format json")

@@ -28,6 +28,10 @@ class Address:
         """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback where no host is given. Raises ``ValueError``."""
         if "://" in text:
             raise ValueError(f"{text!r} is a URL; leave {text.partition('://')[0]}:// out")
+        if any(character.isspace() for character in text):
+            raise ValueError(
+                f"{text!r} is no address; write a port such as 8000, or host:port, without blanks"
+            )
         host, _, port = text.rpartition(":")
         if not (port.isascii() and port.isdigit() and int(port) < 65536):
             raise ValueError(f"{text!r} is no address; write a port such as 8000, or host:port")
@@ -64,7 +68,8 @@ class Settings:
     guarded: bool = False
 
     def words(self) -> list[str]:
-        """How ``restbridge serve`` is told them, but for ``workers``; nothing is left to the environment."""
+        """How a worker is told them, so that nothing is left to its environment, and of its settings file the keys alone."""
+        guarded = "--guarded" if self.guarded else "--no-guarded"
         config = [] if self.config is None else [f"--config={self.config}"]
         upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
         http = [] if self.http is None else [f"--http={self.http}"]
@@ -73,6 +78,7 @@ class Settings:
         insecure = "--insecure" if self.insecure else "--no-insecure"
         read_only = "--read-only" if self.read_only else "--no-read-only"
         chosen = [
+            guarded,
             read_only,
             strict,
             f"--on-invalid={self.on_invalid}",

@@ -1,6 +1,7 @@
 """``restbridge check``: what is wrong with the tool files; nothing is sent."""
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ import click
 from bridge.commands import report
 from bridge.commands.loading import load
 from bridge.diagnostics import Diagnostic
+from bridge.secrets import Sources
 from bridge.settings import Settings
+from bridge.toolfiles.configuration import read_configuration
 from bridge.toolfiles.files import Place
 from bridge.toolfiles.loaded import State, ToolFile, UpstreamFile
 
@@ -30,7 +33,8 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     if not loaded.files:
         where = ", ".join(map(str, settings.directories))
         raise click.ClickException(f"no tool files in {where}; name the directory that holds them")
-    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in loaded.diagnostics]
+    told = read_configuration(settings.config, Sources(os.environ)).diagnostics if settings.config else ()
+    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in (*told, *loaded.diagnostics)]
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
     states = Counter(file.state for file in loaded.tools.values())
     counts = {

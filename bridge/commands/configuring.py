@@ -18,13 +18,14 @@ from bridge.toolfiles.configuration import read_configuration
 from bridge.toolfiles.validation import validate
 
 
-def settings(path: Path, typed: Mapping[str, Any]) -> Settings:
-    """Raises ``click.ClickException`` for a file with errors, which are told."""
+def settings(path: Path, typed: Mapping[str, Any], *, lenient: bool) -> Settings:
+    """Raises ``click.ClickException`` for a file with errors, which are told; if ``lenient``, it says nothing."""
     configuration = read_configuration(path, Sources(os.environ))
-    report.mistakes(configuration.diagnostics, "text", sys.stderr)
-    if configuration.words is None:
-        raise click.ClickException(f"{path} has errors; nothing was started")
-    return Settings(**{**_said(configuration.words, path), **typed, "config": path})
+    if not lenient:
+        report.mistakes(configuration.diagnostics, "text", sys.stderr)
+    if configuration.words is None and not lenient:
+        raise click.ClickException(f"the settings file {path} has errors; mend them first")
+    return Settings(**{**_said(configuration.words or SettingsFile(), path), **typed, "config": path})
 
 
 def wrong_key(field: str, value: Any) -> str | None:

@@ -9,7 +9,7 @@ import anyio
 from anyio import to_thread
 
 from bridge.secrets import Sources
-from bridge.server.access import Access
+from bridge.server.access import Access, is_over
 from bridge.settingsfile import ApiKey, SettingsFile
 from bridge.toolfiles.configuration import Configuration, read_configuration
 
@@ -26,8 +26,9 @@ class Keys:
     def __init__(self, path: Path, poll: float) -> None:
         self._path = path
         self._poll = poll
-        self._sources = Sources(os.environ)
-        self._last = read_configuration(path, self._sources)
+        self._asked = anyio.Event()
+        self._reading = anyio.Lock()
+        self._last = _read(path)
         self._words = self._last.words
         self.access = Access(_keys(self._words))
 
@@ -36,11 +37,22 @@ class Keys:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.access.run)
             while True:
-                await anyio.sleep(self._poll)
-                found = await to_thread.run_sync(read_configuration, self._path, self._sources)
-                if found != self._last:
-                    self._last = found
-                    self._take(found)
+                with anyio.move_on_after(self._poll):
+                    await self._asked.wait()
+                self._asked = anyio.Event()
+                await self.refresh()
+
+    def ask(self) -> None:
+        """Have ``run`` look soon."""
+        self._asked.set()
+
+    async def refresh(self) -> None:
+        """Look now."""
+        async with self._reading:
+            found = await to_thread.run_sync(_read, self._path)
+            if found != self._last:
+                self._last = found
+                self._take(found)
 
     def _take(self, found: Configuration) -> None:
         for diagnostic in found.diagnostics:
@@ -59,7 +71,13 @@ class Keys:
             "-": sorted(old.keys() - new.keys()),
         }
         names = " ".join(sign + ", ".join(each) for sign, each in told.items() if each)
-        _log.info("keys: %s count%s", len(new), f" ({names})" if names else "")
+        counting = sum(not is_over(key) for key in new.values())
+        _log.info("keys: %d count%s", counting, f" ({names})" if names else "")
+
+
+def _read(path: Path) -> Configuration:
+    """With no memory of secrets: a digest that is taken away counts no more."""
+    return read_configuration(path, Sources(os.environ))
 
 
 def _keys(words: SettingsFile | None) -> tuple[ApiKey, ...]:

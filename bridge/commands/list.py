@@ -6,7 +6,7 @@ import sys
 from typing import Literal
 
 from bridge.commands import report
-from bridge.commands.loading import STATES, load
+from bridge.commands.loading import STATES, load, served
 from bridge.settings import Settings
 from bridge.tool.compiler import Tool
 
@@ -14,7 +14,7 @@ from bridge.tool.compiler import Tool
 def run(settings: Settings, format_: Literal["table", "json"]) -> int:
     """Prints the tools; answers 1 if a file has errors."""
     loaded = load(settings)
-    tools = loaded.snapshot.tools
+    tools = served(settings, loaded).tools
     if format_ == "json":
         print(json.dumps({"tools": [tool.definition for tool in tools]}, ensure_ascii=False, indent=2))
     else:

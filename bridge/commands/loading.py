@@ -10,6 +10,7 @@ import click
 
 from bridge.commands import report
 from bridge.diagnostics import did_you_mean
+from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.tool.compiler import Tool
@@ -48,12 +49,21 @@ def load(settings: Settings) -> Loaded:
     return load_once(directories(settings), Sources(os.environ))
 
 
+def served(settings: Settings, loaded: Loaded) -> Snapshot:
+    """What ``serve`` would serve of what was loaded."""
+    registry = Registry(read_only=settings.read_only)
+    registry.replace(loaded.snapshot)
+    return registry.current
+
+
 def find(settings: Settings, name: str) -> Tool:
     """One tool by name or alias; else what is wrong with the files is told, and wrong use raised."""
     loaded = load(settings)
-    tool = loaded.snapshot.find(name)
+    tool = served(settings, loaded).find(name)
     if tool is not None:
         return tool
+    if loaded.snapshot.find(name):
+        raise click.ClickException(f"{name} is not served: it may change something, and readOnly is set")
     for file in loaded.tools.values():
         if file.place.stem == name:
             upstream = file.words.spec.upstream if file.words.spec else None

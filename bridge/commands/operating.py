@@ -5,6 +5,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.commands import report
+from bridge.commands.keys import Keys
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
@@ -15,11 +16,14 @@ from bridge.toolfiles.shelf import Shelf
 class Desk:
     """Answers from the rooms of one process."""
 
-    def __init__(self, registry: Registry, shelf: Shelf, reloader: Reloader, announcer: Announcer) -> None:
+    def __init__(
+        self, registry: Registry, shelf: Shelf, reloader: Reloader, announcer: Announcer, keys: Keys | None
+    ) -> None:
         self._registry = registry
         self._shelf = shelf
         self._reloader = reloader
         self._announcer = announcer
+        self._keys = keys
 
     def status(self) -> dict[str, Any]:
         """Every file, its state and what is wrong with it; ``digest`` is the same where the same files are served."""
@@ -39,6 +43,8 @@ class Desk:
 
     async def reload(self) -> dict[str, Any]:
         """Names of tools, and the places of what is broken."""
+        if self._keys:
+            await self._keys.refresh()
         event = await self._reloader.reload()
         return {
             "digest": digest(self._shelf.loaded),

@@ -71,9 +71,9 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(stop_on_signal, stop)
-            await tasks.start(ask_on_signal, bridge.reloader.ask)
+            await tasks.start(ask_on_signal, bridge.ask)
             if beginning.hangups:
-                bridge.reloader.ask()
+                bridge.ask()
             tasks.start_soon(bridge.reloader.run)
             if bridge.keys:
                 tasks.start_soon(bridge.keys.run)
@@ -113,9 +113,15 @@ class Bridge:
         self.server = ToolServer(self.registry, self.client, report.ear, alone=alone)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
-        self.desk = Desk(self.registry, beginning.shelf, self.reloader, self.server.announcer)
+        self.desk = Desk(self.registry, beginning.shelf, self.reloader, self.server.announcer, self.keys)
         self._shelf = beginning.shelf
         self._told = beginning.told
+
+    def ask(self) -> None:
+        """Have all files read again soon."""
+        self.reloader.ask()
+        if self.keys:
+            self.keys.ask()
 
     def _hear(self, event: SnapshotReplaced) -> None:
         """After a reload: what no tool sends to is let go."""

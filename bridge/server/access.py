@@ -27,6 +27,7 @@ _log: Final = logging.getLogger(__name__)
 
 _CHALLENGE: Final = 'Bearer realm="restbridge"'
 _MISSING: Final = "Show who you are: Authorization: Bearer KEY"
+_TWICE: Final = "Show one key: there is more than one Authorization header"
 _INVALID: Final = "This key is not known here, or counts no more"
 _PAUSE: Final = 1.0
 """Seconds between two lines of the log about refusals, however many there are."""
@@ -85,7 +86,7 @@ class Access:
             with anyio.move_on_after(min(max(next_one - now, 0), _FOREVER)):
                 await self._changed.wait()
             for holder in self._holders.values():
-                if _is_over(holder.key):
+                if is_over(holder.key):
                     holder.ended.set()
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
@@ -94,11 +95,13 @@ class Access:
         if not shown:
             raise Refused(_MISSING)
         scheme, _, key = shown[0].strip().partition(b" ")
-        if len(shown) > 1 or scheme.lower() != b"bearer":
+        if len(shown) > 1:
+            raise Refused(_TWICE)
+        if scheme.lower() != b"bearer":
             raise Refused(_MISSING)
         digest = sha256(key.strip()).hexdigest()
-        holder = self._holders.get(digest)
-        if holder is None or not compare_digest(holder.key.sha256, digest) or _is_over(holder.key):
+        holder = self._holders.get(digest) if key.strip() else None
+        if holder is None or not compare_digest(holder.key.sha256, digest) or is_over(holder.key):
             raise Refused(_INVALID)
         return holder
 
@@ -113,7 +116,8 @@ class Access:
             self._told, self._refused = now, 0
 
 
-def _is_over(key: ApiKey) -> bool:
+def is_over(key: ApiKey) -> bool:
+    """Whether it has expired."""
     return key.expires is not None and key.expires <= time.time()
 
 
@@ -185,6 +189,6 @@ class _Visit:
 
 def _challenge(text: str) -> JSONResponse:
     """RFC 6750 3: what is missing, or that what was shown does not count."""
-    challenge = _CHALLENGE if text is _MISSING else f'{_CHALLENGE}, error="invalid_token"'
+    challenge = f'{_CHALLENGE}, error="invalid_token"' if text is _INVALID else _CHALLENGE
     body = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": text}}
     return JSONResponse(body, 401, {"WWW-Authenticate": challenge})

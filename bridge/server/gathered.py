@@ -1,9 +1,12 @@
 """Replies that leave in one piece: uvicorn writes a head and then its body, which wakes the client twice."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_COPIED: Final = 64 * 1024
+"""Bytes up to which a copy costs less than another write."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -31,9 +34,13 @@ class _Gathered:
         self._inner.close()
 
     def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts = self._parts, []
-            self._inner.writelines(parts)
+        parts, self._parts = self._parts, []
+        if sum(map(len, parts)) <= _COPIED:
+            parts = [b"".join(parts)]
+        for (
+            part
+        ) in parts:  # not writelines: asyncio of Python 3.12 and 3.13 never ends one with an empty part
+            self._inner.write(part)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

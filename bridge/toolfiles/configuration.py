@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from bridge.toolfiles.words import Told, at_top, told
 
 _PRIVATE: Final = frozenset({"access"})
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_OF_NOTHING: Final = sha256(b"").hexdigest()
 _GONE: Final = Finding("unreadable", "found no such file; name the file that holds the settings")
 
 
@@ -34,6 +36,8 @@ def read_configuration(path: Path, sources: Sources) -> Configuration:
     place = Place(0, path.name, str(path.parent))
     found = read(place)
     content = found[1] if found else _GONE
+    if isinstance(content, Finding) and content.code == "not-a-file":
+        content = replace(content, message="found no regular file; name the one that holds the settings")
     if isinstance(content, Finding):
         return Configuration(content, None, (at_top(place, content),))
     document = Document.parse(content, str(path), _PRIVATE)
@@ -60,20 +64,42 @@ def _judged(value: Mapping[str, Json], sources: Sources) -> tuple[SettingsFile, 
 def _resolved(access: Access, sources: Sources, findings: Findings) -> Access:
     """Without the keys whose digest is not there: one secret that is missing shuts nobody else out."""
     keys: dict[str, ApiKey] = {}
+    holders: dict[str, str] = {}
     for index, key in enumerate(access.api_keys):
         route = ("access", "apiKeys", index)
         if key.name in keys:
             findings.error(
                 "duplicate-key", f"the name {key.name} stands above already; take another", *route, "name"
             )
-        missing = Findings()
-        digest = resolved(key.sha256, sources, missing, *route, "sha256").strip().lower()
-        if missing.errors:
-            for each in missing.errors:
-                findings.warn(each.code, each.message, *each.route)
-        elif not _DIGEST.fullmatch(digest):
-            message = "expected 64 hexadecimal digits; restbridge key new prints them with a new key"
-            findings.error("wrong-value", message, *route, "sha256")
-        else:
+        digest = _digest(key, sources, findings, *route, "sha256")
+        if digest in holders:
+            message = f"this is the digest of the key of {holders[digest]}, too; give each its own key"
+            findings.error("duplicate-key", message, *route, "sha256")
+        elif digest:
+            holders[digest] = key.name
             keys[key.name] = key.model_copy(update={"sha256": digest})
     return access.model_copy(update={"api_keys": tuple(keys.values())})
+
+
+def _digest(key: ApiKey, sources: Sources, findings: Findings, *route: str | int) -> str:
+    """A key's digest, in lower case; empty where that is not there."""
+    found = Findings()
+    text = resolved(key.sha256, sources, found, *route)
+    digest, is_written = text.strip().lower(), text == key.sha256
+    for each in found:
+        findings.extend([replace(each, severity="warning") if each.code == "unset-secret" else each])
+    if found.errors:
+        return ""
+    if _DIGEST.fullmatch(digest) and digest != _OF_NOTHING:
+        return digest
+    if digest == _OF_NOTHING:
+        message = "this is the digest of an empty key; make one with restbridge key new"
+    elif is_written:
+        message = "expected the SHA-256 of the key, 64 hexadecimal digits; restbridge key new prints both"
+    else:
+        message = "what it stands for is no SHA-256, 64 hexadecimal digits; until it is, nobody has this key"
+    if is_written:
+        findings.error("wrong-value", message, *route)
+    else:
+        findings.warn("unset-secret", message, *route)
+    return ""

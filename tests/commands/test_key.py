@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from mcp_types import LATEST_PROTOCOL_VERSION
 
 from tests.commands.conftest import Line
 from tests.commands.processes import Running, restbridge
+from tests.commands.test_workers import workers_of
 
 SERVE = ("serve", "--config", "restbridge.yaml")
 
@@ -151,5 +154,58 @@ def test_a_settings_file_with_errors_starts_nothing(folder: Path, line: Line) ->
     assert code == 2
     assert err == (
         f'{path}:1:1: error: unknown key "tols"; did you mean tools? [unknown-key]\n'
-        f"Error: {path} has errors; nothing was started\n"
+        f"Error: the settings file {path} has errors; mend them first\n"
     )
+
+
+def test_check_tells_of_the_settings_file_as_of_the_others(folder: Path, line: Line) -> None:
+    path = folder / "restbridge.yaml"
+    path.write_text('tools: [mine.d]\naccess: {apiKeys: [{name: x, sha256: "${env:NOT_SET}"}]}\n')
+    code, out, _ = line("check", "--config", str(path), "--format", "json", "--secrets")
+    told = json.loads(out)
+    assert code == 1
+    assert (told["tools"], told["diagnostics"][0]["code"]) == (6, "unset-secret")
+    path.write_text("tols: [mine.d]\n")
+    code, out, err = line("check", "--config", str(path), "--format", "github", str(folder / "mine.d"))
+    assert (code, err) == (1, "")
+    assert out.startswith(f"::error file={path},line=1,col=1,title=unknown-key::")
+
+
+def test_what_changes_something_is_there_for_nobody_who_only_reads(folder: Path, line: Line) -> None:
+    path = folder / "restbridge.yaml"
+    path.write_text("tools: [mine.d]\nreadOnly: true\n")
+    config = ("--config", str(path))
+    assert [row.split()[0] for row in line("list", *config)[1].splitlines()] == [
+        "get_customer", "get_order", "get_product", "list_products",
+    ]  # fmt: skip
+    code, _, err = line("call", *config, "create_order")
+    assert (code, err) == (
+        2,
+        "Error: create_order is not served: it may change something, and readOnly is set\n",
+    )
+
+
+def test_a_folder_is_no_settings_file(folder: Path, line: Line) -> None:
+    code, _, err = line("list", "--config", str(folder))
+    assert code == 2
+    assert "found no regular file; name the one that holds the settings [not-a-file]" in err
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path, line: Line) -> None:
+    ann, entry = new(line, "--name", "ann")
+    http = {"listen": 0, "workers": 2}
+    write(tools.parent, entry, http=http)
+    async with restbridge(*SERVE, cwd=tools.parent) as bridge:
+        url = await url_of(bridge)
+        settings = tools.parent / "restbridge.yaml"
+        for text, expected in (("http: {listen: 0}\n", {401}), ("nonsense\n", {401})):
+            settings.write_text(text)
+            await bridge.says(r"keys: 0 count|error: found no mapping")
+            os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
+            await bridge.says(r"INFO worker 2 serves again$")
+            assert {await status(url, key) for key in (None, ann) for _ in range(8)} == expected
+        write(tools.parent, entry, http=http)
+        with anyio.fail_after(10):
+            while {await status(url, ann) for _ in range(8)} != {200}:
+                pass

@@ -67,6 +67,7 @@ async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: ht
                 assert challenge == 'Bearer realm="restbridge"' + ', error="invalid_token"' * error
                 assert reply.json()["error"]["message"] in (
                     "Show who you are: Authorization: Bearer KEY",
+                    "Show one key: there is more than one Authorization header",
                     "This key is not known here, or counts no more",
                 )
     assert served.events == []

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ access:
     - {{name: bob, sha256: "${{env:BOB}}", expires: "2027-01-31T01:00:00+01:00"}}
 x-team: ours
 """,
-        BOB=DIGEST.upper(),
+        BOB=DIGEST.upper().replace("0", "1"),
     )
     words = configuration.words
     assert (words, configuration.diagnostics) != (None, ())
@@ -56,7 +57,7 @@ x-team: ours
     )  # fmt: skip
     ann, bob = words.access.api_keys
     assert (ann.name, ann.sha256, ann.scopes, ann.expires) == ("ann", DIGEST, ("orders:read",), 1801353600.0)
-    assert (bob.sha256, bob.expires) == (DIGEST, 1801353600.0)
+    assert (bob.sha256, bob.expires) == (DIGEST.replace("0", "1"), 1801353600.0)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,16 @@ x-team: ours
         ("views: {}\n", "1:1: error: views is not supported yet; take it out [not-supported]"),
         ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
         ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
-        ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port [wrong-value]"),
+        ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"),
         ("access: {}\n", "1:9: error: the key apiKeys is missing; add it, as a list of what restbridge key new prints [missing-key]"),
         (f"access: {{apiKeys: [{ENTRY}, expires: soon}}]}}\n", "1:115: error: expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z [wrong-value]"),
         (f"access: {{apiKeys: [{ENTRY}, scopes: ['a b']}}]}}\n", "1:115: error: expected a scope without blanks, quotes and backslashes, such as orders:read [wrong-value]"),
-        (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY}}}]}}\n", "1:114: error: the name ann stands above already; take another [duplicate-key]"),
-        ("access: {apiKeys: [{name: ann, sha256: rb_the-key-itself}]}\n", "1:40: error: expected 64 hexadecimal digits; restbridge key new prints them with a new key [wrong-value]"),
+        (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY.replace('0', '1')}}}]}}\n", "1:114: error: the name ann stands above already; take another [duplicate-key]"),
+        ("access: {apiKeys: [{name: ann, sha256: rb_the-key-itself}]}\n", "1:40: error: expected the SHA-256 of the key, 64 hexadecimal digits; restbridge key new prints both [wrong-value]"),
+        (f"access: {{apiKeys: [{{name: ann, sha256: {sha256(b'').hexdigest()}}}]}}\n", "1:40: error: this is the digest of an empty key; make one with restbridge key new [wrong-value]"),
+        (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY.replace('ann', 'bob')}}}]}}\n", "1:127: error: this is the digest of the key of ann, too; give each its own key [duplicate-key]"),
+        ("access: {apiKeys: [{name: ann, sha256: '${file:relative}'}]}\n", "1:41: error: ${file:…} names no absolute path; write it from the root, as in ${file:/run/secrets/key} [bad-secret]"),
+        ("http: {listen: '0.0.0.0: 80'}\n", """1:16: error: found "0.0.0.0: 80", '0.0.0.0: 80' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"""),
         ("- a\n", "1:1: error: found no mapping; expected lines of `key: value` [not-a-mapping]"),
     ],
 )  # fmt: skip
@@ -93,13 +98,26 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_what_stands_for_no_digest_shuts_out_nobody_else(tmp_path: Path) -> None:
+    text = f'access: {{apiKeys: [{{name: bob, sha256: "${{env:BOB}}"}}, {ENTRY}}}]}}\n'
+    configuration = read(tmp_path, text, BOB="nonsense")
+    (warning,) = told(configuration)
+    assert warning == (
+        "1:40: warning: what it stands for is no SHA-256, 64 hexadecimal digits; until it is, nobody has this "
+        "key [unset-secret]"
+    )
+    assert configuration.words
+    assert configuration.words.access
+    assert [key.name for key in configuration.words.access.api_keys] == ["ann"]
+
+
 def test_a_key_whose_digest_is_not_there_shuts_out_nobody_else(tmp_path: Path) -> None:
     configuration = read(
         tmp_path, f'access:\n  apiKeys:\n    - {{name: bob, sha256: "${{env:BOB}}"}}\n    - {ENTRY}}}\n'
     )
     (warning,) = told(configuration)
     assert warning == (
-        "3:27: warning: the variable BOB is not set, or empty; set it, for until then nobody has this key "
+        "3:28: warning: the variable BOB is not set, or empty; set it, for until then nobody has this key "
         "[unset-secret]"
     )
     assert configuration.words
