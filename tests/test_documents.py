@@ -16,6 +16,8 @@ import pytest
 
 from bridge import diagnostics, errors, settingsfile, spec
 from bridge.cli import main
+from bridge.secrets import Sources
+from bridge.toolfiles.configuration import read_configuration
 from tests.commands.shop import serving_shop
 
 ROOT: Final = Path(__file__).parents[1]
@@ -121,6 +123,15 @@ def test_a_client_is_told_a_command_that_there_is(block: Block) -> None:
     for server in servers.values():
         assert Path(server["command"]).name == "restbridge"
         assert main([server["args"][0], "--help"]) == 0
+
+
+def test_the_settings_file_that_is_shown_is_one(tmp_path: Path) -> None:
+    (block,) = (block for block in BLOCKS if block.text.startswith("# restbridge.yaml"))
+    path = tmp_path / "restbridge.yaml"
+    path.write_text(block.text)
+    configuration = read_configuration(path, Sources({}))
+    assert [each.code for each in configuration.diagnostics] == ["unset-secret"]  # the file is not there
+    assert configuration.words
 
 
 @pytest.mark.parametrize("block", blocks("python"))
