@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,7 @@ class Keys:
 
     async def run(self) -> None:
         """Ends when it is cancelled."""
+        _log.info("keys: %d count", _counting(_keys(self._words)))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.access.run)
             while True:
@@ -71,8 +73,7 @@ class Keys:
             "-": sorted(old.keys() - new.keys()),
         }
         names = " ".join(sign + ", ".join(each) for sign, each in told.items() if each)
-        counting = sum(not is_over(key) for key in new.values())
-        _log.info("keys: %d count%s", counting, f" ({names})" if names else "")
+        _log.info("keys: %d count%s", _counting(new.values()), f" ({names})" if names else "")
 
 
 def _read(path: Path) -> Configuration:
@@ -83,6 +84,10 @@ def _read(path: Path) -> Configuration:
 def _keys(words: SettingsFile | None) -> tuple[ApiKey, ...]:
     """None where access control was taken out: that takes a restart."""
     return words.access.api_keys if words and words.access else ()
+
+
+def _counting(keys: Iterable[ApiKey]) -> int:
+    return sum(not is_over(key) for key in keys)
 
 
 def _rest(words: SettingsFile | None) -> SettingsFile | None:
