@@ -117,6 +117,7 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
         assert [await status(url, key) for key in (bob, None)] == [200, 401]
         write(tools.parent, http=http)
         await until(bob, 401)
+        assert await bridge.ends(signal.SIGTERM) == 0
 
 
 @pytest.mark.anyio
@@ -209,3 +210,22 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
         with anyio.fail_after(10):
             while {await status(url, ann) for _ in range(8)} != {200}:
                 pass
+
+
+@pytest.mark.anyio
+async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line) -> None:
+    ops, entry = new(line, "--name", "ops", "--scope", "restbridge:operate")
+    others = [new(line, "--name", name)[1] for name in ("ann", "bob")]
+    write(tools.parent, entry, poll="60s", upstreams="tools.d")
+    async with restbridge(*SERVE, cwd=tools.parent) as bridge:
+        await bridge.says(r"INFO keys: 1 count$")
+        url = await url_of(bridge)
+        write(tools.parent, entry, others[0], poll="60s", upstreams="tools.d")
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO keys: 2 count \(\+ann\)$")
+        write(tools.parent, entry, *others, poll="60s", upstreams="tools.d")
+        async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {ops}"}) as web:
+            reply = await web.post(f"{url.removesuffix('/mcp')}/-/reload")
+        assert (reply.status_code, reply.json()["broken"]) == (200, [])
+        await bridge.says(r"INFO keys: 3 count \(\+bob\)$")
+        assert await bridge.ends(signal.SIGTERM) == 0

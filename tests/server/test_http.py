@@ -206,3 +206,12 @@ async def test_who_comes_to_another_path_is_told_the_right_one(
     async with served.http() as url:
         reply = await web.get(url.removesuffix("/mcp"))
         assert (reply.status_code, reply.text) == (404, "Nothing is here. Agents connect to /mcp\n")
+
+
+@pytest.mark.anyio
+@ERAS
+async def test_a_large_reply_comes_whole(served: Served, web: httpx.AsyncClient, *, modern: bool) -> None:
+    async with served.http() as url:
+        ask = await _asking(web, url, modern=modern)
+        answer = await ask(call("large"))
+    assert len(answer["result"]["content"][0]["text"]) > 500_000
