@@ -9,3 +9,8 @@ class Caller:
 
     name: str
     scopes: frozenset[str]
+
+
+def name_of(caller: Caller | None) -> str | None:
+    """None where nobody is asked who calls."""
+    return caller.name if caller else None

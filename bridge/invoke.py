@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from bridge import codec
-from bridge.caller import Caller
+from bridge.caller import Caller, name_of
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, Ear
 from bridge.exchange import Reply, Request
@@ -73,7 +73,7 @@ async def invoke(
                 tool.upstream.name,
                 status,
                 empty=course.empty,
-                caller=caller.name if caller else None,
+                caller=name_of(caller),
             )
         )
     return _redacted(result, tool.upstream)

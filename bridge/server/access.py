@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.server.announce import CALLER, CALLING
+from bridge.server.gate import receive_until
 from bridge.server.operator import HEALTHY, READY
 from bridge.settingsfile import ApiKey
 
@@ -162,17 +163,7 @@ class _Visit:
         if not self._has_begun:  # the body is there, or is coming
             self._has_begun = True
             return await self._receive()
-        message: Message = {"type": "http.disconnect"}
-
-        async def leave() -> None:
-            await self._ended.wait()
-            tasks.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave)
-            message = await self._receive()
-            tasks.cancel_scope.cancel()
-        return message
+        return await receive_until(self._ended, self._receive)
 
     async def send(self, message: Message) -> None:
         self._is_answered = True

@@ -25,7 +25,7 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-from bridge.caller import Caller
+from bridge.caller import Caller, name_of
 from bridge.registry import Registry
 
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
@@ -124,9 +124,12 @@ class Announcer:
         return len(self._sessions)
 
     def session(self, session_id: str, caller: Caller | None) -> Session | None:
-        """The session over HTTP with that id, once it is ready; nobody has another's."""
+        """The session over HTTP with that id, once it is ready; nobody has another's.
+
+        A key that was made anew has the same name, and the same sessions, as for the SDK.
+        """
         session = self._sessions.get(session_id)
-        return session if session and _name(session.owner) == _name(caller) else None
+        return session if session and name_of(session.owner) == name_of(caller) else None
 
     def cancel(self, session_id: str, caller: Caller | None, request_id: object) -> None:
         """Cancel a call that the SDK does not see, if there is one."""
@@ -198,11 +201,6 @@ def caller_of(ctx: Context) -> Caller | None:
 
 def _scopes(caller: Caller | None) -> frozenset[str] | None:
     return caller.scopes if caller else None
-
-
-def _name(caller: Caller | None) -> str | None:
-    """A key that was made anew has the same name, and the same sessions, as for the SDK."""
-    return caller.name if caller else None
 
 
 def _key(connection: Connection) -> str | int:

@@ -156,26 +156,28 @@ class Gate:
                 self._announcer.stream_opened(session)
 
         try:
-            await self._app(scope, lambda: self._receive(receive), watched)
+            # To the SDK a server that stops looks like a client that leaves: its stream ends at once.
+            await self._app(scope, lambda: receive_until(self.stopping, receive), watched)
         finally:
             if opened:
                 self._announcer.stream_closed(session)
         if opened and self.stopping.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _receive(self, receive: Receive) -> Message:
-        """To the SDK a server that stops looks like a client that leaves: its stream ends at once."""
-        message: Message = {"type": "http.disconnect"}
 
-        async def leave() -> None:
-            await self.stopping.wait()
-            tasks.cancel_scope.cancel()
+async def receive_until(ended: anyio.Event, receive: Receive) -> Message:
+    """What comes next; once something has ended, that the client has left."""
+    message: Message = {"type": "http.disconnect"}
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave)
-            message = await receive()
-            tasks.cancel_scope.cancel()
-        return message
+    async def leave() -> None:
+        await ended.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave)
+        message = await receive()
+        tasks.cancel_scope.cancel()
+    return message
 
 
 def _shown(headers: Headers) -> str:

@@ -26,7 +26,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
-from bridge.caller import Caller
+from bridge.caller import Caller, name_of
 from bridge.codec import clean, encode
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
@@ -105,7 +105,7 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name if caller else None))
+            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=name_of(caller)))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 

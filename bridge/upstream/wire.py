@@ -51,7 +51,6 @@ class Line:
 
     def __init__(self, connection: Connection) -> None:
         assert isinstance(connection.protocol, _Wire)
-        self.reused = False
         self.rests_since = 0.0
         self._connection = connection
         connection.protocol.line = self
@@ -113,7 +112,6 @@ class Lines:
         while self._resting:
             line = self._resting.pop()
             if line.is_sound:
-                line.reused = True
                 return line
             line.end()
         return None

@@ -1,7 +1,6 @@
 """tools/call over stdio, subjects in turns: each a process of its own, spoken to in lines, so many calls in flight."""
 
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -81,9 +80,7 @@ def _spoken(subject: Subject, url: str, folder: Path) -> Iterator[Spoken]:
     command = subject.command(folder, None, url, 1)
     with (
         (folder.parent / f"{folder.name}.log").open("wb") as log,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env={**os.environ}
-        ) as process,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process,
     ):
         try:
             yield Spoken(subject, process)
