@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.processes import memory
-from tests.bench.rounds import Lane, Pace, Run, Runs, cost, lanes, median, rate, ratio, take
+from tests.bench.rounds import (
+    Lane,
+    Pace,
+    Runs,
+    cost,
+    figures,
+    heads,
+    lanes,
+    p99,
+    rate,
+    ratio,
+    say_nothing,
+    take,
+)
 from tests.bench.subjects import BRIDGE, SUBJECTS, Served, served
 from tests.bench.table import row, title
 
 CONNECTIONS: Final = (1, 16, 64)
-_FEW: Final = 20
-"""Calls of a run below which its figures say nothing."""
 
 
 def main(url: str, folder: Path, *, quick: bool) -> None:
@@ -23,17 +34,10 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
         resting = {server.subject.name: memory(server.pid) for server in servers}
         runs = take(asked, Served.call, CONNECTIONS, pace, folder)
     title(f"tools/call over HTTP, {pace}")
-    row(
-        "",
-        *(f"{head} at {n}" for head in ("calls/s", "CPU ms", "p50 ms", "p99 ms") for n in CONNECTIONS),
-        "MB",
-    )
+    row("", *heads(CONNECTIONS), "MB")
     for lane in asked:
         each = [runs[lane.name, n] for n in CONNECTIONS]
-        figures = [f"{median(rate, runs_):.0f}" for runs_ in each]
-        for of, form in ((cost, ".3f"), (_p50, ".2f"), (_p99, ".2f")):
-            figures += ["-" if _say_nothing(runs_) else f"{median(of, runs_):{form}}" for runs_ in each]
-        row(lane.name, *figures, f"{resting[lane.server.subject.name]:.0f}")
+        row(lane.name, *figures(each), f"{resting[lane.server.subject.name]:.0f}")
     _ratios(asked, runs)
 
 
@@ -46,22 +50,10 @@ def _ratios(asked: Iterable[Lane], runs: Runs) -> None:
     for peer in asked:
         if peer.server.subject is BRIDGE:
             continue
-        figures = []
+        told = []
         for lane in ours:
             pairs = {n: (runs[lane.name, n], runs[peer.name, n]) for n in CONNECTIONS}
-            figures += [f"{ratio(rate, *pairs[n]):.2f} x" for n in (16, 64)]
-            for of, at, form in ((cost, 16, ".3f"), (_p99, 64, ".2f")):
-                figures.append("-" if _say_nothing(pairs[at][1]) else f"{ratio(of, *pairs[at]):{form}} x")
-        row(f"beside {peer.name}", *figures)
-
-
-def _say_nothing(runs: Iterable[Run]) -> bool:
-    return any(run.load.calls < _FEW for run in runs)
-
-
-def _p50(run: Run) -> float:
-    return run.load.p50
-
-
-def _p99(run: Run) -> float:
-    return run.load.p99
+            told += [f"{ratio(rate, *pairs[n]):.2f} x" for n in (16, 64)]
+            for of, at, form in ((cost, 16, ".3f"), (p99, 64, ".2f")):
+                told.append("-" if say_nothing(pairs[at][1]) else f"{ratio(of, *pairs[at]):{form}} x")
+        row(f"beside {peer.name}", *told)

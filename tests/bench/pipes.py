@@ -14,7 +14,7 @@ from typing import Any, Final
 from tests.bench.load import Load
 from tests.bench.messages import ARGUMENTS, READY, Era, Message, initialize, message, modern, result
 from tests.bench.processes import cpu, memory
-from tests.bench.rounds import Pace, Run, cost, median, rate, ratio
+from tests.bench.rounds import Pace, Run, cost, figures, heads, rate, ratio
 from tests.bench.subjects import BRIDGE, OPENAPI, PEER, SHARED, TUTORIAL, Subject, is_right
 from tests.bench.table import row, title
 
@@ -137,15 +137,10 @@ def _calls(url: str, folder: Path, pace: Pace) -> None:
                     load = spoken.under_load(what, number, pace.seconds)
                     runs[spoken.subject, era, number].append(Run(load, cpu(spoken.process.pid) - before))
     title(f"tools/call over stdio, {pace}")
-    heads = ("calls/s", "CPU ms", "p50 ms", "p99 ms")
-    row("", *(f"{head} at {number}" for head in heads for number in IN_FLIGHT), "MB")
+    row("", *heads(IN_FLIGHT), "MB")
     for spoken, era, _ in lanes:
         each = [runs[spoken.subject, era, number] for number in IN_FLIGHT]
-        figures = [f"{median(rate, some):.0f}" for some in each]
-        figures += [f"{median(cost, some):.3f}" for some in each]
-        figures += [f"{median(lambda run: run.load.p50, some):.2f}" for some in each]
-        figures += [f"{median(lambda run: run.load.p99, some):.2f}" for some in each]
-        row(f"{spoken.subject.name}, {era}", *figures, f"{resting[spoken.subject]:.0f}")
+        row(f"{spoken.subject.name}, {era}", *figures(each), f"{resting[spoken.subject]:.0f}")
     for spoken, era, _ in lanes[len(BRIDGE.eras) :]:
         pair = runs[BRIDGE, "handshake", 16], runs[spoken.subject, era, 16]
         told = f"{ratio(rate, *pair):.2f} x", f"{ratio(cost, *pair):.3f} x"

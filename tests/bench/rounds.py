@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from tests.bench.load import Load, wrk
 from tests.bench.messages import Era, Message
@@ -57,6 +57,8 @@ class Run:
     cpu: float
 
 
+_FEW: Final = 20
+
 Ask: TypeAlias = Callable[[Served, Era], Message]
 Runs: TypeAlias = Mapping[tuple[str, int], list[Run]]
 """By a lane's name and a number of connections, a run for each round."""
@@ -92,6 +94,34 @@ def rate(run: Run) -> float:
 def cost(run: Run) -> float:
     """CPU milliseconds of the server per request."""
     return run.cpu / max(run.load.calls, 1) * 1000
+
+
+def p50(run: Run) -> float:
+    return run.load.p50
+
+
+def p99(run: Run) -> float:
+    return run.load.p99
+
+
+def heads(in_flight: Sequence[int]) -> list[str]:
+    """Of ``figures``."""
+    return [
+        f"{what} at {number}" for what in ("calls/s", "CPU ms", "p50 ms", "p99 ms") for number in in_flight
+    ]
+
+
+def figures(each: Sequence[list[Run]]) -> list[str]:
+    """What was measured with each number of calls in flight."""
+    told = [f"{median(rate, runs):.0f}" for runs in each]
+    for of, form in ((cost, ".3f"), (p50, ".2f"), (p99, ".2f")):
+        told += ["-" if say_nothing(runs) else f"{median(of, runs):{form}}" for runs in each]
+    return told
+
+
+def say_nothing(runs: Iterable[Run]) -> bool:
+    """Whether one had too few calls."""
+    return any(run.load.calls < _FEW for run in runs)
 
 
 def compare(
