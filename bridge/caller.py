@@ -1,16 +1,25 @@
-"""Who calls."""
+"""Who calls, and what of the tools is there for them."""
 
 from dataclasses import dataclass
+from typing import Final
+
+from bridge.settingsfile import View
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who has shown who they are; ``scopes`` are what they may do."""
+    """Somebody who calls; ``scopes`` are what they may do, ``view`` is what they have chosen to see.
 
-    name: str
-    scopes: frozenset[str]
+    Where nobody is asked who calls, there is no name, and scopes of None bind nobody.
+    """
+
+    name: str | None = None
+    scopes: frozenset[str] | None = None
+    view: View | None = None
+
+    def is_same(self, other: "Caller") -> bool:
+        """Whether it is the same one at the same place, whatever they may do by now."""
+        return self.name == other.name and self.view == other.view
 
 
-def name_of(caller: Caller | None) -> str | None:
-    """None where nobody is asked who calls."""
-    return caller.name if caller else None
+ANYBODY: Final = Caller()

@@ -3,12 +3,16 @@
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
 from bridge import __version__
-from bridge.settings import Address, Settings
+from bridge.address import Address
+
+if TYPE_CHECKING:
+    from bridge.settings import Settings
+    from bridge.settingsfile import View
 
 WRONG_USE: Final = 2
 OUR_FAULT: Final = 3
@@ -81,6 +85,12 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
+def _views(_ctx: click.Context, _param: click.Parameter, value: str | None) -> "dict[str, View] | None":
+    from bridge.settings import read_views
+
+    return None if value is None else read_views(value)
+
+
 def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
 
@@ -135,20 +145,24 @@ _CONFIG: Final = click.option(
 
 def _settings(
     directories: tuple[Path, ...], config: Path | None, *, lenient: bool = False, **options: Any
-) -> Settings:
+) -> "Settings":
     """What was typed, then what the settings file says, then the defaults; ``lenient`` to what is wrong there."""
     typed = {name: value for name, value in options.items() if value is not None}
     if directories:
         typed["directories"] = directories
     if config is None:
+        from bridge.settings import Settings
+
         return Settings(**({"directories": (_DEFAULT,)} | typed))
     from bridge.commands.configuring import settings
 
     return settings(config, typed, lenient=lenient)
 
 
-def _of_worker(directories: tuple[Path, ...], config: Path | None, **options: Any) -> Settings:
+def _of_worker(directories: tuple[Path, ...], config: Path | None, **options: Any) -> "Settings":
     """As ``Settings.words`` tells them: the settings file may be another by now, or wrong."""
+    from bridge.settings import Settings
+
     told = {name: value for name, value in options.items() if value is not None}
     return Settings(directories, config=config, **told)
 
@@ -184,6 +198,10 @@ def restbridge(*, verbose: bool) -> None:
     help="Listen where others can reach it, although anybody may call.",
 )
 @click.option("--read-only/--no-read-only", default=None, help="Serve only tools of GET, HEAD and OPTIONS.")
+@click.option(
+    "--view", metavar="NAME", help="Serve only the tools of this view, which the settings file has."
+)
+@click.option("--views", callback=_views, hidden=True)
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(
     "--on-invalid",

@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from bridge import codec
-from bridge.caller import Caller, name_of
+from bridge.caller import ANYBODY, Caller
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, Ear
 from bridge.exchange import Reply, Request
@@ -43,7 +43,7 @@ class _Course:
 
 
 async def invoke(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, caller: Caller | None = None
+    tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, caller: Caller = ANYBODY
 ) -> Result:
     """Call a tool for somebody; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
@@ -73,7 +73,7 @@ async def invoke(
                 tool.upstream.name,
                 status,
                 empty=course.empty,
-                caller=name_of(caller),
+                caller=caller.name,
             )
         )
     return _redacted(result, tool.upstream)

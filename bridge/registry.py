@@ -8,6 +8,7 @@ from operator import attrgetter, is_not
 from typing import Final
 
 from bridge.caller import Caller
+from bridge.settingsfile import View
 from bridge.spec import SAFE_METHODS
 from bridge.tool.compiler import Tool
 
@@ -39,24 +40,29 @@ class Snapshot:
         self.by_name: Mapping[str, Tool] = by_name
         self.aliases: Mapping[str, Tool] = aliases
         self._asked: frozenset[str] | None = None
-        self._seen: dict[frozenset[str], Snapshot] = {}
+        self._seen: dict[tuple[frozenset[str], View | None], Snapshot] = {}
 
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name or an alias."""
         return self.by_name.get(name) or self.aliases.get(name)
 
-    def seen_by(self, caller: Caller | None) -> "Snapshot":
-        """What of it a caller may see and call: tools that ask for no scope that it lacks; all, if nobody is asked."""
-        if caller is None:
+    def seen_by(self, caller: Caller) -> "Snapshot":
+        """What of it a caller may see and call: tools of its view that ask for no scope that it lacks."""
+        if caller.scopes is None and caller.view is None:
             return self
         if self._asked is None:
             self._asked = frozenset().union(*(tool.spec.scopes for tool in self.tools))
-        scopes = caller.scopes & self._asked
-        if scopes == self._asked:
+        scopes = self._asked if caller.scopes is None else caller.scopes & self._asked
+        if scopes == self._asked and caller.view is None:
             return self
-        if scopes not in self._seen:
-            self._seen[scopes] = Snapshot(tool for tool in self.tools if scopes.issuperset(tool.spec.scopes))
-        return self._seen[scopes]
+        key = (scopes, caller.view)
+        if key not in self._seen:
+            self._seen[key] = Snapshot(
+                tool
+                for tool in self.tools
+                if scopes.issuperset(tool.spec.scopes) and _is_in(caller.view, tool)
+            )
+        return self._seen[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +82,21 @@ class Change:
 class Registry:
     """One assignment swaps everything: a call takes ``current`` once and ends on what it took.
 
-    If it is ``read_only``, tools that may change something are left out (RFC 9110 9.2.1).
+    If it is ``read_only``, tools that may change something are left out (RFC 9110 9.2.1); with a ``view``
+    those that are not in it.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None, *, read_only: bool = False) -> None:
+    def __init__(
+        self, snapshot: Snapshot | None = None, *, read_only: bool = False, view: View | None = None
+    ) -> None:
         self.current = snapshot or Snapshot()
         self._read_only = read_only
+        self._view = view
 
     def replace(self, snapshot: Snapshot) -> Change:
         """Serve ``snapshot`` from now on; answers how it differs from the one before."""
-        if self._read_only:
-            snapshot = Snapshot(tool for tool in snapshot.tools if tool.spec.request.method in SAFE_METHODS)
+        if self._read_only or self._view:
+            snapshot = Snapshot(filter(self._serves, snapshot.tools))
         before, after = self.current.by_name, snapshot.by_name
         self.current = snapshot
         others = set(compress(after, map(is_not, after.values(), map(before.get, after))))
@@ -101,7 +111,17 @@ class Registry:
             rerouted=bool(removed) or any(old.upstream != new.upstream for old, new in changed),
         )
 
+    def _serves(self, tool: Tool) -> bool:
+        return _is_in(self._view, tool) and (not self._read_only or tool.spec.request.method in SAFE_METHODS)
+
+
+def _is_in(view: View | None, tool: Tool) -> bool:
+    return view is None or view.shows(tool.name, tool.spec.tags)
+
 
 def _looks_other(old: Tool, new: Tool) -> bool:
     """Whether a tool is seen as another one, or by others."""
-    return old.definition != new.definition or set(old.spec.scopes) != set(new.spec.scopes)
+    return old.definition != new.definition or any(
+        set(before) != set(after)
+        for before, after in ((old.spec.scopes, new.spec.scopes), (old.spec.tags, new.spec.tags))
+    )

@@ -1,48 +1,23 @@
-"""How this process runs: what was typed, and what was left out."""
+"""How this process runs: what was typed, what the settings file says, and what was left out."""
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+from pydantic import TypeAdapter
+
+from bridge.address import Address
+from bridge.settingsfile import View
 
 OnInvalid = Literal["keep", "withdraw"]
 
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+_VIEWS: Final = TypeAdapter(dict[str, View])
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen; ``port`` 0 is any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback where no host is given. Raises ``ValueError``."""
-        if "://" in text:
-            raise ValueError(f"{text!r} is a URL; leave {text.partition('://')[0]}:// out")
-        if any(character.isspace() for character in text):
-            raise ValueError(
-                f"{text!r} is no address; write a port such as 8000, or host:port, without blanks"
-            )
-        host, _, port = text.rpartition(":")
-        if not (port.isascii() and port.isdigit() and int(port) < 65536):
-            raise ValueError(f"{text!r} is no address; write a port such as 8000, or host:port")
-        if host.startswith("[") and host.endswith("]"):
-            return cls(host[1:-1], int(port))
-        if ":" in host:
-            raise ValueError(f"{text!r} is no address; write an IPv6 host in brackets: [{host}]:{port}")
-        return cls(host or "127.0.0.1", int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+def read_views(told: str) -> dict[str, View]:
+    """As ``Settings.words`` tells them."""
+    return _VIEWS.validate_json(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +25,9 @@ class Settings:
     """How every command finds and reads tool files, and how ``serve`` serves them.
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
-    may pass the SDK by. ``read_only``: only tools of safe methods are served. ``http`` is where to serve HTTP, instead of stdio; ``guarded``: callers must show who
-    they are, as the settings file at ``config`` says.
+    may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
+    ``views`` are all that there are, by name. ``http`` is where to serve HTTP, instead of stdio; ``guarded``:
+    callers must show who they are, as the settings file at ``config`` says.
     """
 
     directories: tuple[Path, ...]
@@ -62,6 +38,8 @@ class Settings:
     poll: float = 2.0
     express: bool = True
     read_only: bool = False
+    view: str | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
     http: Address | None = None
     insecure: bool = False
     workers: int = 1
@@ -72,6 +50,8 @@ class Settings:
         guarded = "--guarded" if self.guarded else "--no-guarded"
         config = [] if self.config is None else [f"--config={self.config}"]
         upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
+        view = [] if self.view is None else [f"--view={self.view}"]
+        views = [f"--views={_VIEWS.dump_json(dict(self.views)).decode()}"] if self.views else []
         http = [] if self.http is None else [f"--http={self.http}"]
         strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
@@ -86,4 +66,4 @@ class Settings:
             express,
             insecure,
         ]
-        return [*config, *upstreams, *http, *chosen, "--", *map(str, self.directories)]
+        return [*config, *upstreams, *view, *views, *http, *chosen, "--", *map(str, self.directories)]

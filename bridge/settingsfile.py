@@ -3,13 +3,18 @@
 What a person would type has an option of ``restbridge serve``, too, and what is typed counts.
 """
 
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from fnmatch import fnmatchcase
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from bridge.settings import Address
+from bridge.address import Address
 from bridge.spec import Duration, Name, Scope, SecretText, Words
+
+_VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 
 
 def _address(value: object) -> object:
@@ -29,6 +34,12 @@ def _moment(value: object) -> object:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _view_name(name: str) -> str:
+    if not re.fullmatch(_VIEW_NAME, name):
+        raise ValueError("expected a name of letters, digits, _ and -, at most 64: it stands in a URL")
+    return name
+
+
 def _poll(seconds: float) -> float:
     if seconds < 0.1:
         raise ValueError("expected at least 100ms")
@@ -41,6 +52,12 @@ Moment: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "examples": ["2027-01-31", "2027-01-31T18:00:00Z"]}),
 ]
 """Written as RFC 3339 says, or as a date, which is its first moment in UTC; held in seconds since 1970."""
+
+ViewName: TypeAlias = Annotated[
+    str,
+    AfterValidator(_view_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_VIEW_NAME}$"}),
+]
 
 At: TypeAlias = Annotated[
     Address,
@@ -74,6 +91,28 @@ class Access(Words):
     )
 
 
+class View(Words):
+    """Some of the tools, for agents that need no others; ``*`` in a pattern stands for any characters.
+
+    A tool is in it by its name or by one of its tags, unless ``without`` leaves it out.
+    """
+
+    tools: tuple[str, ...] = Field(default=(), strict=False, description="Names, such as get_*.")
+    tags: tuple[str, ...] = Field(default=(), strict=False, description="Tags that tools have.")
+    without: tuple[str, ...] = Field(
+        default=(), strict=False, description="Names of those that are not in it."
+    )
+
+    def shows(self, name: str, tags: Iterable[str]) -> bool:
+        """Whether a tool is in it."""
+        is_in = _matches(name, self.tools) or any(_matches(tag, self.tags) for tag in tags)
+        return is_in and not _matches(name, self.without)
+
+
+def _matches(text: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
 class Http(Words):
     """Serve HTTP, at /mcp, instead of stdio."""
 
@@ -87,7 +126,7 @@ class Http(Words):
 class SettingsFile(Words):
     """How restbridge serves: the file that --config names. Paths are seen from its folder."""
 
-    later: ClassVar = frozenset({"views", "limits", "log", "audit", "metrics"})
+    later: ClassVar = frozenset({"limits", "log", "audit", "metrics"})
 
     tools: tuple[str, ...] = Field(
         default=(), strict=False, description="Directories of tool files. Default: tools.d"
@@ -104,3 +143,6 @@ class SettingsFile(Words):
     read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")
+    views: dict[ViewName, View] = Field(
+        default={}, description="Some of the tools under a name: over HTTP at /mcp/NAME, else by --view NAME."
+    )

@@ -102,7 +102,7 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
 def test_starting_imports_no_room_that_the_command_does_not_need() -> None:
     code = "import sys, bridge.cli; print(*[m for m in sys.modules if m.startswith('bridge.')])"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
-    assert set(out.split()) == {"bridge.cli", "bridge.settings"}
+    assert set(out.split()) == {"bridge.cli", "bridge.address"}
 
 
 def test_click_shows_errors_without_a_context(capsys: pytest.CaptureFixture[str]) -> None:

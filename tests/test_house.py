@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(ROOT.glob("bridge/**/*.py"))
 FLOORS = [
-    {"spec", "caller", "exchange", "diagnostics", "events", "errors", "codec", "settings"},
+    {"address", "spec", "exchange", "diagnostics", "events", "errors", "codec"},
     {"settingsfile", "importers", "secrets"},
-    {"tool", "upstream"},
+    {"caller", "settings", "tool", "upstream"},
     {"registry", "invoke"},
     {"toolfiles", "server", "demo"},
     {"commands"},

@@ -1,6 +1,9 @@
-from bridge.caller import Caller
+import pytest
+
+from bridge.caller import ANYBODY, Caller
 from bridge.registry import Change, Registry, Snapshot
 from bridge.secrets import Sources
+from bridge.settingsfile import View
 from bridge.spec import Json, ToolSpec
 from bridge.tool.compiler import Tool, compile_tool
 
@@ -47,7 +50,7 @@ def test_a_caller_sees_what_asks_for_no_scope_that_it_lacks() -> None:
 
     def seen(*scopes: str) -> list[str]:
         there = snapshot.seen_by(Caller("ann", frozenset(scopes)))
-        assert there.seen_by(None) is there
+        assert there.seen_by(ANYBODY) is there
         assert (there.find("uno") is None) is ("a" not in scopes)
         return [each.name for each in there.tools]
 
@@ -55,9 +58,36 @@ def test_a_caller_sees_what_asks_for_no_scope_that_it_lacks() -> None:
     assert seen("b", "c") == ["all"]
     assert seen("a") == ["all", "one"]
     assert seen("a", "b", "c") == ["all", "one", "two"]
-    assert snapshot.seen_by(None) is snapshot
+    assert snapshot.seen_by(ANYBODY) is snapshot
     caller, like = Caller("ann", frozenset({"a", "x"})), Caller("bob", frozenset({"a", "y"}))
     assert snapshot.seen_by(caller) is snapshot.seen_by(like)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ({"tools": ["get_*"]}, ["get_a", "get_b"]),
+        ({"tools": ["get_?", "s*"], "without": ["*_b"]}, ["get_a", "set_c"]),
+        ({"tags": ["x", "z"]}, ["get_a", "set_c"]),
+        ({"tools": ["get_b"], "tags": ["z"]}, ["get_b", "set_c"]),
+        ({"tools": ["*"]}, ["get_a", "get_b", "set_c"]),
+        ({"tools": ["GET_*", "get", "g[!a-z"], "tags": ["X"]}, []),
+    ],
+)
+def test_a_view_shows_tools_by_name_or_tag(words: dict[str, list[str]], names: list[str]) -> None:
+    tools = [tool("get_a", tags=["x"]), tool("get_b"), tool("set_c", tags=["y", "z"], scopes=["s"])]
+    view, snapshot = View.model_validate(words), Snapshot(tools)
+    assert [each.name for each in snapshot.seen_by(Caller(view=view)).tools] == names
+    allowed = Caller("ann", frozenset(), view)
+    assert [each.name for each in snapshot.seen_by(allowed).tools] == [n for n in names if n != "set_c"]
+    registry = Registry(view=view)
+    assert list(registry.replace(snapshot).added) == names
+
+
+def test_other_tags_are_a_visible_change() -> None:
+    registry = Registry(Snapshot([tool("a", tags=["a", "b"])]))
+    assert not registry.replace(Snapshot([tool("a", tags=["b", "a"])])).visible
+    assert registry.replace(Snapshot([tool("a", tags=["b"])])).visible
 
 
 def test_other_scopes_are_a_visible_change() -> None:

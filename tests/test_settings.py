@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from bridge import cli
-from bridge.settings import Address, Settings
+from bridge.address import Address
+from bridge.settings import Settings
+from bridge.settingsfile import View
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ ODD = Settings(
     http=Address("::1", 80),
     insecure=True,
     read_only=True,
+    view="odd",
+    views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
     strict=True,
     on_invalid="withdraw",
     poll=0.30000000000000004,
@@ -51,7 +55,7 @@ def test_every_setting_survives_the_words_that_are_made_of_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESTBRIDGE_EXPRESS", "0" if settings.express else "1")
-    told = {field.name: field.default for field in fields(Settings)}
+    told = {field.name: None if field.name == "views" else field.default for field in fields(Settings)}
     for name in ("workers", "guarded", "config"):  # each worker is one; the others are read from the file
         del told[name]
     assert all(getattr(ODD, name) != default for name, default in told.items())

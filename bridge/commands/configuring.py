@@ -42,7 +42,8 @@ def wrong_key(field: str, value: Any) -> str | None:
 def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     """By the names of ``Settings``."""
     said: dict[str, Any] = {
-        name: getattr(words, name) for name in ("strict", "on_invalid", "poll", "express", "read_only")
+        name: getattr(words, name)
+        for name in ("strict", "on_invalid", "poll", "express", "read_only", "views")
     }
     said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
     said["guarded"] = words.access is not None

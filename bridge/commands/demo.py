@@ -16,6 +16,7 @@ import anyio
 import click
 from anyio.abc import TaskStatus
 
+from bridge.address import Address
 from bridge.commands import schema
 from bridge.commands.list import table
 from bridge.commands.loading import directories
@@ -29,7 +30,7 @@ from bridge.server import logs
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.http import serve_app
-from bridge.settings import Address, Settings
+from bridge.settings import Settings
 
 _HOST: Final = "127.0.0.1"
 _SHOP_PORT: Final = 8100

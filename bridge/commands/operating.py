@@ -1,39 +1,46 @@
 """What a bridge that serves over HTTP tells those who run it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from bridge import __version__
+from bridge.caller import Caller
 from bridge.commands import report
 from bridge.commands.keys import Keys
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
+from bridge.settingsfile import View
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.reloader import Reloader
 from bridge.toolfiles.shelf import Shelf
 
 
+@dataclass(frozen=True, slots=True)
 class Desk:
     """Answers from the rooms of one process."""
 
-    def __init__(
-        self, registry: Registry, shelf: Shelf, reloader: Reloader, announcer: Announcer, keys: Keys | None
-    ) -> None:
-        self._registry = registry
-        self._shelf = shelf
-        self._reloader = reloader
-        self._announcer = announcer
-        self._keys = keys
+    registry: Registry
+    shelf: Shelf
+    reloader: Reloader
+    announcer: Announcer
+    keys: Keys | None
+    views: Mapping[str, View]
 
     def status(self) -> dict[str, Any]:
         """Every file, its state and what is wrong with it; ``digest`` is the same where the same files are served."""
-        loaded = self._shelf.loaded
+        loaded = self.shelf.loaded
         return {
             "version": __version__,
             "digest": digest(loaded),
-            "tools": len(self._registry.current.tools),
-            "sessions": self._announcer.sessions,
-            "watching": self._reloader.mode,
+            "tools": len(self.registry.current.tools),
+            "views": {
+                name: len(self.registry.current.seen_by(Caller(view=view)).tools)
+                for name, view in self.views.items()
+            },
+            "sessions": self.announcer.sessions,
+            "watching": self.reloader.mode,
             "files": [
                 {"path": file.place.shown, "state": file.state, "digest": _digest(file)}
                 for file in loaded.files
@@ -43,11 +50,11 @@ class Desk:
 
     async def reload(self) -> dict[str, Any]:
         """Names of tools, and the places of what is broken."""
-        if self._keys:
-            await self._keys.refresh()
-        event = await self._reloader.reload()
+        if self.keys:
+            await self.keys.refresh()
+        event = await self.reloader.reload()
         return {
-            "digest": digest(self._shelf.loaded),
+            "digest": digest(self.shelf.loaded),
             "added": event.added,
             "changed": event.changed,
             "removed": event.removed,

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 import anyio
 
+from bridge.address import Address
 from bridge.commands import report
 from bridge.commands.keys import Keys
 from bridge.commands.operating import Desk
@@ -25,7 +26,6 @@ from bridge.server.http import serve_http
 from bridge.server.operator import Operator
 from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
-from bridge.settings import Address
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
 
@@ -106,6 +106,7 @@ class Bridge:
     def __init__(self, beginning: Beginning) -> None:
         settings = beginning.settings
         self.express = settings.express
+        self.views = settings.views
         self.keys = Keys(settings.config, settings.poll) if settings.config and settings.guarded else None
         self.registry = beginning.registry
         self.client = Client(emit=report.ear)
@@ -113,7 +114,14 @@ class Bridge:
         self.server = ToolServer(self.registry, self.client, report.ear, alone=alone)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
-        self.desk = Desk(self.registry, beginning.shelf, self.reloader, self.server.announcer, self.keys)
+        self.desk = Desk(
+            self.registry,
+            beginning.shelf,
+            self.reloader,
+            self.server.announcer,
+            self.keys,
+            self.views,
+        )
         self._shelf = beginning.shelf
         self._told = beginning.told
 
@@ -141,6 +149,7 @@ async def over_http(
         stop,
         lambda url: started(url, bridge.registry),
         express=bridge.express,
+        views=bridge.views,
         access=bridge.keys.access if bridge.keys else None,
         operator=Operator(bridge.desk.status, bridge.desk.reload),
     )

@@ -21,9 +21,10 @@ import anyio
 import click
 from anyio.abc import Process, TaskStatus
 
+from bridge.address import Address
 from bridge.server.listeners import bind
 from bridge.server.signals import ask_on_signal
-from bridge.settings import Address, Settings
+from bridge.settings import Settings
 
 _log: Final = logging.getLogger("bridge")
 

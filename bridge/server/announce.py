@@ -25,15 +25,17 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-from bridge.caller import Caller, name_of
+from bridge.caller import ANYBODY, Caller
 from bridge.registry import Registry
+from bridge.settingsfile import View
 
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
 """Its lifespan is a task group that ends with the transport."""
+_Sight: TypeAlias = tuple[frozenset[str] | None, View | None]
 
 CALLER: Final = "restbridge.caller"
 """Where a request's scope has its ``Caller``."""
-CALLING: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
+CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
 """The same, for what the SDK asks without showing the request."""
 SESSION_HEADER: Final = "mcp-session-id"
 _SEEN: Final = "restbridge/generation"
@@ -50,7 +52,7 @@ class Session:
     """
 
     connection: Connection
-    owner: Caller | None
+    owner: Caller
     tasks: TaskGroup
     pending: bool
     seen: float
@@ -61,7 +63,7 @@ class Session:
 class _Audience:
     """The listen streams of callers who see the same tools as ``caller``."""
 
-    def __init__(self, caller: Caller | None) -> None:
+    def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.bus = InMemorySubscriptionBus()
         self.listen = ListenHandler(self.bus)
@@ -74,7 +76,7 @@ class Announcer:
         self.generation = 0
         self._registry = registry
         self._announced = registry.current
-        self._audiences: dict[frozenset[str] | None, _Audience] = {}
+        self._audiences: dict[_Sight, _Audience] = {}
         self._sessions: dict[str | int, Session] = {}
         self._streams: Counter[str] = Counter()
 
@@ -82,10 +84,10 @@ class Announcer:
         """The list of tools differs from now on; those are told whose own list does, and none is waited for."""
         self.generation += 1
         before, self._announced = self._announced, self._registry.current
-        changed: dict[frozenset[str] | None, bool] = {}
+        changed: dict[_Sight, bool] = {}
 
-        def is_other(caller: Caller | None) -> bool:
-            key = _scopes(caller)
+        def is_other(caller: Caller) -> bool:
+            key = _sight(caller)
             if key not in changed:
                 old, new = before.seen_by(caller).tools, self._announced.seen_by(caller).tools
                 changed[key] = [tool.definition for tool in old] != [tool.definition for tool in new]
@@ -112,8 +114,8 @@ class Announcer:
         audience = self._audience(caller_of(ctx))
         return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
 
-    def _audience(self, caller: Caller | None) -> "_Audience":
-        key = _scopes(caller)
+    def _audience(self, caller: Caller) -> "_Audience":
+        key = _sight(caller)
         if key not in self._audiences:
             self._audiences[key] = _Audience(caller)
         return self._audiences[key]
@@ -123,15 +125,20 @@ class Announcer:
         """How many handshake clients are ready."""
         return len(self._sessions)
 
-    def session(self, session_id: str, caller: Caller | None) -> Session | None:
+    def session(self, session_id: str, caller: Caller) -> Session | None:
         """The session over HTTP with that id, once it is ready; nobody has another's.
 
         A key that was made anew has the same name, and the same sessions, as for the SDK.
         """
         session = self._sessions.get(session_id)
-        return session if session and name_of(session.owner) == name_of(caller) else None
+        return session if session and session.owner.is_same(caller) else None
 
-    def cancel(self, session_id: str, caller: Caller | None, request_id: object) -> None:
+    def is_elsewhere(self, session_id: str, caller: Caller) -> bool:
+        """Whether a session was opened to see another part of the tools."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.owner.view != caller.view
+
+    def cancel(self, session_id: str, caller: Caller, request_id: object) -> None:
         """Cancel a call that the SDK does not see, if there is one."""
         session = self.session(session_id, caller)
         if session and (call := session.calls.get(str(request_id))):
@@ -166,7 +173,7 @@ class Announcer:
                 self.listed(connection)
         return await call_next(ctx)
 
-    def _begin(self, connection: Connection, owner: Caller | None, tasks: TaskGroup) -> None:
+    def _begin(self, connection: Connection, owner: Caller, tasks: TaskGroup) -> None:
         """What changed since the client connected, it has to hear of."""
         key = _key(connection)
         pending = self.generation > connection.state.get(_SEEN, self.generation)
@@ -194,13 +201,13 @@ class Announcer:
             session.tasks.start_soon(_tell, session)
 
 
-def caller_of(ctx: Context) -> Caller | None:
-    """Who sends a request, where callers are asked for it."""
-    return ctx.request.scope.get(CALLER) if ctx.request else None
+def caller_of(ctx: Context) -> Caller:
+    """Who sends a request."""
+    return ctx.request.scope.get(CALLER, ANYBODY) if ctx.request else ANYBODY
 
 
-def _scopes(caller: Caller | None) -> frozenset[str] | None:
-    return caller.scopes if caller else None
+def _sight(caller: Caller) -> _Sight:
+    return caller.scopes, caller.view
 
 
 def _key(connection: Connection) -> str | int:

@@ -18,7 +18,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import Caller
+from bridge.caller import ANYBODY, Caller
 from bridge.server import plain
 from bridge.server.announce import CALLER, Session
 from bridge.server.facts import ALIKE
@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
     session: Session | None
     tool: Tool | None
     arguments: dict[str, Json]
-    caller: Caller | None
+    caller: Caller
 
 
 class Express:
@@ -77,7 +77,7 @@ class Express:
             if len(head) == len(scope["headers"]) and self._may_be_plain(head):
                 first = await receive()
                 receive = Again(first, receive)
-                if asked := self._asked(head, first, scope.get(CALLER)):
+                if asked := self._asked(head, first, scope.get(CALLER, ANYBODY)):
                     if asked.session:
                         await self._answer_session(asked, asked.session, receive, send)
                     else:
@@ -104,7 +104,7 @@ class Express:
             and self._gate.refusal("POST", Headers(raw=raw)) is None
         )
 
-    def _asked(self, head: _Head, first: Message, caller: Caller | None) -> _Asked | None:
+    def _asked(self, head: _Head, first: Message, caller: Caller) -> _Asked | None:
         request = None if first.get("more_body") else plain.request(first.get("body", b""))
         if request is None:
             return None
@@ -113,9 +113,7 @@ class Express:
             return self._modern(head, version, request, caller)
         return (self._of_session if self._server.alone else self._of_nobody)(head, request, caller)
 
-    def _modern(
-        self, head: _Head, version: str, request: plain.Request, caller: Caller | None
-    ) -> _Asked | None:
+    def _modern(self, head: _Head, version: str, request: plain.Request, caller: Caller) -> _Asked | None:
         id, method, params = request
         if (
             b"mcp-session-id" in head
@@ -124,16 +122,13 @@ class Express:
             or not plain.is_envelope(version, params.pop("_meta", None))
         ):
             return None
-        if method == "tools/list":
-            is_plain = not params and b"mcp-name" not in head
-            return _Asked(id, version, None, None, {}, caller) if is_plain else None
-        call = plain.call(params, self._server, caller) if method == "tools/call" else None
-        if call is None or head.get(b"mcp-name") != params["name"].encode():
+        wish = self._wish(request, caller)
+        name = None if wish is None or wish[0] is None else params["name"].encode()
+        if wish is None or head.get(b"mcp-name") != name:
             return None
-        return _Asked(id, version, None, *call, caller)
+        return _Asked(id, version, None, *wish, caller)
 
-    def _of_session(self, head: _Head, request: plain.Request, caller: Caller | None) -> _Asked | None:
-        id, method, params = request
+    def _of_session(self, head: _Head, request: plain.Request, caller: Caller) -> _Asked | None:
         key = head.get(b"mcp-session-id", b"").decode("latin-1")
         session = self._server.announcer.session(key, caller)
         if (
@@ -141,27 +136,30 @@ class Express:
             or head.get(b"mcp-protocol-version", b"2025-11-25") not in _HANDSHAKE
             or session.connection.protocol_version not in ALIKE
             or anyio.current_time() - session.seen > _REFRESH
-            or call_key(key, caller, id) in self._gate.calls
+            or call_key(key, caller, request.id) in self._gate.calls
         ):
             return None
-        version = session.connection.protocol_version
-        if method == "tools/list":
-            return _Asked(id, version, session, None, {}, caller) if not params else None
-        call = plain.call(params, self._server, caller) if method == "tools/call" else None
-        if call is None or call[0].upstream.spec.timeout.total > _LONGEST:
+        wish = self._wish(request, caller)
+        if wish is None or (wish[0] and wish[0].upstream.spec.timeout.total > _LONGEST):
             return None
-        return _Asked(id, version, session, *call, caller)
+        return _Asked(request.id, session.connection.protocol_version, session, *wish, caller)
 
-    def _of_nobody(self, head: _Head, request: plain.Request, caller: Caller | None) -> _Asked | None:
+    def _of_nobody(self, head: _Head, request: plain.Request, caller: Caller) -> _Asked | None:
         """In the handshake era, where no sessions are kept."""
-        id, method, params = request
         version = head.get(b"mcp-protocol-version", b"").decode("latin-1")
         if version not in ALIKE or b"mcp-session-id" in head:
             return None
-        if method == "tools/list":
-            return _Asked(id, version, None, None, {}, caller) if not params else None
-        call = plain.call(params, self._server, caller) if method == "tools/call" else None
-        return None if call is None else _Asked(id, version, None, *call, caller)
+        wish = self._wish(request, caller)
+        return None if wish is None else _Asked(request.id, version, None, *wish, caller)
+
+    def _wish(self, request: plain.Request, caller: Caller) -> tuple[Tool | None, dict[str, Json]] | None:
+        """A tool and its arguments, or no tool for the list of them; None where it is not plain."""
+        match request.method:
+            case "tools/call":
+                return plain.call(request.params, self._server, caller)
+            case "tools/list" if not request.params:
+                return None, {}
+        return None
 
     # --- how it is answered ---
 

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import Caller
+from bridge.caller import ANYBODY, Caller
 from bridge.codec import quote
 from bridge.server.announce import CALLER, SESSION_HEADER, Announcer
 from bridge.server.frames import Refused, parse
@@ -56,7 +56,7 @@ class Gate:
         sessions: bool = True,
     ) -> None:
         self.stopping = anyio.Event()
-        self.calls: set[tuple[str, Caller | None, str]] = set()
+        self.calls: set[tuple[str, Caller, str]] = set()
         self._app = app
         self._post = RequestBodyLimitMiddleware(self._post_whole, MAX_BYTES)
         self._announcer = announcer
@@ -72,6 +72,8 @@ class Gate:
             if not self.stopping.is_set():
                 _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
             await refusal(scope, receive, send)
+        elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), scope.get(CALLER, ANYBODY)):
+            await _error(404, "Session not found")(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
         elif not self._sessions:
@@ -127,7 +129,7 @@ class Gate:
             again.end()
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
-        session, caller = Headers(scope=scope).get(SESSION_HEADER), scope.get(CALLER)
+        session, caller = Headers(scope=scope).get(SESSION_HEADER), scope.get(CALLER, ANYBODY)
         match message:
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
                 self._announcer.cancel(session, caller, id)  # what the SDK does not know of
@@ -199,7 +201,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def call_key(session: str, caller: Caller | None, request_id: RequestId) -> tuple[str, Caller | None, str]:
+def call_key(session: str, caller: Caller, request_id: RequestId) -> tuple[str, Caller, str]:
     """A request in a session, of whoever says to have that."""
     return session, caller, str(request_id)
 

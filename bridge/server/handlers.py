@@ -26,7 +26,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
-from bridge.caller import Caller, name_of
+from bridge.caller import ANYBODY, Caller
 from bridge.codec import clean, encode
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
@@ -105,15 +105,15 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=name_of(caller)))
+            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
-    def seen(self, caller: Caller | None) -> Snapshot:
+    def seen(self, caller: Caller) -> Snapshot:
         """The tools that are there for somebody now."""
         return self._registry.current.seen_by(caller)
 
-    def listing(self, version: str, caller: Caller | None) -> bytes:
+    def listing(self, version: str, caller: Caller) -> bytes:
         """The result of tools/list as it is sent to somebody in one protocol version: its first page."""
         if self._registry.current is not self._listed:
             self._listed, self._listings = self._registry.current, {}
@@ -138,7 +138,7 @@ class ToolServer(Server[TaskGroup]):
         arguments: Mapping[str, Json],
         request_id: object,
         running: anyio.CancelScope | None = None,
-        caller: Caller | None = None,
+        caller: Caller = ANYBODY,
     ) -> dict[str, Any]:
         """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none.
 

@@ -1,9 +1,10 @@
 """The HTTP transport: the SDK's Streamable HTTP at ``/mcp``, behind the gate, on uvicorn."""
 
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import anyio
@@ -16,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from bridge.address import Address, is_loopback
 from bridge.server.access import Access, Door
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
@@ -24,7 +26,8 @@ from bridge.server.handlers import ToolServer
 from bridge.server.lines import MAX_BYTES
 from bridge.server.listeners import bind
 from bridge.server.operator import Operator, routes
-from bridge.settings import Address, is_loopback
+from bridge.server.views import Views
+from bridge.settingsfile import View
 
 PATH: Final = "/mcp"
 _SESSIONS: Final = 1000
@@ -45,11 +48,12 @@ async def serve_http(
     express: bool = True,
     access: Access | None = None,
     operator: Operator | None = None,
+    views: Mapping[str, View] = MappingProxyType({}),
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
     Without ``express`` every request goes through the SDK; with ``access`` each has to show a key; an
-    ``operator`` is answered, too.
+    ``operator`` is answered, too. ``views`` are by their names.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
     may address the server beside its own; raises ``OSError`` where it cannot listen.
@@ -82,6 +86,8 @@ async def serve_http(
         exception_handlers={404: _nothing_here},
     )
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
+    if views:
+        front = Views(front, views, PATH)
     if access:
         front = Door(front, access)
     await serve_app(
@@ -143,7 +149,9 @@ async def serve_app(
 
 
 async def _nothing_here(_request: Request, _problem: Exception) -> Response:
-    return PlainTextResponse(f"Nothing is here. Agents connect to {PATH}\n", 404)
+    return PlainTextResponse(
+        f"Nothing is here. Agents connect to {PATH}, or to {PATH}/NAME for a view\n", 404
+    )
 
 
 class _Web(uvicorn.Server):

@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from bridge.settings import Address
+from bridge.address import Address
 
 _UNREAD: Final = 30_000
 """Milliseconds for which a client may take nothing of what it is sent; then the system ends the connection."""

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from bridge.caller import ANYBODY
 from bridge.server.announce import CALLER
 from bridge.server.gate import Gate
 from bridge.spec import Json
@@ -52,8 +53,8 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
 
 
 def _refusal(request: Request, gate: Gate) -> Response | None:
-    caller = request.scope.get(CALLER)
-    if caller and SCOPE not in caller.scopes:
+    scopes = request.scope.get(CALLER, ANYBODY).scopes
+    if scopes is not None and SCOPE not in scopes:
         challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{SCOPE}"'
         return PlainTextResponse(
             f"This takes a key with the scope {SCOPE}\n", 403, {"WWW-Authenticate": challenge}

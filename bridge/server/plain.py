@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import methods
 from pydantic import ValidationError
 
-from bridge.caller import Caller
+from bridge.caller import ANYBODY, Caller
 from bridge.codec import NotJson, decode, encode
 from bridge.server.handlers import ToolServer
 from bridge.spec import Json
@@ -46,7 +46,7 @@ def request(body: bytes) -> Request | None:
 
 
 def call(
-    params: dict[str, Json], server: ToolServer, caller: Caller | None = None
+    params: dict[str, Json], server: ToolServer, caller: Caller = ANYBODY
 ) -> tuple[Tool, dict[str, Json]] | None:
     """The tool that somebody's tools/call is for, and its arguments."""
     name, arguments = params.get("name"), params.get("arguments", {})

@@ -55,6 +55,10 @@ def _judged(value: Mapping[str, Json], sources: Sources) -> tuple[SettingsFile, 
     """The words and warnings; raises ``InvalidSpec`` with every finding."""
     findings = Findings()
     words = validate(SettingsFile, value, findings, _PRIVATE)
+    for name, view in words.views.items():
+        if not view.tools and not view.tags:
+            message = "nothing is in this view; name tools or tags: a pattern of all names is *"
+            findings.error("missing-key", message, "views", name, at_key=True)
     if words.access:
         words = words.model_copy(update={"access": _resolved(words.access, sources, findings)})
     findings.raise_errors()

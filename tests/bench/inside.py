@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
+from bridge.caller import ANYBODY
 from bridge.commands import report
 from bridge.commands.serve import Beginning
 from bridge.commands.serving import Bridge, serve
@@ -131,7 +132,7 @@ async def _session(app: ASGIApp, announcer: Announcer) -> dict[str, str]:
     session = of_session(session_id)
     await _post(app, _scope({**opening.headers, **session}), READY)
     with anyio.fail_after(5):
-        while announcer.session(session_id, None) is None:  # the SDK answers before it has told anyone
+        while announcer.session(session_id, ANYBODY) is None:  # the SDK answers before it has told anyone
             await checkpoint()
     return session
 

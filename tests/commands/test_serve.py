@@ -9,11 +9,12 @@ import httpx
 import pytest
 from mcp import Client
 
+from bridge.address import Address
 from bridge.commands.loading import directories
 from bridge.commands.serve import Beginning
 from bridge.commands.serving import over_http, serve
 from bridge.secrets import Sources
-from bridge.settings import Address, Settings
+from bridge.settings import Settings
 from tests.commands.conftest import ROOT, Line
 from tests.commands.processes import HELLO, request, restbridge
 
@@ -174,7 +175,7 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
     product.write_text(product.read_text() + 'scopes: ["products:read"]\n')
     words = ("serve", "--http", "0", "--poll", "60", "--read-only")
     async with restbridge(*words, cwd=tools.parent) as bridge, httpx.AsyncClient(trust_env=False) as web:
-        await bridge.says(r"INFO read-only: of 5 tools 2 may change something, and are not served$")
+        await bridge.says(r"INFO read-only: of 5 tools 2 are not served$")
         await bridge.says(
             r"WARNING scopes of tools bind nobody, as nobody is asked who calls; set access in "
         )
@@ -196,3 +197,61 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
         assert (after["tools"], after["digest"]) == (4, report["digest"])
         assert report["digest"] != before["digest"]
         assert await bridge.ends(signal.SIGTERM) == 0
+
+
+VIEWS = """\
+tools: [tools.d]
+views:
+  orders: {tools: ["*_order"], tags: [customers], without: [create_order]}
+  nothing: {tags: [no-such-tag]}
+"""
+
+
+async def test_a_view_is_all_that_is_there_for_who_starts_the_bridge_with_it(tools: Path) -> None:
+    customer = tools / "get_customer.yaml"
+    customer.write_text(customer.read_text() + "tags: [people, customers]\n")
+    (tools.parent / "restbridge.yaml").write_text(VIEWS)
+    words = ("serve", "--config", "restbridge.yaml", "--view", "orders")
+    async with restbridge(*words, cwd=tools.parent) as bridge:
+        await bridge.sends(HELLO, INITIALIZED, request(2, "tools/list"))
+        await bridge.says(r"INFO view orders: of 6 tools 4 are not served$")
+        await bridge.says(r"WARNING view nothing: no tool is in it$")
+        await bridge.prints(r'"id":1')
+        listed = json.loads((await bridge.prints(r'"id":2')).string)["result"]["tools"]
+        assert [tool["name"] for tool in listed] == ["get_customer", "get_order"]
+        (tools / "get_product.yaml").unlink()
+        customer.unlink()
+        await bridge.prints("notifications/tools/list_changed")
+        assert await bridge.hangs_up() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_each_view_has_its_own_path(tools: Path, workers: str) -> None:
+    (tools.parent / "restbridge.yaml").write_text(VIEWS)
+    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
+    async with restbridge(*words, cwd=tools.parent) as bridge:
+        url = (await bridge.says(r"http://\S+/mcp"))[0]
+        for path, seen in (("", 6), ("/orders", 1), ("/nothing", 0)):
+            async with Client(url + path) as client:
+                assert len((await client.list_tools()).tools) == seen
+        async with httpx.AsyncClient(trust_env=False) as web:
+            status = (await web.get(url.removesuffix("/mcp") + "/-/status")).json()
+        assert status["views"] == {"orders": 1, "nothing": 0}
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        (["--config", "restbridge.yaml"], "did you mean orders?"),
+        ([], "views are named in the settings file: --config FILE"),
+    ],
+)
+def test_a_view_that_is_not_there_is_told(
+    tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch, config: list[str], advice: str
+) -> None:
+    monkeypatch.chdir(tools.parent)
+    Path("restbridge.yaml").write_text(VIEWS)
+    code, _, err = line("serve", *config, "--view", "order")
+    assert code == 2
+    assert f'there is no view "order"; {advice}' in err

@@ -16,9 +16,10 @@ import httpx
 import pytest
 from mcp import Client
 
+from bridge.address import Address
 from bridge.commands.workers import Workers, next_pause, supervise
 from bridge.server.listeners import bind
-from bridge.settings import Address, Settings
+from bridge.settings import Settings
 from tests import proc
 from tests.commands.conftest import Line
 from tests.commands.processes import ROOT, Running, restbridge

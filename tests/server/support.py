@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
 from bridge.server.operator import Operator
 from bridge.server.stdio import serve_stdio
+from bridge.settingsfile import View
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
@@ -154,6 +155,7 @@ class Served:
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self.scopes: dict[str, list[str]] = {}
+        self.tags: dict[str, list[str]] = {}
         self._api_url = api_url
 
     def show(self, *names: str) -> None:
@@ -161,7 +163,10 @@ class Served:
         self.registry.replace(Snapshot([tool for tool, _ in tools]))
 
     def _spec(self, name: str) -> ToolSpec:
-        words = tool_file(self._api_url, name) | {"scopes": self.scopes.get(name, [])}
+        words = tool_file(self._api_url, name) | {
+            "scopes": self.scopes.get(name, []),
+            "tags": self.tags.get(name, []),
+        }
         return ToolSpec.model_validate(words)
 
     async def change(self, *names: str) -> None:
@@ -186,6 +191,7 @@ class Served:
         express: bool | None = None,
         access: Access | None = None,
         operator: Operator | None = None,
+        views: Mapping[str, Json] | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
@@ -207,6 +213,7 @@ class Served:
                 express=lane,
                 access=access,
                 operator=operator,
+                views={name: View.model_validate(words) for name, words in (views or {}).items()},
             )
             self.stopped.set()
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from bridge.caller import ANYBODY
 from bridge.events import CallFinished
 from bridge.server import express
 from bridge.server.express import Express
@@ -299,7 +300,7 @@ async def test_a_session_is_shown_to_the_sdk_once_a_minute(
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
-        known = served.server.announcer.session(session.headers["mcp-session-id"], None)
+        known = served.server.announcer.session(session.headers["mcp-session-id"], ANYBODY)
         assert known
         seen = known.seen
         await session.ask(call("echo"))

@@ -5,9 +5,9 @@ import anyio
 import httpx
 import pytest
 
+from bridge.address import Address, is_loopback
 from bridge.server.http import serve_http
 from bridge.server.listeners import bind
-from bridge.settings import Address, is_loopback
 from tests.server.support import Api, Json, Served, Session, call, cancel, request
 
 ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
@@ -205,7 +205,10 @@ async def test_who_comes_to_another_path_is_told_the_right_one(
 ) -> None:
     async with served.http() as url:
         reply = await web.get(url.removesuffix("/mcp"))
-        assert (reply.status_code, reply.text) == (404, "Nothing is here. Agents connect to /mcp\n")
+        assert (reply.status_code, reply.text) == (
+            404,
+            "Nothing is here. Agents connect to /mcp, or to /mcp/NAME for a view\n",
+        )
 
 
 @pytest.mark.anyio

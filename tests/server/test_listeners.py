@@ -2,8 +2,8 @@ import socket
 
 import pytest
 
+from bridge.address import Address
 from bridge.server.listeners import bind
-from bridge.settings import Address
 
 ANY = Address("127.0.0.1", 0)
 

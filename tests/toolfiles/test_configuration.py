@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.address import Address
 from bridge.secrets import Sources
-from bridge.settings import Address
+from bridge.settingsfile import View
 from bridge.toolfiles.configuration import Configuration, read_configuration
 
 DIGEST = "0123456789abcdef" * 4
@@ -31,6 +32,7 @@ strict: true
 onInvalid: withdraw
 poll: 500ms
 express: false
+views: {{few: {{tools: [get_*], tags: [x], without: [get_y]}}}}
 http: {{listen: 8000, workers: 2, insecure: true}}
 access:
   apiKeys:
@@ -55,6 +57,7 @@ x-team: ours
     assert (words.http.listen, words.http.workers, words.http.insecure) == (
         Address("127.0.0.1", 8000), 2, True
     )  # fmt: skip
+    assert words.views == {"few": View(tools=("get_*",), tags=("x",), without=("get_y",))}
     ann, bob = words.access.api_keys
     assert (ann.name, ann.sha256, ann.scopes, ann.expires) == ("ann", DIGEST, ("orders:read",), 1801353600.0)
     assert (bob.sha256, bob.expires) == (DIGEST.replace("0", "1"), 1801353600.0)
@@ -65,7 +68,10 @@ x-team: ours
     [
         ("tool: [a]\n", '1:1: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("baseUrl: x\n", '1:1: error: unknown key "baseUrl"; it belongs into the upstream file, NAME.upstream.yaml [unknown-key]'),
-        ("views: {}\n", "1:1: error: views is not supported yet; take it out [not-supported]"),
+        ("limits: {}\n", "1:1: error: limits is not supported yet; take it out [not-supported]"),
+        ("views: {a/b: {tags: [x]}}\n", '1:9: error: found "a/b", expected a name of letters, digits, _ and -, at most 64: it stands in a URL [wrong-value]'),
+        ("views: {all: {without: [x]}}\n", "1:9: error: nothing is in this view; name tools or tags: a pattern of all names is * [missing-key]"),
+        ("views: {some: {tool: [x]}}\n", '1:16: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
         ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
         ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"),
