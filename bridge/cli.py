@@ -201,6 +201,11 @@ def restbridge(*, verbose: bool) -> None:
 @click.option(
     "--view", metavar="NAME", help="Serve only the tools of this view, which the settings file has."
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="How the log on stderr is written: text (default), or a JSON object on each line.",
+)
 @click.option("--views", callback=_views, hidden=True)
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(

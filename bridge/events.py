@@ -12,6 +12,7 @@ class CallFinished:
     Of a tool that is not served it is ``unknown-tool``, and there is no upstream.
 
     ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it.
+    ``request`` is the id that the client gave it, fit for a log.
     """
 
     tool: str
@@ -21,6 +22,7 @@ class CallFinished:
     status: int | None = None
     empty: bool = False
     caller: str | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,15 @@ class _Course:
 
 
 async def invoke(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, caller: Caller = ANYBODY
+    tool: Tool,
+    arguments: Mapping[str, Json],
+    client: Client,
+    emit: Ear,
+    caller: Caller = ANYBODY,
+    *,
+    request: str | None = None,
 ) -> Result:
-    """Call a tool for somebody; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
+    """Call a tool for somebody, whose ``request`` has an id; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
     ``CallFinished`` is emitted in any case, also when the call is cancelled.
     """
@@ -74,6 +80,7 @@ async def invoke(
                 status,
                 empty=course.empty,
                 caller=caller.name,
+                request=request,
             )
         )
     return _redacted(result, tool.upstream)

@@ -39,6 +39,7 @@ class Settings:
     express: bool = True
     read_only: bool = False
     view: str | None = None
+    log_format: Literal["text", "json"] = "text"
     views: Mapping[str, View] = field(default_factory=dict)
     http: Address | None = None
     insecure: bool = False
@@ -63,6 +64,7 @@ class Settings:
             strict,
             f"--on-invalid={self.on_invalid}",
             f"--poll={self.poll!r}",
+            f"--log-format={self.log_format}",
             express,
             insecure,
         ]

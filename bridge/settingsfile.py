@@ -123,10 +123,18 @@ class Http(Words):
     )
 
 
+class Log(Words):
+    """What is logged to stderr, and how."""
+
+    format: Literal["text", "json"] = Field(
+        default="text", description="text for people; json: an object on each line."
+    )
+
+
 class SettingsFile(Words):
     """How restbridge serves: the file that --config names. Paths are seen from its folder."""
 
-    later: ClassVar = frozenset({"limits", "log", "audit", "metrics"})
+    later: ClassVar = frozenset({"limits", "audit", "metrics"})
 
     tools: tuple[str, ...] = Field(
         default=(), strict=False, description="Directories of tool files. Default: tools.d"
@@ -141,6 +149,7 @@ class SettingsFile(Words):
     )
     express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
     read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
+    log: Log = Field(default=Log(), description="The log, on stderr.")
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")
     views: dict[ViewName, View] = Field(

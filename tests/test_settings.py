@@ -42,6 +42,7 @@ ODD = Settings(
     insecure=True,
     read_only=True,
     view="odd",
+    log_format="json",
     views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
     strict=True,
     on_invalid="withdraw",

@@ -46,6 +46,7 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
         for name in ("strict", "on_invalid", "poll", "express", "read_only", "views")
     }
     said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
+    said["log_format"] = words.log.format
     said["guarded"] = words.access is not None
     if words.upstreams is not None:
         said["upstreams"] = path.parent / words.upstreams

@@ -62,17 +62,14 @@ def ear(event: Event) -> None:
     """Write what happened as one line in the log, never with arguments or what was answered."""
     match event:
         case CallFinished():
-            logs.line(_call_line(event))
-        case RequestRetried():
-            _log.info(
-                "retry upstream=%s attempt=%d reason=%s wait_ms=%.0f",
-                event.upstream,
-                event.attempt,
-                event.reason,
-                event.wait * 1000,
+            logs.event("call", _call(event))
+        case RequestRetried(upstream, attempt, reason, wait):
+            waited = round(wait * 1000)
+            logs.event(
+                "retry", {"upstream": upstream, "attempt": attempt, "reason": reason, "wait_ms": waited}
             )
         case SnapshotReplaced():
-            _log.info(_reload_line(event))
+            _log.info(_reload_line(event), extra={"fields": _reload(event)})
         case _:
             assert_never(event)
 
@@ -91,22 +88,34 @@ class Told:
         ear(event)
         for diagnostic in loaded.diagnostics:
             if diagnostic not in self._told:
-                _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic)
+                fields = {"event": "diagnostic", **as_json(diagnostic)}
+                _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic, extra={"fields": fields})
         for file in loaded.kept:
             if not self._told.issuperset(file.diagnostics):
                 _log.info("%s: its last good version serves on", file.place.shown)
         self._told = frozenset(loaded.diagnostics)
 
 
-def _call_line(event: CallFinished) -> str:
-    caller = f" caller={event.caller}" if event.caller else ""
-    upstream = f" upstream={event.upstream}" if event.upstream else ""
-    status = f" status={event.status}" if event.status else ""
-    empty = " empty=true" if event.empty else ""
-    milliseconds = round(event.seconds * 1000)
-    return (
-        f"call tool={event.tool}{caller}{upstream} outcome={event.outcome}{status}{empty} ms={milliseconds}"
-    )
+def _call(event: CallFinished) -> dict[str, str | int]:
+    fields: dict[str, str | int] = {"tool": event.tool}
+    if event.caller:
+        fields["caller"] = event.caller
+    if event.upstream:
+        fields["upstream"] = event.upstream
+    fields["outcome"] = event.outcome
+    if event.status:
+        fields["status"] = event.status
+    if event.empty:
+        fields["empty"] = "true"
+    fields["ms"] = round(event.seconds * 1000)
+    if event.request is not None:
+        fields["id"] = event.request
+    return fields
+
+
+def _reload(event: SnapshotReplaced) -> dict[str, str | int]:
+    counts = {key: len(getattr(event, key)) for key in ("added", "changed", "removed", "broken")}
+    return {"event": "reload", **counts, "ms": round(event.seconds * 1000)}
 
 
 def _reload_line(event: SnapshotReplaced) -> str:

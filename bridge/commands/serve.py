@@ -117,7 +117,7 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
     if several and not http:
         raise click.UsageError("--workers is for HTTP; say where to serve it, too: --http [HOST:]PORT")
     places = directories(settings)
-    logs.configure()
+    logs.configure(form=settings.log_format)
     if several and http:
         from bridge.commands.workers import supervise
 

@@ -27,7 +27,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
 from bridge.caller import ANYBODY, Caller
-from bridge.codec import clean, encode
+from bridge.codec import clean, encode, quote
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
@@ -39,6 +39,7 @@ from bridge.upstream.client import Client
 
 _log = logging.getLogger(__name__)
 
+_PLAIN: Final = re.compile("[A-Za-z0-9_.:-]{1,64}")
 _NAME_LENGTH: Final = 128
 CANCELLED: Final = -32800
 """The code of a call that its client took back."""
@@ -105,7 +106,8 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name))
+            id = _fit(ctx.request_id)
+            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name, request=id))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
@@ -149,10 +151,12 @@ class ToolServer(Server[TaskGroup]):
         with running:
             self._running.add(running)
             try:
-                result = await invoke(tool, arguments, self._client, self._emit, caller)
+                result = await invoke(
+                    tool, arguments, self._client, self._emit, caller, request=_fit(request_id)
+                )
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
-                _log.exception("fault: tool=%s request=%r", tool.name, request_id)
+                _log.exception("fault: tool=%s id=%s", tool.name, _fit(request_id))
                 raise _failed("The bridge itself failed on this call, not the API", tool) from fault
             finally:
                 self._running.discard(running)
@@ -178,6 +182,12 @@ async def _with_tasks(_server: Server[TaskGroup]) -> AsyncIterator[TaskGroup]:
     async with anyio.create_task_group() as tasks:
         yield tasks
         tasks.cancel_scope.cancel()
+
+
+def _fit(request_id: object) -> str:
+    """A request's id, fit for a log."""
+    text = str(request_id)
+    return text if _PLAIN.fullmatch(text) else quote(text)
 
 
 def _after(cursor: str | None, tools: Sequence[Tool]) -> int:

@@ -4,18 +4,23 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from select import PIPE_BUF
 from threading import Event, Thread
 from traceback import format_tb
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+from bridge.codec import encode
+from bridge.spec import Json
 
 _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
+
+Form: TypeAlias = Literal["text", "json"]
 
 _log: Final = logging.getLogger("bridge")
 _MOST: Final = 1000
@@ -31,10 +36,12 @@ _QUIET: Final = {
 }
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure(level: int = logging.INFO, form: Form = "text") -> None:
     """Log to stderr from now on; libraries only what is an error."""
     handler = StderrHandler()
-    handler.setFormatter(FramesOnly("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(
+        JsonLines() if form == "json" else FramesOnly("%(asctime)s %(levelname)s %(message)s")
+    )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # What no line of ours shows (the logging howto, optimization).
     logging._srcfile = None  # noqa: SLF001
@@ -43,22 +50,35 @@ def configure(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(max(level, least))
 
 
-def line(text: str) -> None:
-    """Log one line, as ``logging`` would at INFO, for a third of the work: there is one for each call."""
+def event(name: str, fields: Mapping[str, str | int]) -> None:
+    """Log what happened as ``logging`` would at INFO, for a third of the work: there is one for each call."""
     root = logging.getLogger()
     match root.handlers:
+        case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= logging.INFO:
+            stderr.put(_json_line(time.time(), "info", {"event": name, **fields}))
         case [StderrHandler() as stderr] if root.level <= logging.INFO:
-            stderr.put(f"{_stamp(time.time())} INFO {text}\n")
+            stderr.put(f"{_stamp(time.time())} INFO {_text(name, fields)}\n")
         case _:
-            _log.info(text)
+            _log.info(_text(name, fields))
+
+
+def _text(name: str, fields: Mapping[str, str | int]) -> str:
+    return " ".join([name, *[f"{key}={value}" for key, value in fields.items()]])
+
+
+def _json_line(seconds: float, level: str, fields: Mapping[str, Json]) -> str:
+    moment = f"{_to_the_second(int(seconds), utc=True)}.{int(seconds % 1 * 1000):03}Z"  # RFC 3339
+    return encode({"time": moment, "level": level, **fields}).decode() + "\n"
 
 
 def _stamp(seconds: float) -> str:
     return f"{_to_the_second(int(seconds))},{int(seconds % 1 * 1000):03}"
 
 
-@lru_cache(maxsize=1)
-def _to_the_second(seconds: int) -> str:
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int, *, utc: bool = False) -> str:
+    if utc:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
@@ -67,6 +87,16 @@ class FramesOnly(logging.Formatter):
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
         return "".join(_frames(ei[1])).rstrip() if ei[1] else ""
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object for each record: ``time``, ``level``, ``message``, and what the record has as ``fields``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info and (problem := record.exc_info[1]):
+            fields["frames"] = "".join(_frames(problem))
+        return _json_line(record.created, record.levelname.lower(), fields).rstrip()
 
 
 def _frames(problem: BaseException) -> Iterator[str]:

@@ -87,6 +87,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             "call tool=get_order upstream=shop outcome=ok status=200 empty=true ms=0",
         ),
         (
+            CallFinished("get_order", "unknown-tool", 0, None, caller="ann", request="r-7"),
+            "call tool=get_order caller=ann outcome=unknown-tool ms=0 id=r-7",
+        ),
+        (
             CallFinished(tool="get_order", outcome="not-reached", seconds=5, upstream="shop"),
             "call tool=get_order upstream=shop outcome=not-reached ms=5000",
         ),

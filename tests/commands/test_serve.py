@@ -74,7 +74,7 @@ async def test_http_serves_calls_and_writes_a_line_for_each(tools: Path, shop: s
         async with Client(url) as client:
             result = await client.call_tool("get_order", {"order_id": "o-1001"})
         assert not result.is_error
-        await bridge.says(r"INFO call tool=get_order upstream=shop outcome=ok status=200 ms=\d+$")
+        await bridge.says(r"INFO call tool=get_order upstream=shop outcome=ok status=200 ms=\d+ id=\d+$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
@@ -255,3 +255,39 @@ def test_a_view_that_is_not_there_is_told(
     code, _, err = line("serve", *config, "--view", "order")
     assert code == 2
     assert f'there is no view "order"; {advice}' in err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_log_in_json_is_json_throughout(tools: Path, shop: str, workers: str) -> None:
+    (tools / "broken.yaml").write_text("description: Broken.\n")
+    (tools.parent / "restbridge.yaml").write_text("log: {format: json}\n")
+    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
+    async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+        reload = json.loads((await bridge.says('"event":"reload"')).string)
+        assert {"added": 6, "changed": 0, "removed": 0, "broken": 1}.items() <= reload.items()
+        wrong = json.loads((await bridge.says('"event":"diagnostic"')).string)
+        assert (wrong["path"], wrong["line"], wrong["code"]) == ("tools.d/broken.yaml", 1, "missing-key")
+        url = (await bridge.says(r"(http://[^\s\"]+)"))[1]
+        async with Client(url) as client:
+            await client.call_tool("get_order", {"order_id": "o-1001"})
+        called = json.loads((await bridge.says('"event":"call"')).string)
+        assert {
+            "tool": "get_order",
+            "upstream": "shop",
+            "outcome": "ok",
+            "status": 200,
+        }.items() <= called.items()
+        assert called.keys() == {
+            "time",
+            "level",
+            "event",
+            "tool",
+            "upstream",
+            "outcome",
+            "status",
+            "ms",
+            "id",
+        }
+        assert await bridge.ends(signal.SIGTERM) == 0
+        rest = (await bridge.rest()).splitlines()
+    assert all(json.loads(line)["level"] for line in rest)

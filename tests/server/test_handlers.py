@@ -82,7 +82,26 @@ async def test_an_unknown_tool_is_an_error_of_the_protocol(served: Served, name:
         await pipe.send(call(name))
         assert (await pipe.answer())["error"] == {"code": -32602, "message": message}
     logged = name if len(name) < 128 else "?"
-    assert served.events == [CallFinished(logged, "unknown-tool", 0, None)]
+    assert served.events == [CallFinished(logged, "unknown-tool", 0, None, request="1")]
+
+
+@pytest.mark.parametrize(
+    ("id", "logged"),
+    [
+        (7, "7"),
+        (-7, "-7"),
+        ("a.b:c", "a.b:c"),
+        ("a b\n", '"a b\\n"'),
+        ("x" * 99, f'"{"x" * 40}"…'),
+        ("", '""'),
+    ],
+)
+async def test_the_id_of_a_request_is_logged_as_one_word(served: Served, id: Json, logged: str) -> None:
+    async with served.stdio() as pipe:
+        await pipe.open()
+        await pipe.send(call("echo", id))
+        await pipe.answer()
+    assert [event.request for event in served.events if isinstance(event, CallFinished)] == [logged]
 
 
 async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,8 +115,8 @@ async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.
     assert written["error"]["message"].endswith("it may have been carried out: check before repeating it")
     assert "canary" not in str((read, written))
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        "fault: tool=echo request=1",
-        "fault: tool=change request=2",
+        "fault: tool=echo id=1",
+        "fault: tool=change id=2",
     ]
 
 

@@ -1,10 +1,12 @@
+import json
 import logging
 import os
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 
-from bridge.server.logs import FramesOnly, StderrHandler, configure
+from bridge.server.logs import FramesOnly, StderrHandler, configure, event
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,26 @@ def test_lines_go_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     assert out == ""
     assert err.endswith(" INFO told: é?\n")
     assert err.count("\n") == 1
+
+
+def test_json_is_an_object_on_each_line(capfd: pytest.CaptureFixture[str]) -> None:
+    configure(form="json")
+    logger = logging.getLogger("bridge.any")
+    logger.warning("told: %s", "é\ud800\n", extra={"fields": {"line": 4}})
+    logger.error("failed", exc_info=raised(ValueError("canary")))
+    event("call", {"tool": "x", "ms": 3})
+    logging.getLogger().setLevel(logging.ERROR)
+    event("call", {"tool": "not told"})
+    logging.getLogger().handlers[0].flush()
+    _, err = capfd.readouterr()
+    told, failed, called = map(json.loads, err.splitlines())
+    times = [line.pop("time") for line in (told, failed, called)]
+    assert all(datetime.fromisoformat(each).utcoffset() == timedelta(0) for each in times)
+    assert told == {"level": "warning", "message": "told: é\ufffd\n", "line": 4}
+    assert failed.pop("frames").endswith("builtins.ValueError\n")
+    assert failed == {"level": "error", "message": "failed"}
+    assert called == {"level": "info", "event": "call", "tool": "x", "ms": 3}
+    assert "canary" not in err
 
 
 def test_a_stderr_that_nobody_reads_stops_nobody() -> None:

@@ -38,6 +38,7 @@ access:
   apiKeys:
     - {ENTRY}, scopes: [orders:read], expires: 2027-01-31}}
     - {{name: bob, sha256: "${{env:BOB}}", expires: "2027-01-31T01:00:00+01:00"}}
+log: {{format: json}}
 x-team: ours
 """,
         BOB=DIGEST.upper().replace("0", "1"),
@@ -57,6 +58,7 @@ x-team: ours
     assert (words.http.listen, words.http.workers, words.http.insecure) == (
         Address("127.0.0.1", 8000), 2, True
     )  # fmt: skip
+    assert words.log.format == "json"
     assert words.views == {"few": View(tools=("get_*",), tags=("x",), without=("get_y",))}
     ann, bob = words.access.api_keys
     assert (ann.name, ann.sha256, ann.scopes, ann.expires) == ("ann", DIGEST, ("orders:read",), 1801353600.0)
