@@ -51,7 +51,9 @@ async def invoke(
     *,
     request: str | None = None,
 ) -> Result:
-    """Call a tool for somebody, whose ``request`` has an id; a ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
+    """Call a tool for somebody, whose ``request`` has that id.
+
+    A ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
     ``CallFinished`` is emitted in any case, also when the call is cancelled.
     """

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter
 
 from bridge.address import Address
-from bridge.settingsfile import View
+from bridge.settingsfile import LogFormat, View
 
 OnInvalid = Literal["keep", "withdraw"]
 
@@ -39,7 +39,7 @@ class Settings:
     express: bool = True
     read_only: bool = False
     view: str | None = None
-    log_format: Literal["text", "json"] = "text"
+    log_format: LogFormat = "text"
     views: Mapping[str, View] = field(default_factory=dict)
     http: Address | None = None
     insecure: bool = False

@@ -59,6 +59,8 @@ ViewName: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_VIEW_NAME}$"}),
 ]
 
+LogFormat: TypeAlias = Literal["text", "json"]
+
 At: TypeAlias = Annotated[
     Address,
     BeforeValidator(_address),
@@ -126,9 +128,7 @@ class Http(Words):
 class Log(Words):
     """What is logged to stderr, and how."""
 
-    format: Literal["text", "json"] = Field(
-        default="text", description="text for people; json: an object on each line."
-    )
+    format: LogFormat = Field(default="text", description="text for people; json: an object on each line.")
 
 
 class SettingsFile(Words):

@@ -76,7 +76,7 @@ def _view(settings: Settings) -> View | None:
         return None
     if view := settings.views.get(settings.view):
         return view
-    near = did_you_mean(settings.view, settings.views) if settings.views else ""
+    near = did_you_mean(settings.view, settings.views)
     raise click.UsageError(
         f"there is no view {quote(settings.view)}{near or '; views are named in the settings file: --config FILE'}"
     )

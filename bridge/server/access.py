@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
-from bridge.server.announce import CALLER, CALLING
+from bridge.server.announce import come_from
 from bridge.server.gate import receive_until
 from bridge.server.operator import HEALTHY, READY
 from bridge.settingsfile import ApiKey
@@ -140,8 +140,7 @@ class Door:
             await _challenge(str(refused))(scope, receive, send)
             return
         scope["user"] = holder.user
-        scope[CALLER] = holder.caller
-        CALLING.set(holder.caller)
+        come_from(holder.caller, scope)
         visit = _Visit(holder.ended, receive, send)
         await self._app(scope, visit.receive, visit.send)
         if holder.ended.is_set():

@@ -24,6 +24,7 @@ from mcp_types import (
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
+from starlette.types import Scope
 
 from bridge.caller import ANYBODY, Caller
 from bridge.registry import Registry
@@ -33,7 +34,7 @@ Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
 """Its lifespan is a task group that ends with the transport."""
 _Sight: TypeAlias = tuple[frozenset[str] | None, View | None]
 
-CALLER: Final = "restbridge.caller"
+_CALLER: Final = "restbridge.caller"
 """Where a request's scope has its ``Caller``."""
 CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
 """The same, for what the SDK asks without showing the request."""
@@ -203,7 +204,19 @@ class Announcer:
 
 def caller_of(ctx: Context) -> Caller:
     """Who sends a request."""
-    return ctx.request.scope.get(CALLER, ANYBODY) if ctx.request else ANYBODY
+    return caller_in(ctx.request.scope) if ctx.request else ANYBODY
+
+
+def caller_in(scope: Scope) -> Caller:
+    """The same, by its ASGI scope."""
+    caller: Caller = scope.get(_CALLER, ANYBODY)
+    return caller
+
+
+def come_from(caller: Caller, scope: Scope) -> None:
+    """Have a request, and all that it does, be somebody's."""
+    scope[_CALLER] = caller
+    CALLING.set(caller)
 
 
 def _sight(caller: Caller) -> _Sight:

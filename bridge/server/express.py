@@ -18,9 +18,9 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import ANYBODY, Caller
+from bridge.caller import Caller
 from bridge.server import plain
-from bridge.server.announce import CALLER, Session
+from bridge.server.announce import Session, caller_in
 from bridge.server.facts import ALIKE
 from bridge.server.gate import Again, Gate, call_key
 from bridge.server.handlers import ToolServer
@@ -77,7 +77,7 @@ class Express:
             if len(head) == len(scope["headers"]) and self._may_be_plain(head):
                 first = await receive()
                 receive = Again(first, receive)
-                if asked := self._asked(head, first, scope.get(CALLER, ANYBODY)):
+                if asked := self._asked(head, first, caller_in(scope)):
                     if asked.session:
                         await self._answer_session(asked, asked.session, receive, send)
                     else:

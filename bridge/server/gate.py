@@ -24,9 +24,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import ANYBODY, Caller
+from bridge.caller import Caller
 from bridge.codec import quote
-from bridge.server.announce import CALLER, SESSION_HEADER, Announcer
+from bridge.server.announce import SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
 
@@ -72,7 +72,7 @@ class Gate:
             if not self.stopping.is_set():
                 _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
             await refusal(scope, receive, send)
-        elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), scope.get(CALLER, ANYBODY)):
+        elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
             await _error(404, "Session not found")(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
@@ -129,7 +129,7 @@ class Gate:
             again.end()
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
-        session, caller = Headers(scope=scope).get(SESSION_HEADER), scope.get(CALLER, ANYBODY)
+        session, caller = Headers(scope=scope).get(SESSION_HEADER), caller_in(scope)
         match message:
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
                 self._announcer.cancel(session, caller, id)  # what the SDK does not know of

@@ -11,16 +11,15 @@ from select import PIPE_BUF
 from threading import Event, Thread
 from traceback import format_tb
 from types import TracebackType
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from bridge.codec import encode
+from bridge.settingsfile import LogFormat
 from bridge.spec import Json
 
 _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
-
-Form: TypeAlias = Literal["text", "json"]
 
 _log: Final = logging.getLogger("bridge")
 _MOST: Final = 1000
@@ -36,7 +35,7 @@ _QUIET: Final = {
 }
 
 
-def configure(level: int = logging.INFO, form: Form = "text") -> None:
+def configure(level: int = logging.INFO, form: LogFormat = "text") -> None:
     """Log to stderr from now on; libraries only what is an error."""
     handler = StderrHandler()
     handler.setFormatter(

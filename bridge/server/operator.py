@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from bridge.caller import ANYBODY
-from bridge.server.announce import CALLER
+from bridge.server.announce import caller_in
 from bridge.server.gate import Gate
 from bridge.spec import Json
 
@@ -53,7 +52,7 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
 
 
 def _refusal(request: Request, gate: Gate) -> Response | None:
-    scopes = request.scope.get(CALLER, ANYBODY).scopes
+    scopes = caller_in(request.scope).scopes
     if scopes is not None and SCOPE not in scopes:
         challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{SCOPE}"'
         return PlainTextResponse(

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bridge.caller import ANYBODY
-from bridge.server.announce import CALLER, CALLING
+from bridge.server.announce import caller_in, come_from
 from bridge.settingsfile import View
 
 
@@ -16,12 +14,11 @@ class Views:
 
     def __init__(self, app: ASGIApp, views: Mapping[str, View], path: str) -> None:
         self._app = app
-        self._path: Final = path
+        self._path = path
         self._views = {f"{path}/{name}": view for name, view in views.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (view := self._views.get(scope["path"])):
-            caller = replace(scope.get(CALLER, ANYBODY), view=view)
-            CALLING.set(caller)
-            scope = {**scope, CALLER: caller, "path": self._path, "raw_path": self._path.encode()}
+            scope = {**scope, "path": self._path, "raw_path": self._path.encode()}
+            come_from(replace(caller_in(scope), view=view), scope)
         await self._app(scope, receive, send)

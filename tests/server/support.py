@@ -377,6 +377,25 @@ class Session:
         async with self.web.stream("POST", self.url, **self.modern(message)) as reply:
             yield _events(reply)
 
+    @asynccontextmanager
+    async def hearing(self, *, modern: bool) -> AsyncIterator[AsyncIterator[Json]]:
+        """Whichever of the two the era has, once the server knows of it."""
+        async with self.listen(toolsListChanged=True) if modern else self.stream() as events:
+            if modern:
+                await anext(events)  # that it listens
+            yield events
+
+    async def sees(self, seen: set[str], *asked: str) -> None:
+        """In both eras these tools are listed, and of those that are asked for these alone are there."""
+        for asks in (self.ask, self.ask_modern):
+            listed = await asks(request("tools/list", 1))
+            assert {tool["name"] for tool in listed["result"]["tools"]} == seen
+            for number, tool in enumerate(asked, 2):
+                answer = await asks(call(tool, number))
+                assert ("result" in answer) is (tool in seen)
+                if tool not in seen:
+                    assert answer["error"] == {"code": -32602, "message": f"Unknown tool: {tool}"}
+
     def modern(self, message: Json) -> Json:
         params = message["params"]
         headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": message["method"]}

@@ -144,11 +144,8 @@ async def test_a_stream_ends_with_its_key(
     async with served.http(access=access) as url, anyio.create_task_group() as tasks:
         tasks.start_soon(access.run)
         sessions = [await opened(name, web, url) for name in ("ann", "bob")]
-        streams = [each.listen(toolsListChanged=True) if modern else each.stream() for each in sessions]
+        streams = [each.hearing(modern=modern) for each in sessions]
         async with streams[0] as ann, streams[1] as bob:
-            if modern:
-                await anext(ann)  # that it listens
-                await anext(bob)
             if how == "made anew":
                 access.replace([entry("ann", scopes=["more"]), entry("bob")])
             if how == "withdrawn":
@@ -220,14 +217,7 @@ async def test_everybody_lists_and_calls_what_their_scopes_allow(
     async with served.http(access=access) as url:
         for name, seen in visible.items():
             session = await opened(name, web, url)
-            for asks in (session.ask, session.ask_modern):
-                listed = await asks(request("tools/list", 1))
-                assert {tool["name"] for tool in listed["result"]["tools"]} == seen
-                for number, tool in enumerate(("echo", "any", "change", "typed", "nosuch"), 2):
-                    answer = await asks(call(tool, number))
-                    assert ("result" in answer) is (tool in seen)
-                    if tool not in seen:
-                        assert answer["error"] == {"code": -32602, "message": f"Unknown tool: {tool}"}
+            await session.sees(seen, "echo", "any", "change", "typed", "nosuch")
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
@@ -241,11 +231,8 @@ async def test_only_those_whose_own_list_changed_are_told(
         sessions = [await opened(name, web, url) for name in ("ann", "bob")]
         for session in sessions:
             await session.ask(request("tools/list"))
-        streams = [each.listen(toolsListChanged=True) if modern else each.stream() for each in sessions]
+        streams = [each.hearing(modern=modern) for each in sessions]
         async with streams[0] as ann, streams[1] as bob:
-            if modern:
-                await anext(ann)  # that it listens
-                await anext(bob)
             served.show("typed", "echo", "any")
             served.show("typed")
             await served.server.announcer.announce()  # of what was taken back

@@ -19,14 +19,7 @@ async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.A
         for path, seen in visible.items():
             session = Session(web, url + path)
             await session.open()
-            for asks in (session.ask, session.ask_modern):
-                listed = await asks(request("tools/list", 1))
-                assert {tool["name"] for tool in listed["result"]["tools"]} == seen
-                for number, tool in enumerate(("echo", "any", "change", "nosuch"), 2):
-                    answer = await asks(call(tool, number))
-                    assert ("result" in answer) is (tool in seen)
-                    if tool not in seen:
-                        assert answer["error"] == {"code": -32602, "message": f"Unknown tool: {tool}"}
+            await session.sees(seen, "echo", "any", "change", "nosuch")
         for path in ("/no-such", "/few/", "/few/x", "/FEW", "/"):
             assert (await Session(web, url + path).post(request("tools/list"))).status_code in (307, 404)
 
@@ -75,11 +68,8 @@ async def test_only_those_whose_view_changed_are_told(
         for session in sessions:
             await session.open()
             await session.ask(request("tools/list"))
-        streams = [each.listen(toolsListChanged=True) if modern else each.stream() for each in sessions]
+        streams = [each.hearing(modern=modern) for each in sessions]
         async with streams[0] as few, streams[1] as rest:
-            if modern:
-                await anext(few)  # that it listens
-                await anext(rest)
             await served.change("typed", "echo")
             assert (await anext(few))["method"] == "notifications/tools/list_changed"
             await served.change("typed", "echo", "change")
