@@ -12,7 +12,6 @@ from bridge.address import Address
 
 if TYPE_CHECKING:
     from bridge.settings import Settings
-    from bridge.settingsfile import View
 
 WRONG_USE: Final = 2
 OUR_FAULT: Final = 3
@@ -85,12 +84,6 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
-def _views(_ctx: click.Context, _param: click.Parameter, value: str | None) -> "dict[str, View] | None":
-    from bridge.settings import read_views
-
-    return None if value is None else read_views(value)
-
-
 def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
 
@@ -133,6 +126,9 @@ def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: 
     return click.option("--format", "format_", type=click.Choice(words), default=words[0], help=help)
 
 
+_VIEW: Final = click.option(
+    "--view", metavar="NAME", help="Only the tools of this view, which the settings file has."
+)
 _CONFIG: Final = click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -159,12 +155,14 @@ def _settings(
     return settings(config, typed, lenient=lenient)
 
 
-def _of_worker(directories: tuple[Path, ...], config: Path | None, **options: Any) -> "Settings":
+def _of_worker(
+    directories: tuple[Path, ...], config: Path | None, structured: str, **options: Any
+) -> "Settings":
     """As ``Settings.words`` tells them: the settings file may be another by now, or wrong."""
-    from bridge.settings import Settings
+    from bridge.settings import Settings, read_structured
 
     told = {name: value for name, value in options.items() if value is not None}
-    return Settings(directories, config=config, **told)
+    return Settings(directories, config=config, **told, **read_structured(structured))
 
 
 @click.group(cls=_Restbridge, context_settings={"help_option_names": ["-h", "--help"]})
@@ -198,15 +196,13 @@ def restbridge(*, verbose: bool) -> None:
     help="Listen where others can reach it, although anybody may call.",
 )
 @click.option("--read-only/--no-read-only", default=None, help="Serve only tools of GET, HEAD and OPTIONS.")
-@click.option(
-    "--view", metavar="NAME", help="Serve only the tools of this view, which the settings file has."
-)
+@_VIEW
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     help="How the log on stderr is written: text (default), or a JSON object on each line.",
 )
-@click.option("--views", callback=_views, hidden=True)
+@click.option("--structured", hidden=True)
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(
     "--on-invalid",
@@ -226,7 +222,14 @@ def restbridge(*, verbose: bool) -> None:
     show_envvar=True,
     help="Answer plain calls past the MCP SDK (default): the same answers, several times faster.",
 )
-def serve(*, directories: tuple[Path, ...], config: Path | None, worker: int | None, **options: Any) -> int:
+def serve(
+    *,
+    directories: tuple[Path, ...],
+    config: Path | None,
+    worker: int | None,
+    structured: str,
+    **options: Any,
+) -> int:
     """Serve tool files to agents, and reload them as they change.
 
     The files are those in DIRECTORIES (default: tools.d). Over stdio, unless --http is given; then only this
@@ -234,7 +237,10 @@ def serve(*, directories: tuple[Path, ...], config: Path | None, worker: int | N
     """
     from bridge.commands.serve import run
 
-    settings = (_settings if worker is None else _of_worker)(directories, config, **options)
+    if worker is None:
+        settings = _settings(directories, config, **options)
+    else:
+        settings = _of_worker(directories, config, structured, **options)
     return run(settings, worker=worker)
 
 
@@ -268,12 +274,14 @@ def check(
 @_DIRECTORIES
 @_CONFIG
 @_UPSTREAMS
+@_VIEW
 @_format("table", "json", help="table for people; json is what tools/list answers.")
 def list_(
     *,
     directories: tuple[Path, ...],
     config: Path | None,
     upstreams: Path | None,
+    view: str | None,
     format_: Literal["table", "json"],
 ) -> int:
     """Show the tools as agents see them, and which files are broken.
@@ -282,7 +290,7 @@ def list_(
     """
     from bridge.commands.list import run
 
-    return run(_settings(directories, config, upstreams=upstreams), format_)
+    return run(_settings(directories, config, upstreams=upstreams, view=view), format_)
 
 
 @restbridge.command(

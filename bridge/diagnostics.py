@@ -41,6 +41,7 @@ CODES: Final[Mapping[str, str]] = {
     "flow-comma": "A text in { } ended at a comma, so that its rest became a key.",
     "foreign-placeholder": "An argument as other tools write it: :name, ${name} or {{name}}; here it is {name}.",
     "idle-default": "A warning: a default that is not under properties, and never filled in.",
+    "idle-view": "A warning: a view of the settings file names what is not there, or no tool is in it.",
     "invalid-schema": "A JSON Schema breaks the rules of its dialect.",
     "key-not-text": "A key is a list or a mapping.",
     "long-description": "A warning: a description past 1024 characters, where some clients cut.",

@@ -2,6 +2,7 @@
 
 BridgeError                  str() is a text fit for a model: no secret, no address of ours, no stack
 ├── InvalidCall              the caller's: arguments against the schema, or unsafe where they go
+├── TooMany                  the caller's: more at once, or in a while, than it may
 ├── NotSent                  the request did not leave: unreachable, no free slot, no time left
 ├── NotAnswered              it left, and no whole reply came: cut, out of time, not HTTP
 ├── StatusError              the upstream answered with a status that the tool does not accept
@@ -41,6 +42,7 @@ CODES: Final[Mapping[str, str]] = {
     "tls-files": "A file named under `tls` cannot be used.",
     "tls-name": "The API's certificate is for another name.",
     "tls-untrusted": "The API's certificate is not trusted, or has expired.",
+    "too-many-calls": "More calls at once, or in a minute, than the bridge's `limits` allow.",
     "unsafe-argument": "An argument cannot stand where it would go, such as `..` in a path.",
     "unsafe-request": "A request that could be read in two ways was not sent.",
     "unwritable-value": "A number that cannot be written.",
@@ -60,6 +62,15 @@ class BridgeError(Exception):
 
 class InvalidCall(BridgeError):
     """The arguments cannot be used: nothing was sent, and the model can mend them."""
+
+
+class TooMany(BridgeError):
+    """Nothing was sent; after ``retry_after`` seconds there may be room. ``in_all``: others have what there is, too."""
+
+    def __init__(self, code: str, message: str, retry_after: int, *, in_all: bool) -> None:
+        super().__init__(code, message)
+        self.retry_after = retry_after
+        self.in_all = in_all
 
 
 class UpstreamError(BridgeError):

@@ -42,6 +42,13 @@ class Snapshot:
         self._asked: frozenset[str] | None = None
         self._seen: dict[tuple[frozenset[str], View | None], Snapshot] = {}
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """All that tools ask for."""
+        if self._asked is None:
+            self._asked = frozenset().union(*(tool.spec.scopes for tool in self.tools))
+        return self._asked
+
     def find(self, name: str) -> Tool | None:
         """The tool that answers to a name or an alias."""
         return self.by_name.get(name) or self.aliases.get(name)
@@ -50,10 +57,8 @@ class Snapshot:
         """What of it a caller may see and call: tools of its view that ask for no scope that it lacks."""
         if caller.scopes is None and caller.view is None:
             return self
-        if self._asked is None:
-            self._asked = frozenset().union(*(tool.spec.scopes for tool in self.tools))
-        scopes = self._asked if caller.scopes is None else caller.scopes & self._asked
-        if scopes == self._asked and caller.view is None:
+        scopes = self.scopes if caller.scopes is None else caller.scopes & self.scopes
+        if scopes == self.scopes and caller.view is None:
             return self
         key = (scopes, caller.view)
         if key not in self._seen:

@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
-
-from pydantic import TypeAdapter
+from typing import Any, Final, Literal
 
 from bridge.address import Address
-from bridge.settingsfile import LogFormat, View
+from bridge.settingsfile import Limits, LogFormat, SettingsFile, View
 
 OnInvalid = Literal["keep", "withdraw"]
 
-_VIEWS: Final = TypeAdapter(dict[str, View])
+_STRUCTURED: Final = ("views", "limits")
+"""What the settings file alone can say."""
 
 
-def read_views(told: str) -> dict[str, View]:
-    """As ``Settings.words`` tells them."""
-    return _VIEWS.validate_json(told)
+def read_structured(told: str) -> dict[str, Any]:
+    """The settings that ``Settings.words`` tells so, by their names."""
+    words = SettingsFile.model_validate_json(told)
+    return {name: getattr(words, name) for name in _STRUCTURED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Settings:
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name. ``http`` is where to serve HTTP, instead of stdio; ``guarded``:
+    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead of stdio; ``guarded``:
     callers must show who they are, as the settings file at ``config`` says.
     """
 
@@ -41,10 +41,16 @@ class Settings:
     view: str | None = None
     log_format: LogFormat = "text"
     views: Mapping[str, View] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     http: Address | None = None
     insecure: bool = False
     workers: int = 1
     guarded: bool = False
+
+    @property
+    def offered(self) -> Mapping[str, View]:
+        """The views that have a path of their own: none beside one that is chosen."""
+        return {} if self.view else self.views
 
     def words(self) -> list[str]:
         """How a worker is told them, so that nothing is left to its environment, and of its settings file the keys alone."""
@@ -52,7 +58,8 @@ class Settings:
         config = [] if self.config is None else [f"--config={self.config}"]
         upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
         view = [] if self.view is None else [f"--view={self.view}"]
-        views = [f"--views={_VIEWS.dump_json(dict(self.views)).decode()}"] if self.views else []
+        structured = SettingsFile(**{name: getattr(self, name) for name in _STRUCTURED})
+        told = structured.model_dump_json(by_alias=True, include=set(_STRUCTURED))
         http = [] if self.http is None else [f"--http={self.http}"]
         strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
@@ -65,7 +72,8 @@ class Settings:
             f"--on-invalid={self.on_invalid}",
             f"--poll={self.poll!r}",
             f"--log-format={self.log_format}",
+            f"--structured={told}",
             express,
             insecure,
         ]
-        return [*config, *upstreams, *view, *views, *http, *chosen, "--", *map(str, self.directories)]
+        return [*config, *upstreams, *view, *http, *chosen, "--", *map(str, self.directories)]

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from bridge.address import Address
-from bridge.spec import Duration, Name, Scope, SecretText, Words
+from bridge.spec import Duration, Name, Scope, SecretText, Size, Words
 
 _VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 
@@ -59,6 +59,11 @@ ViewName: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_VIEW_NAME}$"}),
 ]
 
+Algorithm: TypeAlias = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""How tokens are signed (RFC 7518, RFC 8037): with a key that only the issuer has."""
+
 LogFormat: TypeAlias = Literal["text", "json"]
 
 At: TypeAlias = Annotated[
@@ -83,13 +88,46 @@ class ApiKey(Words):
     expires: Moment | None = Field(default=None, description="From when on it counts no more.")
 
 
+class Issuer(Words):
+    """An authorization server whose tokens (JWT, RFC 9068) callers may show."""
+
+    issuer: str = Field(min_length=1, description="Its name, exactly as tokens have it under iss.")
+    jwks: str = Field(
+        min_length=1, description="Where its keys are (RFC 7517): an https address, or a file's path."
+    )
+    audience: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="A token must be for one of these (aud). Default: what resource says.",
+    )
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        strict=False,
+        min_length=1,
+        description="How tokens may be signed. Default: RS256, PS256, ES256, EdDSA.",
+    )
+    leeway: Duration = Field(default=30.0, description="How far clocks may differ. Default 30s.")
+    name: str = Field(default="sub", min_length=1, description="The claim that names the caller.")
+    scopes: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The claim that says what the caller may do. Default: scope, else scp.",
+    )
+
+
 class Access(Words):
-    """Who may call over HTTP; nobody is asked where this is left out."""
+    """Who may call over HTTP; nobody is asked where this is left out. It is read again on change."""
 
-    later: ClassVar = frozenset({"jwt", "resource"})
-
-    api_keys: tuple[ApiKey, ...] = Field(
-        strict=False, description="Keys, shown as Authorization: Bearer KEY. They are read again on change."
+    api_keys: tuple[ApiKey, ...] | None = Field(
+        default=None, strict=False, description="Keys, shown as Authorization: Bearer KEY."
+    )
+    jwt: tuple[Issuer, ...] | None = Field(
+        default=None, strict=False, description="Authorization servers whose tokens are shown likewise."
+    )
+    resource: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The address at which clients reach the endpoint, such as https://tools.example.com/mcp.",
     )
 
 
@@ -107,12 +145,51 @@ class View(Words):
 
     def shows(self, name: str, tags: Iterable[str]) -> bool:
         """Whether a tool is in it."""
-        is_in = _matches(name, self.tools) or any(_matches(tag, self.tags) for tag in tags)
-        return is_in and not _matches(name, self.without)
+        is_in = _is_one(name, self.tools) or any(_is_one(tag, self.tags) for tag in tags)
+        return is_in and not _is_one(name, self.without)
 
 
-def _matches(text: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(text, pattern) for pattern in patterns)
+def _is_one(text: str, patterns: Iterable[str]) -> bool:
+    return any(matches(pattern, text) for pattern in patterns)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern of a view stands for a name or a tag."""
+    return fnmatchcase(text, pattern)
+
+
+class Bounds(Words):
+    """How much may be taken at once; None bounds nothing."""
+
+    calls: int | None = Field(default=None, ge=1, description="Calls that run at a time.")
+    rate: int | None = Field(default=None, ge=1, description="Calls in a minute, a sixth of them at once.")
+    results: Size | None = Field(default=None, description="Bytes of results that were not read yet.")
+    sessions: int | None = Field(
+        default=None, ge=1, description="Sessions of clients of 2025-11-25 and before."
+    )
+    streams: int | None = Field(default=None, ge=1, description="Streams on which clients hear of changes.")
+
+
+class InAll(Bounds):
+    """The same for all callers together."""
+
+    results: Size | None = Field(
+        default=256 * 1024**2, description="Bytes of results that were not read yet. Default 256MiB."
+    )
+    sessions: int | None = Field(
+        default=1000, ge=1, description="Sessions of clients of 2025-11-25 and before. Default 1000."
+    )
+    streams: int | None = Field(
+        default=2000, ge=1, description="Streams on which clients hear of changes. Default 2000."
+    )
+
+
+class Limits(Words):
+    """What callers may take of the bridge over HTTP; each worker counts by itself."""
+
+    per_caller: Bounds = Field(default=Bounds(), description="For each caller; nothing by default.")
+    in_all: InAll = Field(default=InAll(), description="For all together.")
+    body: Size = Field(default=4 * 1024**2, description="Bytes of a request's body. Default 4MiB.")
 
 
 class Http(Words):
@@ -134,7 +211,7 @@ class Log(Words):
 class SettingsFile(Words):
     """How restbridge serves: the file that --config names. Paths are seen from its folder."""
 
-    later: ClassVar = frozenset({"limits", "audit", "metrics"})
+    later: ClassVar = frozenset({"audit", "metrics"})
 
     tools: tuple[str, ...] = Field(
         default=(), strict=False, description="Directories of tool files. Default: tools.d"
@@ -152,6 +229,7 @@ class SettingsFile(Words):
     log: Log = Field(default=Log(), description="The log, on stderr.")
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")
+    limits: Limits = Field(default=Limits(), description="What callers may take of the bridge over HTTP.")
     views: dict[ViewName, View] = Field(
         default={}, description="Some of the tools under a name: over HTTP at /mcp/NAME, else by --view NAME."
     )

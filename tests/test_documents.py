@@ -161,7 +161,7 @@ def test_every_verb_is_listed() -> None:
     verbs = {path.stem for path in (ROOT / "bridge/commands").glob("*.py")}
     listed = next(table for table in tables() if "restbridge serve" in table)
     assert {verb.removeprefix("restbridge ").split()[0] for verb in listed} == verbs - {
-        "__init__", "arguments", "configuring", "keys", "loading", "operating", "report", "serving", "workers",
+        "__init__", "arguments", "configuring", "live", "loading", "operating", "report", "serving", "workers",
     }  # fmt: skip
 
 

@@ -35,7 +35,12 @@ DOORS = {
     "starlette": ["server/", "demo/"],
     "uvicorn": ["server/"],
     "click": ["cli", "commands/"],
+    "jwt": ["server/tokens"],
 }
+
+
+_MODULES = {"pyjwt": "jwt"}
+"""Of libraries whose module has another name."""
 
 
 def modules(path: Path) -> Iterator[tuple[str, bool]]:
@@ -84,6 +89,6 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for group in project["optional-dependencies"].values() for line in group]
     written = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in [*project["dependencies"], *extras]}
-    declared = {name.split(".")[0].replace("-", "_") for name in written}
+    declared = {_MODULES.get(name, name.split(".")[0].replace("-", "_")) for name in written}
     imported = {module.split(".")[0] for path in FILES for module, _ in modules(path)}
     assert imported - set(sys.stdlib_module_names) - {"bridge"} <= declared

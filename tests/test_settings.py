@@ -6,7 +6,7 @@ import pytest
 from bridge import cli
 from bridge.address import Address
 from bridge.settings import Settings
-from bridge.settingsfile import View
+from bridge.settingsfile import Limits, View
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ ODD = Settings(
     view="odd",
     log_format="json",
     views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
+    limits=Limits.model_validate({"perCaller": {"calls": 3, "results": "1MiB"}, "body": "2kB"}),
     strict=True,
     on_invalid="withdraw",
     poll=0.30000000000000004,
@@ -56,9 +57,9 @@ def test_every_setting_survives_the_words_that_are_made_of_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESTBRIDGE_EXPRESS", "0" if settings.express else "1")
-    told = {field.name: None if field.name == "views" else field.default for field in fields(Settings)}
-    for name in ("workers", "guarded", "config"):  # each worker is one; the others are read from the file
-        del told[name]
-    assert all(getattr(ODD, name) != default for name, default in told.items())
+    told = {field.name for field in fields(Settings)} - {"workers", "guarded", "config"}
+    plain = Settings((Path("tools.d"),))
+    assert all(getattr(ODD, name) != getattr(plain, name) for name in told)
     read = cli.serve.make_context("serve", settings.words()).params
-    assert cli._settings(**{name: read[name] for name in ("config", *told)}) == settings
+    words = {name: word for name, word in read.items() if name != "worker"}
+    assert cli._of_worker(**words) == settings

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import click
@@ -15,9 +16,10 @@ from bridge.commands.loading import load
 from bridge.diagnostics import Diagnostic
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.toolfiles.configuration import read_configuration
+from bridge.toolfiles.configuration import of_views, read_configuration
 from bridge.toolfiles.files import Place
-from bridge.toolfiles.loaded import State, ToolFile, UpstreamFile
+from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
+from bridge.toolfiles.words import Told
 
 _IDLE: Final[Mapping[State, str]] = {
     "blocked": "not served while the upstream file is wrong",
@@ -33,8 +35,8 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     if not loaded.files:
         where = ", ".join(map(str, settings.directories))
         raise click.ClickException(f"no tool files in {where}; name the directory that holds them")
-    told = read_configuration(settings.config, Sources(os.environ)).diagnostics if settings.config else ()
-    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in (*told, *loaded.diagnostics)]
+    told = [*_of_settings(settings.config, loaded), *loaded.diagnostics]
+    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in told]
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
     states = Counter(file.state for file in loaded.tools.values())
     counts = {
@@ -51,6 +53,13 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
         report.mistakes(diagnostics, format_, sys.stdout)
         print(_summary(counts))
     return int(severities["error"] > 0)
+
+
+def _of_settings(path: Path | None, loaded: Loaded) -> Told:
+    if path is None:
+        return ()
+    configuration = read_configuration(path, Sources(os.environ))
+    return (*configuration.diagnostics, *of_views(path, configuration, loaded.snapshot))
 
 
 def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:

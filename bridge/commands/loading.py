@@ -8,11 +8,13 @@ from typing import Final
 
 import click
 
+from bridge.codec import quote
 from bridge.commands import report
 from bridge.diagnostics import did_you_mean
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.settings import Settings
+from bridge.settingsfile import View
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loaded import Loaded, State
@@ -51,9 +53,25 @@ def load(settings: Settings) -> Loaded:
 
 def served(settings: Settings, loaded: Loaded) -> Snapshot:
     """What ``serve`` would serve of what was loaded."""
-    registry = Registry(read_only=settings.read_only)
+    registry = Registry(read_only=settings.read_only, view=chosen_view(settings))
     registry.replace(loaded.snapshot)
     return registry.current
+
+
+def chosen_view(settings: Settings) -> View | None:
+    """The one that is chosen; raises ``click.UsageError`` if there is no such view."""
+    if settings.view is None:
+        return None
+    if view := settings.views.get(settings.view):
+        return view
+    if settings.views:
+        known = ", ".join(settings.views)
+        advice = did_you_mean(settings.view, settings.views) or f"; the settings file has {known}"
+    elif settings.config:
+        advice = f"; {settings.config} has no views"
+    else:
+        advice = "; views are named in the settings file: --config FILE"
+    raise click.UsageError(f"there is no view {quote(settings.view)}{advice}")
 
 
 def find(settings: Settings, name: str) -> Tool:

@@ -8,7 +8,7 @@ from typing import Any
 from bridge import __version__
 from bridge.caller import Caller
 from bridge.commands import report
-from bridge.commands.keys import Keys
+from bridge.commands.live import LiveSettings
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.settingsfile import View
@@ -25,7 +25,7 @@ class Desk:
     shelf: Shelf
     reloader: Reloader
     announcer: Announcer
-    keys: Keys | None
+    live: LiveSettings | None
     views: Mapping[str, View]
 
     def status(self) -> dict[str, Any]:
@@ -50,8 +50,8 @@ class Desk:
 
     async def reload(self) -> dict[str, Any]:
         """Names of tools, and the places of what is broken."""
-        if self.keys:
-            await self.keys.refresh()
+        if self.live:
+            await self.live.refresh()
         event = await self.reloader.reload()
         return {
             "digest": digest(self.shelf.loaded),

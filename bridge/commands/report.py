@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TextIO, assert_never
 
 import click
 
+from bridge.caller import Caller
 from bridge.diagnostics import Diagnostic
 from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 from bridge.server import logs
+from bridge.settingsfile import View
 from bridge.toolfiles.loaded import Loaded
 
 Format = Literal["text", "json", "github"]
@@ -75,15 +77,20 @@ def ear(event: Event) -> None:
 
 
 class Told:
-    """Tells of reloads in the log: what is wrong once, not again after each; nothing at all if ``silent``."""
+    """Tells of reloads in the log: what is wrong once, not again after each; nothing at all if ``silent``.
 
-    def __init__(self, *, silent: bool = False) -> None:
-        self._silent = silent
+    Of ``views``, by their names, it tells which come to be empty.
+    """
+
+    def __init__(self, views: Mapping[str, View], *, silent: bool = False) -> None:
+        self._views = views
+        self.silent = silent
         self._told: frozenset[Diagnostic] = frozenset()
+        self._empty: frozenset[str] = frozenset()
 
     def tell(self, event: SnapshotReplaced, loaded: Loaded) -> None:
         """A reload that came to ``loaded``."""
-        if self._silent:
+        if self.silent:
             return
         ear(event)
         for diagnostic in loaded.diagnostics:
@@ -94,6 +101,12 @@ class Told:
             if not self._told.issuperset(file.diagnostics):
                 _log.info("%s: its last good version serves on", file.place.shown)
         self._told = frozenset(loaded.diagnostics)
+        seen = {name: loaded.snapshot.seen_by(Caller(view=view)) for name, view in self._views.items()}
+        empty = [name for name, snapshot in seen.items() if not snapshot.tools]
+        for name in empty:
+            if name not in self._empty:
+                _log.warning("view %s: no tool is in it", name)
+        self._empty = frozenset(empty)
 
 
 def _call(event: CallFinished) -> dict[str, str | int]:

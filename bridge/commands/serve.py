@@ -12,18 +12,14 @@ from typing import Final
 import click
 
 from bridge.address import Address, is_loopback
-from bridge.caller import Caller
-from bridge.codec import quote
-from bridge.commands.loading import directories
+from bridge.commands.loading import chosen_view, directories
 from bridge.commands.report import Told
-from bridge.diagnostics import did_you_mean
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.server import logs
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import FirstAnswers
 from bridge.settings import Settings
-from bridge.settingsfile import View
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.shelf import Shelf
 
@@ -57,7 +53,8 @@ class Beginning:
     ) -> "Beginning | None":
         """None if a file has errors and ``settings`` are strict."""
         silent = worker is not None and worker > 1
-        registry, told = Registry(read_only=settings.read_only, view=_view(settings)), Told(silent=silent)
+        registry = Registry(read_only=settings.read_only, view=chosen_view(settings))
+        told = Told(settings.offered, silent=silent)
         keep = settings.on_invalid == "keep"
         shelf = Shelf(places, registry, sources, keep=keep, poll=settings.poll)
         told.tell(shelf.begin(), shelf.loaded)
@@ -70,18 +67,6 @@ class Beginning:
         return cls(settings, registry, shelf, told, worker, hangups)
 
 
-def _view(settings: Settings) -> View | None:
-    """The one that is chosen; raises ``click.UsageError`` if there is none."""
-    if settings.view is None:
-        return None
-    if view := settings.views.get(settings.view):
-        return view
-    near = did_you_mean(settings.view, settings.views)
-    raise click.UsageError(
-        f"there is no view {quote(settings.view)}{near or '; views are named in the settings file: --config FILE'}"
-    )
-
-
 def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> None:
     if left_out := len(loaded.tools) - len(served.tools):
         _log.info(
@@ -92,9 +77,6 @@ def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> N
             len(loaded.tools),
             left_out,
         )
-    for name, view in settings.views.items():
-        if not served.seen_by(Caller(view=view)).tools:
-            _log.warning("view %s: no tool is in it", name)
     if settings.http and not settings.guarded and any(tool.spec.scopes for tool in served.tools):
         _log.warning(
             "scopes of tools bind nobody, as nobody is asked who calls; set access in the settings file"

@@ -1,10 +1,11 @@
 """The rooms of a process that serves, wired: tool files become tools that agents call, over stdio or HTTP."""
 
+import ctypes
 import gc
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -13,8 +14,9 @@ from typing import Final, TypeAlias
 import anyio
 
 from bridge.address import Address
+from bridge.caller import Caller
 from bridge.commands import report
-from bridge.commands.keys import Keys
+from bridge.commands.live import LiveSettings
 from bridge.commands.operating import Desk
 from bridge.commands.serve import Beginning
 from bridge.events import SnapshotReplaced
@@ -24,22 +26,29 @@ from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
 from bridge.server.operator import Operator
+from bridge.server.resource import Resource
 from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
+from bridge.settings import Settings
+from bridge.settingsfile import View
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
+from bridge.upstream.fetching import fetch_or_read
 
 Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[None]]
 """Serves until the event is set; raises ``OSError``, whose text is shown, where it cannot begin."""
 
 _log: Final = logging.getLogger("bridge")
+_MMAP_THRESHOLD: Final = -3
+"""M_MMAP_THRESHOLD of malloc.h."""
 
 
 def run_http(beginning: Beginning, address: Address) -> int:
     """Serves HTTP until a signal; a worker, too, until its stdin ends. Its URL goes to its stdout."""
     uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves what a request costs
     if beginning.worker is None:
-        return anyio.run(serve, beginning, partial(over_http, address, _say_url), backend_options=uvloop)
+        say = partial(_say_url, beginning.settings.offered)
+        return anyio.run(serve, beginning, partial(over_http, address, say), backend_options=uvloop)
     with private_stdio() as (source, sink):
         return anyio.run(
             serve, beginning, partial(_beside_others, address, source, sink), backend_options=uvloop
@@ -66,6 +75,7 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
     """Serve over ``transport`` and reload meanwhile, until it or a signal ends that; 2 if it cannot begin."""
     bridge = Bridge(beginning)
     _share_evenly()
+    _give_back_memory()
     stop = anyio.Event()
     code = 0
     try:
@@ -75,8 +85,8 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
             if beginning.hangups:
                 bridge.ask()
             tasks.start_soon(bridge.reloader.run)
-            if bridge.keys:
-                tasks.start_soon(bridge.keys.run)
+            if bridge.live:
+                tasks.start_soon(bridge.live.run)
             try:
                 await transport(bridge, stop)
             except OSError as error:
@@ -100,18 +110,31 @@ def _share_evenly() -> None:
     sys.setswitchinterval(0.001)
 
 
+def _give_back_memory() -> None:
+    """Have large buffers mapped one by one, so that each is given back when it is freed (mallopt(3)).
+
+    Left alone, glibc learns from the first large replies to cut such buffers from its heap, and for hours that grows
+    by the holes that they leave there. Other libraries know no such word.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
+
+
 class Bridge:
     """The rooms of one process, wired."""
 
     def __init__(self, beginning: Beginning) -> None:
         settings = beginning.settings
         self.express = settings.express
-        self.views = settings.views
-        self.keys = Keys(settings.config, settings.poll) if settings.config and settings.guarded else None
+        self.views = settings.offered
         self.registry = beginning.registry
         self.client = Client(emit=report.ear)
+        self.live = _live(settings, self.client, silent=beginning.told.silent)
         alone = beginning.worker is None
-        self.server = ToolServer(self.registry, self.client, report.ear, alone=alone)
+        resource = self.live and self.live.resource
+        self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
+        limits = settings.limits if settings.http else None
+        self.server = ToolServer(self.registry, self.client, report.ear, alone=alone, limits=limits)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self.desk = Desk(
@@ -119,7 +142,7 @@ class Bridge:
             beginning.shelf,
             self.reloader,
             self.server.announcer,
-            self.keys,
+            self.live,
             self.views,
         )
         self._shelf = beginning.shelf
@@ -128,14 +151,21 @@ class Bridge:
     def ask(self) -> None:
         """Have all files read again soon."""
         self.reloader.ask()
-        if self.keys:
-            self.keys.ask()
+        if self.live:
+            self.live.ask()
 
     def _hear(self, event: SnapshotReplaced) -> None:
         """After a reload: what no tool sends to is let go."""
         self._told.tell(event, self._shelf.loaded)
         if event.rerouted:
             self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
+
+
+def _live(settings: Settings, client: Client, *, silent: bool) -> LiveSettings | None:
+    if settings.config is None:
+        return None
+    fetch = partial(fetch_or_read, client)
+    return LiveSettings(settings.config, settings.poll, fetch, guarded=settings.guarded, silent=silent)
 
 
 async def over_http(
@@ -150,7 +180,8 @@ async def over_http(
         lambda url: started(url, bridge.registry),
         express=bridge.express,
         views=bridge.views,
-        access=bridge.keys.access if bridge.keys else None,
+        access=bridge.live.access if bridge.live else None,
+        resource=bridge.resource,
         operator=Operator(bridge.desk.status, bridge.desk.reload),
     )
 
@@ -178,5 +209,8 @@ async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, sto
     await serve_stdio(bridge.server, source, sink, stop, before=before, express=bridge.express)
 
 
-def _say_url(url: str, _registry: Registry) -> None:
+def _say_url(views: Mapping[str, View], url: str, registry: Registry) -> None:
     _log.info("serving %s", url)
+    for name, view in views.items():
+        tools = registry.current.seen_by(Caller(view=view)).tools
+        _log.info("view %s: %s at %s/%s", name, report.count(len(tools), "tool"), url, name)

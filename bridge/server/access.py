@@ -1,6 +1,6 @@
-"""Who may come in over HTTP: in front of everything else, every request shows a key, but for two that ask how the bridge is.
+"""Who may come in over HTTP: in front of everything else, every request shows a key or a token, but for a few that are open.
 
-Of keys the digests are known alone. What a key opened, a stream above all, ends when the key does.
+Of keys the digests are known alone, and of tokens what they say. What one opened, a stream above all, ends when it does.
 """
 
 import logging
@@ -8,143 +8,250 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from hmac import compare_digest
 from typing import Final
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp_types import INVALID_REQUEST
-from starlette.responses import JSONResponse
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.server.announce import come_from
-from bridge.server.gate import receive_until
+from bridge.server.gate import error_reply, receive_until
 from bridge.server.operator import HEALTHY, READY
+from bridge.server.resource import Resource
+from bridge.server.tokens import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
+from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import ApiKey
 
 _log: Final = logging.getLogger(__name__)
 
-_CHALLENGE: Final = 'Bearer realm="restbridge"'
 _MISSING: Final = "Show who you are: Authorization: Bearer KEY"
 _TWICE: Final = "Show one key: there is more than one Authorization header"
 _INVALID: Final = "This key is not known here, or counts no more"
+_LATER: Final = "The keys of the issuer of this token cannot be read just now; try again in 10 seconds"
 _PAUSE: Final = 1.0
 """Seconds between two lines of the log about refusals, however many there are."""
 _FOREVER: Final = 3600.0
+_TOKENS: Final = 2000
+"""Tokens that are known; of more, those that nothing was opened with are forgotten, to be verified again."""
 
 
 class Refused(Exception):
-    """A request without a key that counts; the text is for its sender."""
+    """A request without a key or a token that counts; the text is for its sender.
+
+    ``error`` is as RFC 6750 3.1 has it; none for who shows nothing. ``later``: it may count in a while.
+    """
+
+    def __init__(self, text: str, error: str | None = None, *, later: bool = False) -> None:
+        super().__init__(text)
+        self.error = error
+        self.later = later
 
 
 @dataclass(slots=True)
 class Holder:
-    """Who holds a key, until it is withdrawn or expires."""
+    """Who holds a key or a token, until that is withdrawn or expires; ``visits`` are requests that it let in."""
 
-    key: ApiKey
+    proof: ApiKey | Token
     caller: Caller
     user: AuthenticatedUser
     ended: anyio.Event = field(default_factory=anyio.Event)
+    visits: int = 0
 
     @classmethod
-    def of(cls, key: ApiKey) -> "Holder":
-        # The SDK binds sessions to the user, and asks nothing of the token itself.
-        user = AuthenticatedUser(AccessToken(token="", client_id=key.name, scopes=list(key.scopes)))
-        return cls(key, Caller(key.name, frozenset(key.scopes)), user)
+    def of(cls, proof: ApiKey | Token) -> "Holder":
+        issuer = proof.issuer.entry.issuer if isinstance(proof, Token) else None
+        caller = Caller(proof.name, frozenset(proof.scopes), issuer=issuer)
+        # The SDK binds sessions to the user, and asks nothing of the token itself. No key's name has a blank.
+        who = proof.name if issuer is None else f"{issuer} {proof.name}"
+        return cls(proof, caller, AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[])))
+
+    @property
+    def is_over(self) -> bool:
+        return is_over(self.proof)
 
 
 class Access:
-    """The keys that count now; must be made where the event loop runs."""
+    """Whose keys and tokens count now, as ``words`` say; must be made where the event loop runs.
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
-        self._holders: dict[str, Holder] = {}
+    ``fetch`` reads the keys of issuers.
+    """
+
+    def __init__(self, words: AccessWords, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._keys: dict[str, Holder] = {}
+        self._tokens: dict[str, Holder] = {}
+        self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
         self._refused = 0
         self._told = 0.0
-        self.replace(keys)
+        self.replace(words)
 
-    def replace(self, keys: Iterable[ApiKey]) -> None:
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """Those whose tokens count."""
+        return tuple(self._issuers)
+
+    def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""
-        before, self._holders = self._holders, {}
-        for key in keys:
+        before, self._keys = self._keys, {}
+        for key in words.api_keys or ():
             known = before.get(key.sha256)
-            self._holders[key.sha256] = known if known and known.key == key else Holder.of(key)
-        kept = {id(holder) for holder in self._holders.values()}
+            self._keys[key.sha256] = known if known and known.proof == key else Holder.of(key)
+        kept = {id(holder) for holder in self._keys.values()}
         for holder in before.values():
             if id(holder) not in kept:
                 holder.ended.set()
+        issuers, self._issuers = self._issuers, {}
+        for entry in words.jwt or ():
+            old = issuers.get(entry.issuer)
+            self._issuers[entry.issuer] = (
+                old if old and old.entry == entry else TokenIssuer(entry, self._fetch)
+            )
+        self._weed()
         self._changed.set()
 
     async def run(self) -> None:
-        """End what expired keys have opened; ends when it is cancelled."""
+        """End what expired keys and tokens have opened; ends when it is cancelled."""
         while True:
             self._changed = anyio.Event()
             now = time.time()
-            times = [holder.key.expires for holder in self._holders.values() if not holder.ended.is_set()]
+            holders = [*self._keys.values(), *self._tokens.values()]
+            times = [holder.proof.expires for holder in holders if not holder.ended.is_set()]
             next_one = min((expires for expires in times if expires is not None), default=now + _FOREVER)
             with anyio.move_on_after(min(max(next_one - now, 0), _FOREVER)):
                 await self._changed.wait()
-            for holder in self._holders.values():
-                if is_over(holder.key):
+            for holder in holders:
+                if holder.is_over:
                     holder.ended.set()
+            self._weed()
 
-    def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
+    async def freshen(self) -> None:
+        """Read the keys of issuers again, of each as seldom as that will do."""
+        for issuer in list(self._issuers.values()):
+            if await issuer.freshen():
+                self._weed()
+
+    async def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
         """Who sends a request with these headers; raises ``Refused``."""
         shown = [value for name, value in headers if name == b"authorization"]
         if not shown:
             raise Refused(_MISSING)
         scheme, _, key = shown[0].strip().partition(b" ")
+        key = key.strip()
         if len(shown) > 1:
             raise Refused(_TWICE)
-        if scheme.lower() != b"bearer":
+        if scheme.lower() != b"bearer" or not key:
             raise Refused(_MISSING)
-        digest = sha256(key.strip()).hexdigest()
-        holder = self._holders.get(digest) if key.strip() else None
-        if holder is None or not compare_digest(holder.key.sha256, digest) or is_over(holder.key):
-            raise Refused(_INVALID)
+        digest = sha256(key).hexdigest()
+        holder = self._keys.get(digest) or self._tokens.get(digest)
+        if holder is None and self._issuers and key.count(b".") == 2:
+            return await self._of_token(key, digest)
+        if holder is None or holder.is_over or holder.ended.is_set():
+            raise Refused(_INVALID, "invalid_token")
         return holder
 
-    def tell_of_refusal(self, scope: Scope) -> None:
+    async def _of_token(self, key: bytes, digest: str) -> Holder:
+        """Who shows a token for the first time."""
+        text = key.decode("latin-1")
+        try:
+            header, name = unverified(text)
+            issuer = self._issuers.get(name or "")
+            token = await issuer.token(text, header) if issuer else None
+        except InvalidToken as problem:
+            raise Refused(str(problem), "invalid_token") from None
+        except NoKeys:
+            raise Refused(_LATER, later=True) from None
+        if token is None:
+            raise Refused("This token is of an issuer that is not known here", "invalid_token")
+        if self._issuers.get(token.issuer.entry.issuer) is not token.issuer:  # it was withdrawn meanwhile
+            raise Refused(_INVALID, "invalid_token")
+        if len(self._tokens) >= _TOKENS:
+            self._tokens = {digest: holder for digest, holder in self._tokens.items() if holder.visits}
+        self._changed.set()
+        return self._tokens.setdefault(digest, Holder.of(token))
+
+    def _weed(self) -> None:
+        """End and forget the tokens that count no more."""
+        for digest, holder in list(self._tokens.items()):
+            token = holder.proof
+            assert isinstance(token, Token)
+            if (
+                self._issuers.get(token.issuer.entry.issuer) is not token.issuer
+                or not token.counts
+                or holder.is_over
+            ):
+                holder.ended.set()
+                del self._tokens[digest]
+
+    def tell_of_refusal(self, scope: Scope, reason: str) -> None:
         """Log it, together with those since the last line: who tries keys must not flood the log."""
         self._refused += 1
         now = time.monotonic()
         if now - self._told >= _PAUSE:
             times = "a request" if self._refused == 1 else f"{self._refused} requests"
             client = scope.get("client") or ("?",)
-            _log.warning("refused %s without a key that counts, the last from %s", times, client[0])
+            _log.warning("refused %s, the last from %s: %s", times, client[0], reason)
             self._told, self._refused = now, 0
 
 
-def is_over(key: ApiKey) -> bool:
+def is_over(proof: ApiKey | Token) -> bool:
     """Whether it has expired."""
-    return key.expires is not None and key.expires <= time.time()
+    return proof.expires is not None and proof.expires <= time.time()
 
 
 class Door:
-    """An ASGI app in front of ``app``: nobody comes past without a key."""
+    """An ASGI app in front of ``app``: nobody comes past without a key or a token that counts.
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    With ``resource``, whoever does not is told where to get a token, and so is everybody who asks.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, resource: Resource | None) -> None:
         self._app = app
         self._access = access
+        self._resource = resource
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
             await self._app(scope, receive, send)
             return
+        if self._resource and self._resource.is_asked(scope["path"]):
+            await self._resource.answer(self._access.issuers)(scope, receive, send)
+            return
         try:
-            holder = self._access.holder(scope["headers"])
+            holder = await self._access.holder(scope["headers"])
         except Refused as refused:
-            self._access.tell_of_refusal(scope)
-            await _challenge(str(refused))(scope, receive, send)
+            self._access.tell_of_refusal(scope, str(refused))
+            await self._challenge(refused)(scope, receive, send)
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)
         visit = _Visit(holder.ended, receive, send)
-        await self._app(scope, visit.receive, visit.send)
+        holder.visits += 1
+        try:
+            await self._app(scope, visit.receive, visit.send)
+        finally:
+            holder.visits -= 1
         if holder.ended.is_set():
-            await visit.close(scope)
+            await visit.close(scope, self._challenge(Refused(_INVALID, "invalid_token")))
+
+    def _challenge(self, refused: Refused) -> Response:
+        """RFC 6750 3: what is missing, or why what was shown does not count; RFC 9728 5.1: where to get a token."""
+        if refused.later:
+            response = error_reply(503, str(refused), INTERNAL_ERROR)
+            response.headers["Retry-After"] = "10"
+            return response
+        words = ['realm="restbridge"']
+        if refused.error:
+            words += [f'error="{refused.error}"', f'error_description="{refused}"']
+        if self._resource:
+            words += self._resource.challenge()
+        response = error_reply(401, str(refused), INVALID_REQUEST)
+        response.headers["WWW-Authenticate"] = f"Bearer {', '.join(words)}"
+        return response
 
 
 class _Visit:
@@ -169,16 +276,9 @@ class _Visit:
         self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
         await self._send(message)
 
-    async def close(self, scope: Scope) -> None:
+    async def close(self, scope: Scope, challenge: Response) -> None:
         """What the app left open or unanswered, as it saw nobody there, is ended."""
         if not self._is_answered:
-            await _challenge(_INVALID)(scope, self._receive, self._send)
+            await challenge(scope, self._receive, self._send)
         elif self._is_open:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _challenge(text: str) -> JSONResponse:
-    """RFC 6750 3: what is missing, or that what was shown does not count."""
-    challenge = f'{_CHALLENGE}, error="invalid_token"' if text is _INVALID else _CHALLENGE
-    body = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": text}}
-    return JSONResponse(body, 401, {"WWW-Authenticate": challenge})

@@ -1,9 +1,9 @@
 """Tells every client that the list of tools changed: once a change, in both eras.
 
 A client of 2026-07-28 opens a ``subscriptions/listen`` stream, which ``ListenHandler`` serves. A
-client of the handshake era has a session: from its ``notifications/initialized`` on until its
-connection ends it is told of each change, by a task of its own, so that a client that does not read
-holds up nobody else. Over HTTP the SDK drops what it sends while a session has no GET stream open; then
+client of the handshake era has a session: from its ``initialize`` on it belongs to who opened it, and from
+its ``notifications/initialized`` on until its connection ends it is told of each change, by a task of its
+own, so that a client that does not read holds up nobody else. Over HTTP the SDK drops what it sends while a session has no GET stream open; then
 the change stays pending until the stream opens or the session lists the tools.
 """
 
@@ -28,6 +28,7 @@ from starlette.types import Scope
 
 from bridge.caller import ANYBODY, Caller
 from bridge.registry import Registry
+from bridge.server.limits import Limits
 from bridge.settingsfile import View
 
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
@@ -39,17 +40,17 @@ _CALLER: Final = "restbridge.caller"
 CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
 """The same, for what the SDK asks without showing the request."""
 SESSION_HEADER: Final = "mcp-session-id"
-_SEEN: Final = "restbridge/generation"
 _PATIENCE: Final = 1.0
 """Seconds in which a session must take a notification."""
 
 
 @dataclass(slots=True)
 class Session:
-    """A handshake client that is ready, until its connection ends.
+    """A handshake client, until its connection ends.
 
     ``pending``: the tools changed, and the client has neither heard of it nor listed them since. ``seen``
     is when the SDK last saw a request of it; ``calls`` are those that it does not see, by their ids.
+    ``ready``: it has said that it is initialized.
     """
 
     connection: Connection
@@ -58,6 +59,7 @@ class Session:
     pending: bool
     seen: float
     calls: dict[str, anyio.CancelScope] = field(default_factory=dict)
+    ready: bool = False
     ended: bool = False
 
 
@@ -73,9 +75,10 @@ class _Audience:
 class Announcer:
     """``announce`` is for whoever swaps the tools; the rest is wired into the server and its transports."""
 
-    def __init__(self, registry: Registry) -> None:
-        self.generation = 0
+    def __init__(self, registry: Registry, limits: Limits | None = None) -> None:
+        self._has_changed = False
         self._registry = registry
+        self.limits = limits or Limits()
         self._announced = registry.current
         self._audiences: dict[_Sight, _Audience] = {}
         self._sessions: dict[str | int, Session] = {}
@@ -83,7 +86,7 @@ class Announcer:
 
     async def announce(self) -> None:
         """The list of tools differs from now on; those are told whose own list does, and none is waited for."""
-        self.generation += 1
+        self._has_changed = True
         before, self._announced = self._announced, self._registry.current
         changed: dict[_Sight, bool] = {}
 
@@ -124,7 +127,7 @@ class Announcer:
     @property
     def sessions(self) -> int:
         """How many handshake clients are ready."""
-        return len(self._sessions)
+        return sum(session.ready for session in self._sessions.values())
 
     def session(self, session_id: str, caller: Caller) -> Session | None:
         """The session over HTTP with that id, once it is ready; nobody has another's.
@@ -132,7 +135,7 @@ class Announcer:
         A key that was made anew has the same name, and the same sessions, as for the SDK.
         """
         session = self._sessions.get(session_id)
-        return session if session and session.owner.is_same(caller) else None
+        return session if session and session.ready and session.owner.is_same(caller) else None
 
     def is_elsewhere(self, session_id: str, caller: Caller) -> bool:
         """Whether a session was opened to see another part of the tools."""
@@ -162,29 +165,32 @@ class Announcer:
             return await call_next(ctx)
         # The SDK means middleware to use a connection's state and exit_stack, and leaves no other way there.
         connection = ctx.session._connection  # noqa: SLF001
-        if session := self._sessions.get(_key(connection)):
+        session = self._sessions.get(_key(connection))
+        if session:
             session.seen = anyio.current_time()
         match ctx.method:
-            case "initialize":
-                # Over stdio the client may have seen the very first list, before the SDK was there.
-                connection.state[_SEEN] = self.generation if connection.session_id else 0
-            case "notifications/initialized" if _key(connection) not in self._sessions:
+            case "initialize" if session is None:
                 self._begin(connection, caller_of(ctx), ctx.lifespan_context)
+            case "notifications/initialized" if session:
+                session.ready = True
+                self._tell_soon(session)
             case "tools/list":
                 self.listed(connection)
         return await call_next(ctx)
 
     def _begin(self, connection: Connection, owner: Caller, tasks: TaskGroup) -> None:
-        """What changed since the client connected, it has to hear of."""
+        """What changes from now on, the client has to hear of."""
         key = _key(connection)
-        pending = self.generation > connection.state.get(_SEEN, self.generation)
-        self._sessions[key] = session = Session(connection, owner, tasks, pending, anyio.current_time())
+        # Over stdio it may have seen the very first list, before the SDK was there.
+        pending = connection.session_id is None and self._has_changed
+        self._sessions[key] = Session(connection, owner, tasks, pending, anyio.current_time())
+        self.limits.add("sessions", owner, 1)
         connection.exit_stack.callback(self._end, key)
-        self._tell_soon(session)
 
     def _end(self, key: str | int) -> None:
         session = self._sessions.pop(key)
         session.ended = True
+        self.limits.add("sessions", session.owner, -1)
         for call in session.calls.values():
             call.cancel()
 
@@ -198,7 +204,7 @@ class Announcer:
         return session_id is None or session_id in self._streams
 
     def _tell_soon(self, session: Session) -> None:
-        if session.pending and self._can_hear(session.connection.session_id):
+        if session.ready and session.pending and self._can_hear(session.connection.session_id):
             session.tasks.start_soon(_tell, session)
 
 

@@ -105,7 +105,10 @@ class Express:
         )
 
     def _asked(self, head: _Head, first: Message, caller: Caller) -> _Asked | None:
-        request = None if first.get("more_body") else plain.request(first.get("body", b""))
+        body: bytes = first.get("body", b"")
+        if first.get("more_body") or len(body) > self._gate.max_body:
+            return None
+        request = plain.request(body)
         if request is None:
             return None
         version = _MODERN.get(head.get(b"mcp-protocol-version", b""))

@@ -6,7 +6,8 @@ localhost. Bodies are checked for what the SDK answers with a dump of pydantic, 
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from typing import Final
 
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.codec import quote
+from bridge.errors import TooMany
 from bridge.server.announce import SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
@@ -54,12 +56,15 @@ class Gate:
         *,
         any_address: bool,
         sessions: bool = True,
+        max_body: int = MAX_BYTES,
     ) -> None:
         self.stopping = anyio.Event()
         self.calls: set[tuple[str, Caller, str]] = set()
         self._app = app
-        self._post = RequestBodyLimitMiddleware(self._post_whole, MAX_BYTES)
+        self.max_body = max_body
+        self._post = RequestBodyLimitMiddleware(self._post_whole, max_body)
         self._announcer = announcer
+        self._limits = announcer.limits
         self._names = names
         self._any_address = any_address
         self._sessions = sessions
@@ -68,21 +73,25 @@ class Gate:
         # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         headers = Headers(scope=scope)
-        if refusal := self.refusal(scope["method"], headers):
+        if refused := self.refusal(scope["method"], headers):
             if not self.stopping.is_set():
-                _log.warning("refused a request with %d: %s", refusal.status_code, _shown(headers))
-            await refusal(scope, receive, send)
+                _log.warning("refused a request with %d: %s", refused.status_code, _shown(headers))
+            await refused(scope, receive, send)
         elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
-            await _error(404, "Session not found")(scope, receive, send)
+            await error_reply(404, "Session not found")(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
         elif not self._sessions:
             # The SDK would open a stream on which it never says anything.
-            refusal = _error(405, "Only POST is answered: there are no sessions here")
-            refusal.headers["allow"] = "POST"
-            await refusal(scope, receive, send)
+            only_post = error_reply(405, "Only POST is answered: there are no sessions here")
+            only_post.headers["allow"] = "POST"
+            await only_post(scope, receive, send)
         elif scope["method"] == "GET" and (session := headers.get(SESSION_HEADER)):
-            await self._stream(session, scope, receive, send)
+            try:
+                with self._one_stream(caller_in(scope)):
+                    await self._stream(session, scope, receive, send)
+            except TooMany as error:
+                await _too_many(error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -92,9 +101,9 @@ class Gate:
             return stranger
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and media_type != "application/json":
-            return _error(415, "Content-Type must be application/json")
+            return error_reply(415, "Content-Type must be application/json")
         if self.stopping.is_set() and method != "DELETE":
-            stopping = _error(503, "The server is stopping", INTERNAL_ERROR)
+            stopping = error_reply(503, "The server is stopping", INTERNAL_ERROR)
             stopping.headers["connection"] = "close"  # the next one may reach a server that does not
             return stopping
         return None
@@ -103,9 +112,9 @@ class Gate:
         """The same for one that means another server, or comes from another one's page."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_here(host):
-            return _error(421, "The Host header names another server")
+            return error_reply(421, "The Host header names another server")
         if origin is not None and _name(_ORIGIN, origin) not in self._names:
-            return _error(403, "This Origin may not call this server")
+            return error_reply(403, "This Origin may not call this server")
         return None
 
     def _is_here(self, host: str) -> bool:
@@ -120,17 +129,24 @@ class Gate:
         try:
             message = parse(first["body"])
         except Refused as refused:
-            await _error(400, str(refused), refused.code, refused.id)(scope, receive, send)
+            await error_reply(400, str(refused), refused.code, refused.id)(scope, receive, send)
             return
         again = Again(first, receive)
         try:
-            await self._serve(message, scope, again, send)
+            is_stream = isinstance(message, JSONRPCRequest) and message.method == "subscriptions/listen"
+            with self._one_stream(caller_in(scope)) if is_stream else nullcontext():
+                await self._serve(message, scope, again, send)
+        except TooMany as error:
+            id = message.id if isinstance(message, JSONRPCRequest) else None
+            await _too_many(error, id)(scope, receive, send)
         finally:
             again.end()
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
         session, caller = Headers(scope=scope).get(SESSION_HEADER), caller_in(scope)
         match message:
+            case JSONRPCRequest(method="initialize") if self._sessions and session is None:
+                self._limits.check("sessions", caller)
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
                 self._announcer.cancel(session, caller, id)  # what the SDK does not know of
         if session is None or not isinstance(message, JSONRPCRequest):
@@ -138,13 +154,22 @@ class Gate:
         elif (call := call_key(session, caller, message.id)) in self.calls:
             # The SDK would give the answer of the first to the second, and none to the first.
             text = "A request with this id is still in flight"
-            await _error(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
+            await error_reply(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
         else:
             self.calls.add(call)
             try:
                 await self._app(scope, receive, send)
             finally:
                 self.calls.discard(call)
+
+    @contextmanager
+    def _one_stream(self, caller: Caller) -> Iterator[None]:
+        self._limits.check("streams", caller)
+        self._limits.add("streams", caller, 1)
+        try:
+            yield
+        finally:
+            self._limits.add("streams", caller, -1)
 
     async def _stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """A handshake session's GET stream: the announcer learns when it is open; stopping ends it."""
@@ -228,5 +253,13 @@ async def _gone() -> Message:
     return {"type": "http.disconnect"}
 
 
-def _error(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:
+def _too_many(error: TooMany, id: RequestId | None = None) -> Response:
+    """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
+    reply = error_reply(503 if error.in_all else 429, str(error), INTERNAL_ERROR, id)
+    reply.headers["retry-after"] = str(error.retry_after)
+    return reply
+
+
+def error_reply(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:
+    """A reply whose text clients show, as it is a JSON-RPC error, too."""
     return JSONResponse({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)

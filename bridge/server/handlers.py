@@ -28,13 +28,18 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from bridge import __version__
 from bridge.caller import ANYBODY, Caller
 from bridge.codec import clean, encode, quote
+from bridge.errors import TooMany
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
 from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
+from bridge.server.limits import Limits
+from bridge.settingsfile import Limits as LimitWords
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
+from bridge.tool.content import Result
+from bridge.tool.outcome import error_result
 from bridge.upstream.client import Client
 
 _log = logging.getLogger(__name__)
@@ -53,9 +58,18 @@ class ToolServer(Server[TaskGroup]):
     request: so it keeps no sessions, and clients of the handshake era are not told of changes.
     """
 
-    def __init__(self, registry: Registry, client: Client, emit: Ear, *, alone: bool = True) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        client: Client,
+        emit: Ear,
+        *,
+        alone: bool = True,
+        limits: LimitWords | None = None,
+    ) -> None:
         self.alone = alone
-        self.announcer = Announcer(registry)
+        self.limits = Limits(limits)
+        self.announcer = Announcer(registry, self.limits)
         self._registry = registry
         self._client = client
         self._emit = emit
@@ -146,17 +160,36 @@ class ToolServer(Server[TaskGroup]):
 
         It runs within ``running``, which the caller may cancel, if it is given.
         """
+        id = _fit(request_id)
+        try:
+            self.limits.begin_call(caller)
+        except TooMany as error:
+            self._emit(
+                CallFinished(tool.name, error.code, 0, tool.upstream.name, caller=caller.name, request=id)
+            )
+            return _answer(error_result(error))
+        try:
+            return await self._call(tool, arguments, id, running, caller)
+        finally:
+            self.limits.add("calls", caller, -1)
+
+    async def _call(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, Json],
+        id: str,
+        running: anyio.CancelScope | None,
+        caller: Caller,
+    ) -> dict[str, Any]:
         running = running or anyio.CancelScope()
         running.deadline = self._deadline
         with running:
             self._running.add(running)
             try:
-                result = await invoke(
-                    tool, arguments, self._client, self._emit, caller, request=_fit(request_id)
-                )
+                result = await invoke(tool, arguments, self._client, self._emit, caller, request=id)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
-                _log.exception("fault: tool=%s id=%s", tool.name, _fit(request_id))
+                _log.exception("fault: tool=%s id=%s", tool.name, id)
                 raise _failed("The bridge itself failed on this call, not the API", tool) from fault
             finally:
                 self._running.discard(running)
@@ -164,17 +197,21 @@ class ToolServer(Server[TaskGroup]):
             if anyio.current_time() < running.deadline:
                 raise MCPError(CANCELLED, "Request cancelled")
             raise _failed("The server stopped before this call was done", tool)
-        answer = {"resultType": "complete", "content": result.content, "isError": result.is_error}
-        if result.structured is not None:
-            answer["structuredContent"] = result.structured
-        if result.meta:
-            answer["_meta"] = result.meta
-        return answer
+        return _answer(result)
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         """Without this the SDK lists all tools on every modern call over HTTP."""
         tool = self.seen(CALLING.get()).find(name)
         return None if tool is None else tool.arguments.schema
+
+
+def _answer(result: Result) -> dict[str, Any]:
+    answer = {"resultType": "complete", "content": result.content, "isError": result.is_error}
+    if result.structured is not None:
+        answer["structuredContent"] = result.structured
+    if result.meta:
+        answer["_meta"] = result.meta
+    return answer
 
 
 @asynccontextmanager

@@ -1,11 +1,12 @@
 """The HTTP transport: the SDK's Streamable HTTP at ``/mcp``, behind the gate, on uvicorn."""
 
+import asyncio
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import uvicorn
@@ -19,19 +20,21 @@ from starlette.types import ASGIApp
 
 from bridge.address import Address, is_loopback
 from bridge.server.access import Access, Door
+from bridge.server.connection import Connection, Patience
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
-from bridge.server.gathered import Protocol
 from bridge.server.handlers import ToolServer
-from bridge.server.lines import MAX_BYTES
+from bridge.server.limits import Limits
 from bridge.server.listeners import bind
 from bridge.server.operator import Operator, routes
+from bridge.server.resource import Resource
 from bridge.server.views import Views
 from bridge.settingsfile import View
 
 PATH: Final = "/mcp"
-_SESSIONS: Final = 1000
 _IDLE: Final = 600.0
+_SWEEP: Final = 10
+"""Tenths of a second between two looks at connections that are slow."""
 _KEEP_ALIVE: Final = 75
 """Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
 
@@ -49,31 +52,34 @@ async def serve_http(
     access: Access | None = None,
     operator: Operator | None = None,
     views: Mapping[str, View] = MappingProxyType({}),
+    resource: Resource | None = None,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
-    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key; an
-    ``operator`` is answered, too. ``views`` are by their names.
+    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key or a token, for
+    ``resource`` where that is given; an ``operator`` is answered, too. ``views`` are by their names.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
     may address the server beside its own; raises ``OSError`` where it cannot listen.
     """
+    limits = server.limits.words
     manager = StreamableHTTPSessionManager(
         server,
         stateless=not server.alone,
         # The gate has checked it, exactly.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         session_idle_timeout=_IDLE,
-        max_request_body_size=MAX_BYTES,
-        max_sessions=_SESSIONS,
+        max_request_body_size=limits.body,
+        max_sessions=limits.in_all.sessions,
     )
     literal = f"[{host}]" if ":" in host else host
     gate = Gate(
         StreamableHTTPASGIApp(manager),
         server.announcer,
-        LOCAL_NAMES | {name.lower() for name in (literal, *names)},
+        LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
         sessions=server.alone,
+        max_body=limits.body,
     )
 
     def stopping(grace: float) -> None:
@@ -86,10 +92,9 @@ async def serve_http(
         exception_handlers={404: _nothing_here},
     )
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
-    if views:
-        front = Views(front, views, PATH)
+    front = Views(front, views, PATH)
     if access:
-        front = Door(front, access)
+        front = Door(front, access, resource)
     await serve_app(
         front,
         host,
@@ -99,6 +104,7 @@ async def serve_http(
         stopping=stopping,
         grace=grace,
         shared=not server.alone,
+        limits=server.limits,
     )
 
 
@@ -112,15 +118,20 @@ async def serve_app(
     stopping: Callable[[float], None] = lambda _grace: None,
     grace: int = 5,
     shared: bool = False,
+    limits: Limits | None = None,
+    patience: Patience | None = None,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears.
 
-    Other processes may serve on a port that is ``shared``.
+    Other processes may serve on a port that is ``shared``. ``limits`` hear of results that are not read;
+    ``patience`` is that with slow clients.
     """
     with bind(Address(host, port), shared=shared) as listener:
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=cast(
+                "type[asyncio.Protocol]", partial(Connection, limits or Limits(), patience or Patience())
+            ),
             access_log=False,
             lifespan="on",
             log_config=None,
@@ -168,6 +179,13 @@ class _Web(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second; uvicorn asks each time whether to stop."""
+        if counter % _SWEEP == 0:
+            for connection in list(self.server_state.connections):
+                cast("Connection", connection).end_if_slow()
+        return await super().on_tick(counter)
 
 
 def _url(host: str, listener: socket.socket) -> str:

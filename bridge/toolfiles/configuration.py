@@ -1,16 +1,23 @@
 """The settings file: read, judged as tool files are, and its secrets resolved."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-from bridge.diagnostics import Finding, Findings, InvalidSpec
+from bridge.address import is_loopback
+from bridge.caller import Caller
+from bridge.codec import quote
+from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
+from bridge.registry import Snapshot
 from bridge.secrets import Sources, resolved
-from bridge.settingsfile import Access, ApiKey, SettingsFile
+from bridge.settingsfile import Access, ApiKey, Issuer, SettingsFile, matches
 from bridge.spec import Json
+from bridge.tool.baseurl import split
 from bridge.toolfiles.document import Document
 from bridge.toolfiles.files import Content, Place, read
 from bridge.toolfiles.validation import validate
@@ -33,7 +40,7 @@ class Configuration:
 
 def read_configuration(path: Path, sources: Sources) -> Configuration:
     """A settings file as it is now, with the secrets of ``sources``."""
-    place = Place(0, path.name, str(path.parent))
+    place = _place(path)
     found = read(place)
     content = found[1] if found else _GONE
     if isinstance(content, Finding) and content.code == "not-a-file":
@@ -45,13 +52,55 @@ def read_configuration(path: Path, sources: Sources) -> Configuration:
         return Configuration(content, None, told(place, document.problems))
     words = None
     try:
-        words, findings = _judged(document.value, sources)
+        words, findings = _judged(document.value, path.parent, sources)
     except InvalidSpec as problem:
         findings = problem.findings
     return Configuration(content, words, told(place, map(document.locate, findings)))
 
 
-def _judged(value: Mapping[str, Json], sources: Sources) -> tuple[SettingsFile, tuple[Finding, ...]]:
+def of_views(path: Path, configuration: Configuration, snapshot: Snapshot) -> Told:
+    """Warnings of what its views name in vain, beside the tools of ``snapshot``."""
+    if configuration.words is None or not isinstance(configuration.content, bytes):
+        return ()
+    document = Document.parse(configuration.content, str(path), _PRIVATE)
+    findings = Findings()
+    for name, view in configuration.words.views.items():
+        for key, patterns in (("tools", view.tools), ("tags", view.tags), ("without", view.without)):
+            for index, pattern in enumerate(patterns):
+                if problem := _in_vain(pattern, snapshot, tags=key == "tags"):
+                    findings.warn("idle-view", problem, "views", name, key, index)
+        if not snapshot.seen_by(Caller(view=view)).tools:
+            findings.warn("idle-view", "no tool is in this view", "views", name, at_key=True)
+    return told(_place(path), map(document.locate, findings))
+
+
+def _in_vain(pattern: str, snapshot: Snapshot, *, tags: bool) -> str | None:
+    """What is wrong with a pattern of tags, or of names, that stands for nothing that is there."""
+
+    def stands_for(words: Iterable[str]) -> str | None:
+        return next((word for word in words if matches(pattern, word)), None)
+
+    name, alias = stands_for(snapshot.by_name), stands_for(snapshot.aliases)
+    tag = stands_for(chain.from_iterable(tool.spec.tags for tool in snapshot.tools))
+    if tag if tags else name:
+        return None
+    if tags:
+        hint = f"; {name} is a tool, and goes under tools" if name else ""
+        return f"no tool has the tag {quote(pattern)}{hint}"
+    if alias:
+        hint = f"; {alias} is an alias of {snapshot.aliases[alias].name}: write that"
+    else:
+        hint = f"; {tag} is a tag, and goes under tags" if tag else ""
+    return f"no tool has the name {quote(pattern)}{hint}"
+
+
+def _place(path: Path) -> Place:
+    return Place(0, path.name, str(path.parent))
+
+
+def _judged(
+    value: Mapping[str, Json], folder: Path, sources: Sources
+) -> tuple[SettingsFile, tuple[Finding, ...]]:
     """The words and warnings; raises ``InvalidSpec`` with every finding."""
     findings = Findings()
     words = validate(SettingsFile, value, findings, _PRIVATE)
@@ -60,16 +109,65 @@ def _judged(value: Mapping[str, Json], sources: Sources) -> tuple[SettingsFile, 
             message = "nothing is in this view; name tools or tags: a pattern of all names is *"
             findings.error("missing-key", message, "views", name, at_key=True)
     if words.access:
-        words = words.model_copy(update={"access": _resolved(words.access, sources, findings)})
+        words = words.model_copy(update={"access": _resolved(words.access, folder, sources, findings)})
     findings.raise_errors()
     return words, tuple(findings)
 
 
-def _resolved(access: Access, sources: Sources, findings: Findings) -> Access:
-    """Without the keys whose digest is not there: one secret that is missing shuts nobody else out."""
+def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings) -> Access:
+    if access.api_keys is None and access.jwt is None:
+        message = "nobody could call; name apiKeys, as restbridge key new prints them, or jwt"
+        findings.error("missing-key", message, "access", at_key=True)
+    resource = access.resource
+    if resource is not None:
+        with findings.at("access", "resource"):
+            resource = "".join(_url(resource))
+    issuers = [
+        _issuer(issuer, resource, folder, findings, "access", "jwt", index)
+        for index, issuer in enumerate(access.jwt or ())
+    ]
+    for index, issuer in enumerate(issuers):
+        if issuer.issuer in {each.issuer for each in issuers[:index]}:
+            message = "this issuer stands above already; join the two"
+            findings.error("duplicate-key", message, "access", "jwt", index, "issuer")
+    if issuers and resource is None:
+        message = "the key resource is missing; add it: clients learn there where to get a token (RFC 9728)"
+        findings.error("missing-key", message, "access", "jwt", at_key=True)
+    keys = _keys(access, sources, findings)
+    return access.model_copy(update={"api_keys": keys, "jwt": tuple(issuers), "resource": resource})
+
+
+def _issuer(
+    issuer: Issuer, resource: str | None, folder: Path, findings: Findings, *route: str | int
+) -> Issuer:
+    """With the address or the path of its keys written out, and whom its tokens must be for."""
+    jwks = issuer.jwks
+    if "://" in jwks:
+        with findings.at(*route, "jwks"):
+            origin, rest = _url(jwks)
+            jwks = origin + rest
+            host = urlsplit(origin).hostname or ""
+            if origin.startswith("http:") and not is_loopback(host):
+                message = "over http anybody on the way could change the keys; use https, or name a file"
+                raise invalid("bad-url", message)
+    else:
+        jwks = str((folder / jwks).absolute())
+    audience = issuer.audience or ((resource,) if resource else ())
+    return issuer.model_copy(update={"jwks": jwks, "audience": audience})
+
+
+def _url(text: str) -> tuple[str, str]:
+    """The origin of an address, and what follows; raises ``InvalidSpec``."""
+    if not text.startswith(("http://", "https://")):
+        raise invalid("bad-url", "expected an address that begins with https://")
+    return split(text)
+
+
+def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey, ...]:
+    """Without those whose digest is not there: one secret that is missing shuts nobody else out."""
     keys: dict[str, ApiKey] = {}
     holders: dict[str, str] = {}
-    for index, key in enumerate(access.api_keys):
+    for index, key in enumerate(access.api_keys or ()):
         route = ("access", "apiKeys", index)
         if key.name in keys:
             findings.error(
@@ -82,7 +180,7 @@ def _resolved(access: Access, sources: Sources, findings: Findings) -> Access:
         elif digest:
             holders[digest] = key.name
             keys[key.name] = key.model_copy(update={"sha256": digest})
-    return access.model_copy(update={"api_keys": tuple(keys.values())})
+    return tuple(keys.values())
 
 
 def _digest(key: ApiKey, sources: Sources, findings: Findings, *route: str | int) -> str:

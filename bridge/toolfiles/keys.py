@@ -20,6 +20,7 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("data", "json", "payload"), "body"),
     **dict.fromkeys(("fields", "projection", "transform"), "jmespath"),
     **dict.fromkeys(("attempts", "count", "maxAttempts"), "max"),
+    **dict.fromkeys(("except", "exclude"), "without"),
     "key": "value",
     "output": "outputSchema",
     "params": "query",

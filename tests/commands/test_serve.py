@@ -215,7 +215,6 @@ async def test_a_view_is_all_that_is_there_for_who_starts_the_bridge_with_it(too
     async with restbridge(*words, cwd=tools.parent) as bridge:
         await bridge.sends(HELLO, INITIALIZED, request(2, "tools/list"))
         await bridge.says(r"INFO view orders: of 6 tools 4 are not served$")
-        await bridge.says(r"WARNING view nothing: no tool is in it$")
         await bridge.prints(r'"id":1')
         listed = json.loads((await bridge.prints(r'"id":2')).string)["result"]["tools"]
         assert [tool["name"] for tool in listed] == ["get_customer", "get_order"]
@@ -230,21 +229,35 @@ async def test_each_view_has_its_own_path(tools: Path, workers: str) -> None:
     (tools.parent / "restbridge.yaml").write_text(VIEWS)
     words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
     async with restbridge(*words, cwd=tools.parent) as bridge:
+        await bridge.says(r"WARNING view nothing: no tool is in it$")
         url = (await bridge.says(r"http://\S+/mcp"))[0]
+        if workers == "1":
+            await bridge.says(rf"INFO view orders: 1 tool at {url}/orders$")
+            await bridge.says(rf"INFO view nothing: no tools at {url}/nothing$")
         for path, seen in (("", 6), ("/orders", 1), ("/nothing", 0)):
             async with Client(url + path) as client:
                 assert len((await client.list_tools()).tools) == seen
         async with httpx.AsyncClient(trust_env=False) as web:
             status = (await web.get(url.removesuffix("/mcp") + "/-/status")).json()
         assert status["views"] == {"orders": 1, "nothing": 0}
+        settings = tools.parent / "restbridge.yaml"
+        settings.write_text("tools: [tools.d]\n")
+        await bridge.says(r"WARNING restbridge.yaml: what changed there takes effect at the next start$")
+        settings.write_text("tols: [tools.d]\n")
+        await bridge.says(r"ERROR restbridge.yaml:1:1: error: unknown key")
+        await bridge.says(r"WARNING restbridge.yaml: what it last said still holds$")
+        (tools / "get_order.yaml").unlink()
+        await bridge.says(r"WARNING view orders: no tool is in it$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(
     ("config", "advice"),
     [
-        (["--config", "restbridge.yaml"], "did you mean orders?"),
-        ([], "views are named in the settings file: --config FILE"),
+        (["--config", "restbridge.yaml", "--view", "order"], '"order"; did you mean orders?'),
+        (["--config", "restbridge.yaml", "--view", "xyz"], '"xyz"; the settings file has orders, nothing'),
+        (["--config", "no-views.yaml", "--view", "order"], '"order"; no-views.yaml has no views'),
+        (["--view", "order"], '"order"; views are named in the settings file: --config FILE'),
     ],
 )
 def test_a_view_that_is_not_there_is_told(
@@ -252,9 +265,19 @@ def test_a_view_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.chdir(tools.parent)
     Path("restbridge.yaml").write_text(VIEWS)
-    code, _, err = line("serve", *config, "--view", "order")
-    assert code == 2
-    assert f'there is no view "order"; {advice}' in err
+    Path("no-views.yaml").write_text("tools: [tools.d]\n")
+    for command in ("serve", "list"):
+        code, _, err = line(command, *config)
+        assert code == 2
+        assert f"there is no view {advice}" in err
+
+
+def test_a_view_is_listed_as_agents_see_it(tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tools.parent)
+    monkeypatch.setenv("SHOP_API_KEY", "x")
+    Path("restbridge.yaml").write_text(VIEWS)
+    code, out, _ = line("list", "--config", "restbridge.yaml", "--view", "orders")
+    assert (code, [row.split()[0] for row in out.splitlines()]) == (0, ["get_order"])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

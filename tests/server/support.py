@@ -20,8 +20,9 @@ from bridge.server.first_answers import Before, FirstAnswers
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
 from bridge.server.operator import Operator
+from bridge.server.resource import Resource
 from bridge.server.stdio import serve_stdio
-from bridge.settingsfile import View
+from bridge.settingsfile import Limits, View
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
@@ -147,11 +148,19 @@ class Files:
 class Served:
     """A bridge whose tools the test names."""
 
-    def __init__(self, api_url: str, client: Client, *, express: bool = True, alone: bool = True) -> None:
+    def __init__(
+        self,
+        api_url: str,
+        client: Client,
+        *,
+        express: bool = True,
+        alone: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
         self.express = express
         self.registry = Registry()
         self.events: list[Event] = []
-        self.server = ToolServer(self.registry, client, self.events.append, alone=alone)
+        self.server = ToolServer(self.registry, client, self.events.append, alone=alone, limits=limits)
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self.scopes: dict[str, list[str]] = {}
@@ -192,6 +201,7 @@ class Served:
         access: Access | None = None,
         operator: Operator | None = None,
         views: Mapping[str, Json] | None = None,
+        resource: Resource | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
@@ -214,6 +224,7 @@ class Served:
                 access=access,
                 operator=operator,
                 views={name: View.model_validate(words) for name, words in (views or {}).items()},
+                resource=resource,
             )
             self.stopped.set()
 

@@ -2,10 +2,9 @@ import anyio
 import httpx
 import pytest
 
-from bridge.server.access import Access
 from bridge.server.operator import SCOPE, Operator
 from tests.server.support import Api, Json, Served, call
-from tests.server.test_access import entry, session_of
+from tests.server.test_access import entry, letting_in, session_of
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +24,7 @@ def base(url: str) -> str:
 async def test_probes_are_answered_to_all_the_rest_to_operators(
     served: Served, web: httpx.AsyncClient
 ) -> None:
-    access = Access([entry("ops", scopes=["x", SCOPE]), entry("ann", scopes=["x"])])
+    access = letting_in([entry("ops", scopes=["x", SCOPE]), entry("ann", scopes=["x"])])
     async with served.http(access=access, operator=OPERATOR) as url:
         for path, text in (("/-/healthy", "healthy\n"), ("/-/ready", "ready\n")):
             reply = await web.get(base(url) + path)

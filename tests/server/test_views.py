@@ -2,9 +2,8 @@ import anyio
 import httpx
 import pytest
 
-from bridge.server.access import Access
-from tests.server.support import Served, Session, call, request
-from tests.server.test_access import entry, opened
+from tests.server.support import INITIALIZED, Served, Session, call, initialize, request
+from tests.server.test_access import entry, letting_in, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -20,14 +19,17 @@ async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.A
             session = Session(web, url + path)
             await session.open()
             await session.sees(seen, "echo", "any", "change", "nosuch")
-        for path in ("/no-such", "/few/", "/few/x", "/FEW", "/"):
-            assert (await Session(web, url + path).post(request("tools/list"))).status_code in (307, 404)
+        for path in ("/no-such", "/few/x", "/FEW"):
+            reply = await Session(web, url + path).post(request("tools/list"))
+            assert reply.status_code == 404
+            assert "/mcp/NAME" in reply.text
+        assert (await Session(web, f"{url}/few/").ask_modern(call("echo")))["result"]["isError"] is False
 
 
 async def test_a_view_adds_nothing_to_what_scopes_allow(served: Served, web: httpx.AsyncClient) -> None:
     served.scopes = {"echo": ["read"], "error": ["write"]}
     served.show("echo", "any", "change")
-    access = Access([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
+    access = letting_in([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
     async with served.http(access=access, views=VIEWS) as url:
         for name, seen in (("ann", ["echo"]), ("bob", [])):
             session = await opened(name, web, f"{url}/few")
@@ -44,6 +46,10 @@ async def test_a_session_stays_at_the_path_where_it_was_opened(
         await session.open()
         stranger = Session(web, url)
         stranger.headers = session.headers
+        early = Session(web, f"{url}/few")
+        early.headers["mcp-session-id"] = (await early.post(initialize())).headers["mcp-session-id"]
+        early.url = url
+        assert (await early.post(INITIALIZED)).status_code == 404
         for path in (url, f"{url}/rest"):
             stranger.url = path
             replies = [

@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 
 from bridge.address import Address
+from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.settingsfile import View
-from bridge.toolfiles.configuration import Configuration, read_configuration
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import compile_tool
+from bridge.toolfiles.configuration import Configuration, of_views, read_configuration
 
 DIGEST = "0123456789abcdef" * 4
 ENTRY = f"{{name: ann, sha256: {DIGEST}"
@@ -60,7 +63,7 @@ x-team: ours
     )  # fmt: skip
     assert words.log.format == "json"
     assert words.views == {"few": View(tools=("get_*",), tags=("x",), without=("get_y",))}
-    ann, bob = words.access.api_keys
+    ann, bob = words.access.api_keys or ()
     assert (ann.name, ann.sha256, ann.scopes, ann.expires) == ("ann", DIGEST, ("orders:read",), 1801353600.0)
     assert (bob.sha256, bob.expires) == (DIGEST.replace("0", "1"), 1801353600.0)
 
@@ -70,14 +73,20 @@ x-team: ours
     [
         ("tool: [a]\n", '1:1: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("baseUrl: x\n", '1:1: error: unknown key "baseUrl"; it belongs into the upstream file, NAME.upstream.yaml [unknown-key]'),
-        ("limits: {}\n", "1:1: error: limits is not supported yet; take it out [not-supported]"),
+        ("audit: {}\n", "1:1: error: audit is not supported yet; take it out [not-supported]"),
         ("views: {a/b: {tags: [x]}}\n", '1:9: error: found "a/b", expected a name of letters, digits, _ and -, at most 64: it stands in a URL [wrong-value]'),
         ("views: {all: {without: [x]}}\n", "1:9: error: nothing is in this view; name tools or tags: a pattern of all names is * [missing-key]"),
         ("views: {some: {tool: [x]}}\n", '1:16: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
         ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
         ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"),
-        ("access: {}\n", "1:9: error: the key apiKeys is missing; add it, as a list of what restbridge key new prints [missing-key]"),
+        ("access: {}\n", "1:1: error: nobody could call; name apiKeys, as restbridge key new prints them, or jwt [missing-key]"),
+        ("access: {jwt: [{issuer: x, jwks: keys}]}\n", "1:10: error: the key resource is missing; add it: clients learn there where to get a token (RFC 9728) [missing-key]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'http://x/keys'}]}\n", "1:61: error: over http anybody on the way could change the keys; use https, or name a file [bad-url]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'ftp://x/keys'}]}\n", "1:61: error: expected an address that begins with https:// [bad-url]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a}, {issuer: x, jwks: a}]}\n", "1:74: error: this issuer stands above already; join the two [duplicate-key]"),
+        ("access: {resource: x, jwt: [{issuer: x, jwks: a, algorithms: [HS256]}]}\n", "1:63: error: expected one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA; did you mean RS256? [wrong-value]"),
+        ("access: {resource: x, apiKeys: []}\n", "1:20: error: expected an address that begins with https:// [bad-url]"),
         (f"access: {{apiKeys: [{ENTRY}, expires: soon}}]}}\n", "1:115: error: expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z [wrong-value]"),
         (f"access: {{apiKeys: [{ENTRY}, scopes: ['a b']}}]}}\n", "1:115: error: expected a scope without blanks, quotes and backslashes, such as orders:read [wrong-value]"),
         (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY.replace('0', '1')}}}]}}\n", "1:114: error: the name ann stands above already; take another [duplicate-key]"),
@@ -98,6 +107,33 @@ def test_what_is_wrong_is_told_at_its_place_and_never_quotes_a_key(
     assert "rb_" not in repr(configuration.diagnostics)
 
 
+def test_what_a_view_names_in_vain_is_told_at_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "restbridge.yaml"
+    path.write_text(
+        """\
+views:
+  few: {tools: [get_*, "get[", old_name], tags: [red, blue, get_a]}
+  none: {tools: ["*_a"], without: [get_a, red, nope]}
+"""
+    )
+    words = {"description": "x", "inputSchema": {}, "request": {"method": "GET", "url": "http://x/y"}}
+    spec = ToolSpec.model_validate(words | {"tags": ["red"], "aliases": ["old_name"]})
+    tool, _ = compile_tool("get_a", spec, None, Sources({}))
+    configuration = read_configuration(path, Sources({}))
+    warnings = of_views(path, configuration, Snapshot([tool]))
+    assert [str(each).partition("/restbridge.yaml:")[2] for each in warnings] == [
+        '2:24: warning: no tool has the name "get[" [idle-view]',
+        '2:32: warning: no tool has the name "old_name"; old_name is an alias of get_a: write that [idle-view]',
+        '2:55: warning: no tool has the tag "blue" [idle-view]',
+        '2:61: warning: no tool has the tag "get_a"; get_a is a tool, and goes under tools [idle-view]',
+        "3:3: warning: no tool is in this view [idle-view]",
+        '3:43: warning: no tool has the name "red"; red is a tag, and goes under tags [idle-view]',
+        '3:48: warning: no tool has the name "nope" [idle-view]',
+    ]
+    broken = read(tmp_path, "tols: [a]\n")
+    assert of_views(path, broken, Snapshot([tool])) == ()
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     configuration = read_configuration(tmp_path / "restbridge.yaml", Sources({}))
     assert configuration.words is None
@@ -116,7 +152,7 @@ def test_what_stands_for_no_digest_shuts_out_nobody_else(tmp_path: Path) -> None
     )
     assert configuration.words
     assert configuration.words.access
-    assert [key.name for key in configuration.words.access.api_keys] == ["ann"]
+    assert [key.name for key in configuration.words.access.api_keys or ()] == ["ann"]
 
 
 def test_a_key_whose_digest_is_not_there_shuts_out_nobody_else(tmp_path: Path) -> None:
@@ -130,4 +166,4 @@ def test_a_key_whose_digest_is_not_there_shuts_out_nobody_else(tmp_path: Path) -
     )
     assert configuration.words
     assert configuration.words.access
-    assert [key.name for key in configuration.words.access.api_keys] == ["ann"]
+    assert [key.name for key in configuration.words.access.api_keys or ()] == ["ann"]

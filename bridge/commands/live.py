@@ -1,0 +1,129 @@
+"""What of the settings file counts while a process serves: it is read again whenever it, or a digest in it, changes."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio import to_thread
+
+from bridge.secrets import Sources
+from bridge.server.access import Access, is_over
+from bridge.server.tokens import Fetch
+from bridge.settingsfile import Access as AccessWords
+from bridge.settingsfile import SettingsFile
+from bridge.toolfiles.configuration import Configuration, read_configuration
+
+_log: Final = logging.getLogger("bridge")
+
+
+class LiveSettings:
+    """The settings file at ``path``, looked at every ``poll`` seconds.
+
+    If callers are ``guarded``, ``access`` lets in whom it names, whose issuers' keys ``fetch`` reads; all else in
+    it takes a restart. What is wrong with the file is told, and what counted before counts on; nothing is told
+    if ``silent``.
+    Must be made where the event loop runs.
+    """
+
+    def __init__(self, path: Path, poll: float, fetch: Fetch, *, guarded: bool, silent: bool) -> None:
+        self._path = path
+        self._poll = poll
+        self._silent = silent
+        self._asked = anyio.Event()
+        self._reading = anyio.Lock()
+        self._last = _read(path)
+        self._words = self._last.words
+        self.access = Access(_access(self._words), fetch) if guarded else None
+
+    @property
+    def resource(self) -> str | None:
+        """The address of the endpoint, as it stands there."""
+        return _access(self._words).resource
+
+    async def run(self) -> None:
+        """Ends when it is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            if self.access:
+                self._tell(logging.INFO, "keys: %d count", _counting(_access(self._words)))
+                tasks.start_soon(self.access.run)
+                tasks.start_soon(self._freshen, self.access)
+            while True:
+                with anyio.move_on_after(self._poll):
+                    await self._asked.wait()
+                self._asked = anyio.Event()
+                await self.refresh()
+
+    async def _freshen(self, access: Access) -> None:
+        while True:
+            await access.freshen()
+            await anyio.sleep(self._poll)
+
+    def ask(self) -> None:
+        """Have ``run`` look soon."""
+        self._asked.set()
+
+    async def refresh(self) -> None:
+        """Look now."""
+        async with self._reading:
+            found = await to_thread.run_sync(_read, self._path)
+            if found != self._last:
+                self._last = found
+                self._take(found)
+
+    def _take(self, found: Configuration) -> None:
+        for diagnostic in found.diagnostics:
+            level = logging.ERROR if diagnostic.severity == "error" else logging.WARNING
+            self._tell(level, "%s", diagnostic)
+        if found.words is None:
+            on = "; the keys that counted before count on" if self.access else ""
+            self._tell(logging.WARNING, "%s: what it last said still holds%s", self._path, on)
+            return
+        before, self._words = self._words, found.words
+        if _rest(before, self.access) != _rest(self._words, self.access):
+            beside = " beside keys" if self.access else ""
+            self._tell(
+                logging.WARNING, "%s: what changed there%s takes effect at the next start", self._path, beside
+            )
+        if self.access:
+            self.access.replace(_access(self._words))
+            self._tell_of_keys(_access(before), _access(self._words))
+
+    def _tell_of_keys(self, before: AccessWords, after: AccessWords) -> None:
+        old, new = (
+            {key.name: key for key in words.api_keys or ()} | {each.issuer: each for each in words.jwt or ()}
+            for words in (before, after)
+        )
+        told = {
+            "+": sorted(new.keys() - old.keys()),
+            "~": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+            "-": sorted(old.keys() - new.keys()),
+        }
+        names = " ".join(sign + ", ".join(each) for sign, each in told.items() if each)
+        self._tell(logging.INFO, "keys: %d count%s", _counting(after), f" ({names})" if names else "")
+
+    def _tell(self, level: int, text: str, *words: object) -> None:
+        if not self._silent:
+            _log.log(level, text, *words)
+
+
+def _read(path: Path) -> Configuration:
+    """With no memory of secrets: a digest that is taken away counts no more."""
+    return read_configuration(path, Sources(os.environ))
+
+
+def _access(words: SettingsFile | None) -> AccessWords:
+    """Nobody's where access control was taken out: that takes a restart."""
+    return (words and words.access) or AccessWords()
+
+
+def _counting(words: AccessWords) -> int:
+    return sum(not is_over(key) for key in words.api_keys or ())
+
+
+def _rest(words: SettingsFile | None, access: Access | None) -> SettingsFile | None:
+    """What takes a restart."""
+    if words is None or access is None:
+        return words
+    return words.model_copy(update={"access": AccessWords(resource=_access(words).resource)})

@@ -1,0 +1,103 @@
+"""What callers may take of the bridge, each and all together: whoever wants more is told so, and when to come again."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from bridge.caller import Caller
+from bridge.errors import TooMany
+from bridge.settingsfile import Bounds
+from bridge.settingsfile import Limits as LimitWords
+
+Kind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
+
+_TOLD: Final = {
+    "calls": ("calls may run at a time", 1),
+    "results": ("bytes of results may wait to be read", 10),
+    "sessions": ("sessions may be open", 60),
+    "streams": ("streams may be open", 60),
+}
+"""What is bounded, and the seconds after which there may be room again."""
+_IN_ALL: Final = "in all"
+_BURST: Final = 6
+"""The part of a minute whose calls may come at once."""
+_KNOWN: Final = 1000
+"""Callers after whom those are forgotten that have nothing."""
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What one caller has, or all; by ``even`` the last call would have been made, had they come evenly."""
+
+    now: Counter[str] = field(default_factory=Counter)
+    even: float = 0.0
+
+
+class Limits:
+    """``words`` are the bounds; ``now`` is in seconds. Where nobody is asked who calls, all are one caller."""
+
+    def __init__(self, words: LimitWords | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self.words = words or LimitWords()
+        self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
+        self._binds_each = self._per_caller != Bounds()
+        self._now = now
+        self._all = _Taken()
+        self._each: dict[tuple[str | None, str | None], _Taken] = {}
+
+    def begin_call(self, caller: Caller) -> None:
+        """Count a call, which ends with ``add("calls", caller, -1)``; raises ``TooMany``."""
+        now, sides = self._now(), self._sides(caller)
+        self.check("results", caller)
+        self.check("calls", caller)
+        for taken, bounds, whom in sides:
+            if bounds.rate and (wait := taken.even - now - _slack(bounds.rate)) > 0:
+                raise _too_many(f"{bounds.rate} calls may be made in a minute", whom, math.ceil(wait))
+        for taken, bounds, _ in sides:
+            taken.now["calls"] += 1
+            if bounds.rate:
+                taken.even = max(taken.even, now) + 60 / bounds.rate
+
+    def check(self, kind: Kind, caller: Caller) -> None:
+        """Raises ``TooMany`` where there may be no more of it."""
+        for taken, bounds, whom in self._sides(caller):
+            bound = getattr(bounds, kind)
+            if bound is not None and taken.now[kind] >= bound:
+                told, wait = _TOLD[kind]
+                raise _too_many(f"{bound} {told}", whom, wait)
+
+    def add(self, kind: Kind, caller: Caller, number: int) -> None:
+        """There are ``number`` more of it, or less, whatever the bounds."""
+        for taken, *_ in self._sides(caller):
+            taken.now[kind] += number
+
+    def _sides(self, caller: Caller) -> tuple[tuple[_Taken, Bounds, str], ...]:
+        of_all = (self._all, self._in_all, _IN_ALL)
+        if not self._binds_each:
+            return (of_all,)
+        who = (caller.issuer, caller.name)
+        if who not in self._each:
+            if len(self._each) >= _KNOWN:
+                self._forget()
+            self._each[who] = _Taken()
+        return ((self._each[who], self._per_caller, "for each caller"), of_all)
+
+    def _forget(self) -> None:
+        now = self._now()
+        kept = {
+            who: taken for who, taken in self._each.items() if any(taken.now.values()) or taken.even > now
+        }
+        self._each = kept
+
+
+def _slack(rate: int) -> float:
+    """How far calls may be ahead of an even flow, in seconds (the generic cell rate algorithm)."""
+    return (max(rate // _BURST, 1) - 1) * 60 / rate
+
+
+def _too_many(what: str, whom: str, wait: int) -> TooMany:
+    seconds = f"{wait} second{'' if wait == 1 else 's'}"
+    text = f"Too much at once: at most {what} {whom}. Try again in {seconds}."
+    return TooMany("too-many-calls", text, wait, in_all=whom == _IN_ALL)

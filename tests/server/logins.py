@@ -1,0 +1,83 @@
+"""An authorization server on a real socket: its keys, and tokens that it, or somebody else, signs."""
+
+import asyncio
+import json
+import time
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+RESOURCE: Final = "https://tools.example.com/mcp"
+ISSUER: Final = "https://login.example.com/"
+
+
+@cache
+def private(kid: str) -> Any:
+    """The key of that id; how it is made, its name says."""
+    match kid.partition("-")[0]:
+        case "rsa":
+            return rsa.generate_private_key(65537, 2048)
+        case "short":
+            return rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+        case "ed":
+            return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public(kid: str, **words: str) -> dict[str, Any]:
+    """The same as it is published (RFC 7517)."""
+    key = private(kid).public_key()
+    match kid.partition("-")[0]:
+        case "rsa" | "short":
+            shown = RSAAlgorithm.to_jwk(key, as_dict=True)
+        case "ed":
+            shown = OKPAlgorithm.to_jwk(key, as_dict=True)
+        case _:
+            shown = ECAlgorithm.to_jwk(key, as_dict=True)
+    return shown | {"kid": kid} | words
+
+
+def token(
+    kid: str = "ec-1", algorithm: str = "ES256", *, header: dict[str, Any] | None = None, **claims: Any
+) -> str:
+    """A token of Ann's that counts for an hour, but for what is said otherwise; what is None is left out."""
+    all_claims = {"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": time.time() + 3600} | claims
+    said = {name: claim for name, claim in all_claims.items() if claim is not None}
+    head = {name: word for name, word in ({"kid": kid} | (header or {})).items() if word is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jwt.warnings.InsecureKeyLengthWarning)
+        return jwt.encode(said, private(kid), algorithm, headers=head)
+
+
+class Login:
+    """Publishes the keys of these ids at ``url``; answers ``status`` if that is set."""
+
+    def __init__(self, *kids: str) -> None:
+        self.keys = [public(kid) for kid in kids]
+        self.url = ""
+        self.asked = 0
+        self.status = 200
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        body = json.dumps({"keys": self.keys}).encode()
+        head = (
+            f"HTTP/1.1 {self.status} So\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        )
+        writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+        yield
+        server.close()

@@ -1,0 +1,186 @@
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from bridge.caller import Caller
+from bridge.errors import TooMany
+from bridge.events import CallFinished
+from bridge.server.limits import Limits
+from bridge.settingsfile import Limits as Words
+from bridge.upstream.client import Client
+from tests.server.support import Api, Served, Session, call, initialize
+from tests.server.test_access import entry, letting_in, opened, session_of
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = Caller("ann"), Caller("bob")
+
+
+def words(**said: Any) -> Words:
+    return Words.model_validate(said)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def calls(limits: Limits, caller: Caller) -> str | None:
+    """Why a call may not be made; one that may has ended."""
+    try:
+        limits.begin_call(caller)
+    except TooMany as error:
+        return str(error)
+    limits.add("calls", caller, -1)
+    return None
+
+
+def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
+    clock = Clock()
+    limits = Limits(words(perCaller={"rate": 30}), clock)
+    assert [calls(limits, ANN) for _ in range(5)] == [None] * 5
+    refused = (
+        "Too much at once: at most 30 calls may be made in a minute for each caller. Try again in 2 seconds."
+    )
+    assert calls(limits, ANN) == refused
+    assert calls(limits, BOB) is None
+    assert calls(limits, Caller("ann", issuer="x")) is None  # another Ann
+    clock.seconds += 2
+    assert [calls(limits, ANN), calls(limits, ANN)] == [None, refused]
+    clock.seconds += 60
+    assert [calls(limits, ANN) for _ in range(6)] == [None] * 5 + [refused]
+
+
+def test_a_slow_rate_allows_one_at_once() -> None:
+    clock = Clock()
+    limits = Limits(words(inAll={"rate": 1}), clock)
+    assert calls(limits, ANN) is None
+    clock.seconds += 59.5
+    refused = "Too much at once: at most 1 calls may be made in a minute in all. Try again in 1 second."
+    assert calls(limits, BOB) == refused
+    clock.seconds += 1
+    assert calls(limits, BOB) is None
+
+
+def test_what_is_refused_counts_for_nothing() -> None:
+    limits = Limits(words(perCaller={"calls": 2, "rate": 60}, inAll={"calls": 3}), Clock())
+    limits.begin_call(ANN)
+    limits.begin_call(ANN)
+    for _ in range(20):
+        assert calls(limits, ANN)
+    limits.begin_call(BOB)
+    assert (
+        calls(limits, BOB)
+        == "Too much at once: at most 3 calls may run at a time in all. Try again in 1 second."
+    )
+    limits.add("calls", ANN, -1)
+    assert calls(limits, BOB) is None
+
+
+def test_callers_who_have_nothing_are_forgotten() -> None:
+    clock = Clock()
+    limits = Limits(words(perCaller={"calls": 1, "rate": 1}), clock)
+    limits.begin_call(ANN)
+    for number in range(1000):
+        assert calls(limits, Caller(str(number))) is None
+    clock.seconds += 61
+    assert calls(limits, BOB) is None
+    assert len(limits._each) == 2
+    assert (
+        calls(limits, ANN)
+        == "Too much at once: at most 1 calls may run at a time for each caller. Try again in 1 second."
+    )
+
+
+@pytest.fixture
+def bound(api: Api, client: Client) -> Served:
+    served = Served(
+        api.url, client, limits=words(perCaller={"calls": 1, "sessions": 1, "streams": 1}, body="1kB")
+    )
+    served.show("echo", "hang")
+    return served
+
+
+ACCESS = ("ann", "bob")
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_call_too_many_is_told_to_the_model(
+    bound: Served, api: Api, web: httpx.AsyncClient, *, express: bool
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ann.ask_modern, call("hang"))
+            await api.entered.wait()
+            refused = [await ann.ask(call("echo", 2)), await ann.ask_modern(call("echo", 2))]
+            assert (await bob.ask(call("echo")))["result"]["isError"] is False
+            api.release.set()
+        assert (await ann.ask(call("echo")))["result"]["isError"] is False
+    text = "Too much at once: at most 1 calls may run at a time for each caller. Try again in 1 second."
+    for answer in refused:
+        result = answer["result"]
+        assert (result["isError"], result["content"]) == (True, [{"type": "text", "text": text}])
+        assert result["_meta"]["restbridge/error"] == "too-many-calls"
+    outcomes = [(event.caller, event.outcome) for event in bound.events if isinstance(event, CallFinished)]
+    assert outcomes.count(("ann", "too-many-calls")) == 2
+    assert len(outcomes) == 5
+
+
+async def test_a_session_too_many_is_refused_until_another_ends(
+    bound: Served, web: httpx.AsyncClient
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann = await opened("ann", web, url)
+        await opened("bob", web, url)
+        reply = await session_of("ann", web, url).post(initialize())
+        assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
+        error = reply.json()
+        assert error["id"] == 0
+        assert error["error"]["message"] == (
+            "Too much at once: at most 1 sessions may be open for each caller. Try again in 60 seconds."
+        )
+        assert (await web.delete(url, headers=ann.headers)).status_code == 200
+        await opened("ann", web, url)
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+async def test_a_stream_too_many_is_refused_until_another_ends(
+    bound: Served, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        async with ann.hearing(modern=modern), bob.hearing(modern=modern):
+            async with web.stream("GET", url, headers=ann.headers) as reply:
+                assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
+            async with ann.listen(toolsListChanged=True) as events:
+                assert [event async for event in events] == []
+        with anyio.fail_after(5):
+            while True:
+                async with web.stream("GET", url, headers=ann.headers) as reply:
+                    if reply.status_code == 200:
+                        break
+
+
+async def test_what_all_have_together_is_the_servers_to_refuse(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    async with served.http() as url:
+        await Session(web, url).open()
+        assert (await Session(web, url).post(initialize())).status_code == 503
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, express: bool) -> None:
+    async with bound.http(express=express) as url:
+        session = Session(web, url)
+        message = session.modern(call("echo"))
+        assert (await web.post(url, **message)).status_code == 200
+        message["content"] += b" " * 1000
+        assert (await web.post(url, **message)).status_code == 413

@@ -1,0 +1,378 @@
+import json
+import logging
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import jwt
+import pytest
+from jwt.utils import base64url_encode
+
+from bridge.events import CallFinished
+from bridge.server.access import Access, Refused
+from bridge.server.resource import Resource
+from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified
+from bridge.settingsfile import Access as AccessWords
+from bridge.settingsfile import Issuer
+from bridge.upstream.client import Client
+from bridge.upstream.fetching import fetch_or_read
+from tests.server.logins import ISSUER, RESOURCE, Login, public, token
+from tests.server.support import Served, Session, call, request
+from tests.server.test_access import entry
+
+pytestmark = pytest.mark.anyio
+
+
+def issuer(jwks: str, **words: Any) -> Issuer:
+    return Issuer.model_validate({"issuer": ISSUER, "jwks": jwks, "audience": [RESOURCE], **words})
+
+
+def words_of(*issuers: Issuer, keys: tuple[str, ...] = ()) -> AccessWords:
+    return AccessWords.model_validate({"apiKeys": tuple(map(entry, keys)), "jwt": issuers})
+
+
+def session_of(shown: str, web: httpx.AsyncClient, url: str) -> Session:
+    session = Session(web, url)
+    session.headers["authorization"] = f"Bearer {shown}"
+    return session
+
+
+@pytest.fixture
+async def login() -> AsyncIterator[Login]:
+    login = Login("ec-1", "rsa-1", "ed-1", "short-1")
+    async with login.serving():
+        yield login
+
+
+def access_of(login: Login, client: Client, **words: Any) -> Access:
+    return Access(words_of(issuer(login.url, **words), keys=("ann",)), partial(fetch_or_read, client))
+
+
+@pytest.mark.parametrize(
+    ("kid", "algorithm"), [("ec-1", "ES256"), ("rsa-1", "RS256"), ("rsa-1", "PS256"), ("ed-1", "EdDSA")]
+)
+async def test_a_token_opens_and_its_subject_is_named(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, *, kid: str, algorithm: str
+) -> None:
+    async with served.http(access=access_of(login, client)) as url:
+        session = session_of(token(kid, algorithm, aud=["x", RESOURCE]), web, url)
+        await session.open()
+        answers = [await session.ask(call("echo")), await session.ask_modern(call("echo", 2))]
+    assert [answer["result"]["isError"] for answer in answers] == [False, False]
+    assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann"] * 2
+    assert login.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "claims"),
+    [
+        ({}, {"scope": "read more"}),
+        ({}, {"scp": ["read", "more", 7]}),
+        ({"scopes": "permissions"}, {"permissions": ["read", "more"], "scope": "all"}),
+        ({"name": "client_id"}, {"scope": "read more", "client_id": "ann", "sub": None}),
+    ],
+)
+async def test_scopes_and_name_are_those_of_its_claims(
+    served: Served,
+    web: httpx.AsyncClient,
+    login: Login,
+    client: Client,
+    *,
+    words: dict[str, Any],
+    claims: dict[str, Any],
+) -> None:
+    served.scopes = {"echo": ["read"], "any": ["read", "more"], "change": ["all"]}
+    served.show("echo", "any", "change")
+    async with served.http(access=access_of(login, client, **words)) as url:
+        session = session_of(token(**claims), web, url)
+        await session.open()
+        await session.sees({"echo", "any"}, "echo", "change")
+    assert {event.caller for event in served.events if isinstance(event, CallFinished)} == {"ann"}
+
+
+@pytest.mark.parametrize(("claims"), [{}, {"scope": 7}, {"scope": ""}, {"scp": None}])
+async def test_who_has_no_scopes_sees_what_asks_for_none(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, claims: dict[str, Any]
+) -> None:
+    served.scopes = {"echo": ["read"]}
+    served.show("echo", "any")
+    async with served.http(access=access_of(login, client)) as url:
+        session = session_of(token(**claims), web, url)
+        await session.open()
+        await session.sees({"any"}, "echo")
+
+
+def shared_secret(kid: str) -> str:
+    """A token that is signed with a public key as if that were a secret."""
+    claims = {"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": time.time() + 3600}
+    head = base64url_encode(json.dumps({"alg": "HS256", "kid": kid}).encode())
+    body = head + b"." + base64url_encode(json.dumps(claims).encode())
+    signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(
+        body, json.dumps(public(kid)).encode()
+    )
+    return (body + b"." + base64url_encode(signature)).decode()
+
+
+def deep() -> str:
+    body = urlsafe_b64encode(b"[" * 4000).decode().rstrip("=")
+    return f"{urlsafe_b64encode(b'{}').decode().rstrip('=')}.{body}.x"
+
+
+NO = "This token is signed in a way that does not count here"
+SECONDS = time.time()
+WRONG = [
+    (token(exp=SECONDS - 60), "This token has expired"),
+    (token(nbf=SECONDS + 3600), "This token does not count yet"),
+    (token(aud="https://other.example.com"), "This token is for another server: its aud is not one that counts here"),
+    (token(aud=None), "This token has no aud"),
+    (token(exp=None), "This token has no exp"),
+    (token(sub=None), "This token has no sub"),
+    (token(sub=""), "In this token sub is no text"),
+    (token(iss="https://eve.example.com/"), "This token is of an issuer that is not known here"),
+    (token(iss=None), "This token is of an issuer that is not known here"),
+    (token("ec-2", header={"kid": "ec-1"}), "The signature of this token is wrong"),
+    (token("ec-2"), "This token is signed by a key that its issuer does not have"),
+    (token("ec-1", header={"kid": None}), "This token is signed by a key that its issuer does not have"),
+    (token("ed-1", "EdDSA", header={"kid": "rsa-1"}), "The key of this token cannot be used, or is too short"),
+    (token("rsa-1", "RS512"), NO),
+    (shared_secret("rsa-1"), NO),
+    (jwt.encode({"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": SECONDS + 60}, "", "none", {"kid": "ec-1"}), NO),
+    (token("short-1", "RS256"), "The key of this token cannot be used, or is too short"),
+    (token(header={"crit": ["x"], "x": 1}), "This token cannot be read"),
+    (token(more="x" * 9000), "This token is too long"),
+    (deep(), "This token cannot be read"),
+    ("a.b.c", "This token cannot be read"),
+    ("a.b", "This key is not known here, or counts no more"),
+]  # fmt: skip
+
+
+async def test_no_other_token_opens_and_why_is_told(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    resource = Resource(RESOURCE, lambda: ["b", "a"])
+    async with served.http(access=access_of(login, client), resource=resource) as url:
+        for shown, text in WRONG:
+            reply = await session_of(shown, web, url).post(call("echo"))
+            assert (reply.status_code, reply.json()["error"]["message"]) == (401, text)
+            assert reply.headers["www-authenticate"] == (
+                f'Bearer realm="restbridge", error="invalid_token", error_description="{text}", '
+                'resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp", scope="a b"'
+            )
+            assert shown not in caplog.text
+    assert served.events == []
+    assert "127.0.0.1: This token has expired" in caplog.text
+    assert login.asked == 1
+
+
+async def test_whoever_asks_is_told_where_to_get_a_token(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client
+) -> None:
+    resource = Resource(RESOURCE, lambda: ["b", "a"])
+    async with served.http(access=access_of(login, client), resource=resource) as url:
+        base = url.removesuffix("/mcp")
+        for path in ("", "/mcp", "/mcp/view"):
+            reply = await web.get(f"{base}/.well-known/oauth-protected-resource{path}")
+            assert (reply.status_code, reply.json()) == (
+                200,
+                {
+                    "resource": RESOURCE,
+                    "authorization_servers": [ISSUER],
+                    "scopes_supported": ["a", "b"],
+                    "bearer_methods_supported": ["header"],
+                    "resource_name": "restbridge",
+                },
+            )
+        ann = session_of(token(), web, url)
+        ann.headers["host"] = "tools.example.com"
+        assert (await ann.post(call("echo"))).status_code == 400  # by that name, though without a session
+        ann.headers["host"] = "other.example.com"
+        assert (await ann.post(call("echo"))).status_code == 421
+        nobody = await web.post(url)
+        assert nobody.headers["www-authenticate"].startswith(
+            'Bearer realm="restbridge", resource_metadata="https:'
+        )
+
+
+async def test_a_key_and_a_token_of_one_name_are_two_callers(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client
+) -> None:
+    async with served.http(access=access_of(login, client)) as url:
+        ann, other = session_of(token(), web, url), session_of("key-of-ann", web, url)
+        await ann.open()
+        other.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+        assert (await other.post(call("echo"))).status_code == 404
+        again = session_of(token(jti="2"), web, url)
+        again.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+        assert "result" in await again.ask(call("echo", 3))
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+@pytest.mark.parametrize("how", ["expired", "key withdrawn", "issuer withdrawn", "issuer changed"])
+async def test_a_stream_ends_with_its_token(
+    served: Served, web: httpx.AsyncClient, client: Client, tmp_path: Path, how: str, *, modern: bool
+) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [public("ec-1"), public("ec-2")]}))
+    fetch = partial(fetch_or_read, client)
+    entry = issuer(str(keys), leeway="1ms")
+    access = Access(words_of(entry), fetch)
+    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
+        tasks.start_soon(access.run)
+        lasting = token("ec-2", sub="bob")
+        ends = time.time() + (1.5 if how == "expired" else 3600)
+        sessions = [session_of(shown, web, url) for shown in (token(exp=ends), lasting)]
+        for session in sessions:
+            await session.open()
+        streams = [each.hearing(modern=modern) for each in sessions]
+        async with streams[0] as ann, streams[1] as bob:
+            if how == "key withdrawn":
+                keys.write_text(json.dumps({"keys": [public("ec-2")]}))
+                for _ in range(2):
+                    await access.freshen()
+            if how == "issuer withdrawn":
+                access.replace(words_of())
+            if how == "issuer changed":
+                access.replace(words_of(entry.model_copy(update={"audience": ("other",)})))
+            with anyio.fail_after(5):
+                assert [event async for event in ann] == []
+                if how.startswith("issuer"):
+                    assert [event async for event in bob] == []
+                else:
+                    await served.add("echo")
+                    assert (await anext(bob))["method"] == "notifications/tools/list_changed"
+        assert (await sessions[0].post(call("echo"))).status_code == 401
+        tasks.cancel_scope.cancel()
+
+
+async def test_while_keys_cannot_be_read_it_is_said_when_to_try_again(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    login.status = 404
+    async with served.http(access=access_of(login, client)) as url:
+        for _ in range(2):
+            reply = await session_of(token(), web, url).post(request("ping"))
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "10")
+            assert "cannot be read just now" in reply.json()["error"]["message"]
+        assert (await session_of("key-of-ann", web, url).ask_modern(call("echo")))["result"][
+            "isError"
+        ] is False
+    assert login.asked == 1
+    place = login.url.removeprefix("http://").removesuffix("/keys")
+    assert f"keys of {ISSUER}: {place} answered with 404; no token of it counts until then" in caplog.messages
+
+
+async def test_an_issuer_that_is_withdrawn_meanwhile_opens_nothing() -> None:
+    async def fetch(_place: str) -> bytes:
+        access.replace(words_of())
+        return json.dumps({"keys": [public("ec-1")]}).encode()
+
+    access = Access(words_of(issuer("keys")), fetch)
+    with pytest.raises(Refused, match="counts no more"):
+        await access.holder([(b"authorization", f"Bearer {token()}".encode())])
+
+
+async def test_of_many_tokens_those_are_known_that_something_is_open_with() -> None:
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    def shown(number: int) -> list[tuple[bytes, bytes]]:
+        return [(b"authorization", f"Bearer {token('ed-1', 'EdDSA', jti=str(number))}".encode())]
+
+    access = Access(words_of(issuer("keys")), fetch)
+    first, second = shown(1), shown(2)
+    holders = [await access.holder(headers) for headers in (first, second)]
+    holders[0].visits = 1
+    for number in range(3, 2010):
+        await access.holder(shown(number))
+    assert await access.holder(first) is holders[0]
+    assert await access.holder(second) is not holders[1]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+async def shows(issuer: TokenIssuer, shown: str) -> str:
+    """Whose token it is, or why it is nobody's."""
+    header, _ = unverified(shown)
+    try:
+        return (await issuer.token(shown, header)).name
+    except (InvalidToken, NoKeys) as problem:
+        return str(problem)
+
+
+async def test_a_new_key_counts_at_once_and_nobody_makes_the_bridge_ask_often(
+    login: Login, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock, fetch = Clock(), partial(fetch_or_read, client)
+    known = TokenIssuer(issuer(login.url), fetch, clock)
+    assert [await shows(known, token()) for _ in range(3)] == ["ann"] * 3
+    unknown = "This token is signed by a key that its issuer does not have"
+    clock.seconds = 11
+    login.keys.append(public("ec-2"))
+    assert await shows(known, token("ec-2")) == "ann"
+    assert login.asked == 2
+    assert [await shows(known, token("ec-3")) for _ in range(5)] == [unknown] * 5
+    assert login.asked == 2
+    login.status, clock.seconds = 404, 700
+    assert not await known.freshen()
+    assert await shows(known, token()) == "ann"  # what was there counts on
+    login.status, login.keys, clock.seconds = 200, [public("ec-3")], 1400
+    assert await known.freshen()
+    assert await shows(known, token()) == unknown
+    assert await shows(known, token("ec-3", header={"kid": None})) == "ann"  # where there is one, it is meant
+    place = login.url.removeprefix("http://").removesuffix("/keys")
+    assert [message.removeprefix(f"keys of {ISSUER}: ") for message in caplog.messages] == [
+        "4 count",
+        "5 count",
+        f"{place} answered with 404; what was last there counts on",
+        "1 count",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "{path}: No such file or directory"),
+        ("nonsense", "found no key set (RFC 7517): an object whose keys is a list"),
+        ("[]", "found no key set (RFC 7517): an object whose keys is a list"),
+        ('{"keys": {}}', "found no key set (RFC 7517): an object whose keys is a list"),
+        (b"\xff", "{path} is not UTF-8 text"),
+    ],
+)
+async def test_what_is_no_key_set_is_told(
+    tmp_path: Path, client: Client, caplog: pytest.LogCaptureFixture, text: str | bytes | None, problem: str
+) -> None:
+    path = tmp_path / "keys.json"
+    if text is not None:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client))
+    assert not await known.freshen()
+    told = problem.format(path=path)
+    assert caplog.messages == [f"keys of {ISSUER}: {told}; no token of it counts until then"]
+
+
+async def test_keys_that_are_not_for_signatures_count_for_nothing(tmp_path: Path, client: Client) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": ["x", public("ec-1", use="enc"), public("rsa-1", alg="RS512")]}))
+    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client))
+    assert await shows(known, token()) == "This token is signed by a key that its issuer does not have"
+    assert await shows(known, token("rsa-1", "RS256")) == NO
+
+
+async def test_where_nobody_answers_that_is_told(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    login = Login()
+    async with login.serving():
+        pass
+    assert not await TokenIssuer(issuer(login.url), partial(fetch_or_read, client)).freshen()
+    assert "no token of it counts until then" in caplog.text
