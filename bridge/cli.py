@@ -202,6 +202,12 @@ def restbridge(*, verbose: bool) -> None:
     type=click.Choice(["text", "json"]),
     help="How the log on stderr is written: text (default), or a JSON object on each line.",
 )
+@click.option(
+    "--audit",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append to FILE a line of JSON for each call that may change something, and each reload.",
+)
 @click.option("--structured", hidden=True)
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")
 @click.option(

@@ -9,10 +9,11 @@ from typing import TypeAlias
 class CallFinished:
     """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time.
 
-    Of a tool that is not served it is ``unknown-tool``, and there is no upstream.
+    Of a tool that is not served it is ``unknown-tool``, and there is no upstream and no method.
 
-    ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it.
-    ``request`` is the id that the client gave it, fit for a log.
+    ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it,
+    and ``issuer`` who gave it, if that is not the bridge. ``request`` is the id that the client gave it, fit for
+    a log. ``read`` and ``answered`` are the bytes of the reply and of what was made of it.
     """
 
     tool: str
@@ -23,6 +24,10 @@ class CallFinished:
     empty: bool = False
     caller: str | None = None
     request: str | None = None
+    issuer: str | None = None
+    method: str | None = None
+    read: int = 0
+    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ async def invoke(
     """
     course = _Course()
     began, outcome = time.perf_counter(), "fault"
+    result = None
     try:
         result = await _answer(tool, arguments, client, course)
         outcome = "ok"
@@ -72,17 +73,20 @@ async def invoke(
         raise
     finally:
         seconds = time.perf_counter() - began
-        status = course.reply.status if course.reply else None
         emit(
             CallFinished(
                 tool.name,
                 outcome,
                 seconds,
                 tool.upstream.name,
-                status,
+                course.reply.status if course.reply else None,
                 empty=course.empty,
                 caller=caller.name,
                 request=request,
+                issuer=caller.issuer,
+                method=tool.spec.request.method,
+                read=len(course.reply.content) if course.reply else 0,
+                answered=sum(_size(block) for block in result.content) if result is not None else 0,
             )
         )
     return _redacted(result, tool.upstream)
@@ -154,6 +158,11 @@ def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Lite
         case NotAnswered() | StatusError(status=408 | 500 | 502 | 504):
             return "unknown"
     return None
+
+
+def _size(block: Mapping[str, Json]) -> int:
+    """The characters of what a block holds; nearly always, and much faster, its bytes."""
+    return len(block.get("text") or block.get("data") or "")
 
 
 def _redacted(result: Result, upstream: Upstream) -> Result:

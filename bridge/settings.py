@@ -40,6 +40,7 @@ class Settings:
     read_only: bool = False
     view: str | None = None
     log_format: LogFormat = "text"
+    audit: Path | None = None
     views: Mapping[str, View] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     http: Address | None = None
@@ -57,6 +58,7 @@ class Settings:
         guarded = "--guarded" if self.guarded else "--no-guarded"
         config = [] if self.config is None else [f"--config={self.config}"]
         upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
+        audit = [] if self.audit is None else [f"--audit={self.audit}"]
         view = [] if self.view is None else [f"--view={self.view}"]
         structured = SettingsFile(**{name: getattr(self, name) for name in _STRUCTURED})
         told = structured.model_dump_json(by_alias=True, include=set(_STRUCTURED))
@@ -76,4 +78,4 @@ class Settings:
             express,
             insecure,
         ]
-        return [*config, *upstreams, *view, *http, *chosen, "--", *map(str, self.directories)]
+        return [*config, *upstreams, *view, *audit, *http, *chosen, "--", *map(str, self.directories)]

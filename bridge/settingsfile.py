@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -211,8 +211,6 @@ class Log(Words):
 class SettingsFile(Words):
     """How restbridge serves: the file that --config names. Paths are seen from its folder."""
 
-    later: ClassVar = frozenset({"audit", "metrics"})
-
     tools: tuple[str, ...] = Field(
         default=(), strict=False, description="Directories of tool files. Default: tools.d"
     )
@@ -227,6 +225,11 @@ class SettingsFile(Words):
     express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
     read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
     log: Log = Field(default=Log(), description="The log, on stderr.")
+    audit: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A file to which calls that may change something, and reloads, are appended as lines of JSON.",
+    )
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")
     limits: Limits = Field(default=Limits(), description="What callers may take of the bridge over HTTP.")

@@ -36,6 +36,7 @@ DOORS = {
     "uvicorn": ["server/"],
     "click": ["cli", "commands/"],
     "jwt": ["server/tokens"],
+    "prometheus_client": ["server/metrics"],
 }
 
 

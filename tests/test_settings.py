@@ -43,6 +43,7 @@ ODD = Settings(
     read_only=True,
     view="odd",
     log_format="json",
+    audit=Path("-audit"),
     views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
     limits=Limits.model_validate({"perCaller": {"calls": 3, "results": "1MiB"}, "body": "2kB"}),
     strict=True,

@@ -48,6 +48,8 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
     said["log_format"] = words.log.format
     said["guarded"] = words.access is not None
+    if words.audit is not None:
+        said["audit"] = path.parent / words.audit
     if words.upstreams is not None:
         said["upstreams"] = path.parent / words.upstreams
     if words.http:

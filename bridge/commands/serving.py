@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,14 +18,16 @@ from bridge.address import Address
 from bridge.caller import Caller
 from bridge.commands import report
 from bridge.commands.live import LiveSettings
-from bridge.commands.operating import Desk
+from bridge.commands.operating import Desk, digest
 from bridge.commands.serve import Beginning
-from bridge.events import SnapshotReplaced
+from bridge.events import Ear, Event, SnapshotReplaced
 from bridge.registry import Registry
+from bridge.server.audit import Audit
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
+from bridge.server.metrics import Metrics
 from bridge.server.operator import Operator
 from bridge.server.resource import Resource
 from bridge.server.signals import ask_on_signal, stop_on_signal
@@ -85,6 +88,7 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
             if beginning.hangups:
                 bridge.ask()
             tasks.start_soon(bridge.reloader.run)
+            tasks.start_soon(bridge.metrics.run)
             if bridge.live:
                 tasks.start_soon(bridge.live.run)
             try:
@@ -95,6 +99,8 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
             tasks.cancel_scope.cancel()
     finally:
         await bridge.client.aclose()
+        if bridge.audit:
+            bridge.audit.close()
     return code
 
 
@@ -128,13 +134,20 @@ class Bridge:
         self.express = settings.express
         self.views = settings.offered
         self.registry = beginning.registry
-        self.client = Client(emit=report.ear)
+        self.audit = Audit(settings.audit) if settings.audit else None
+        self.client = Client(emit=self._ear)
         self.live = _live(settings, self.client, silent=beginning.told.silent)
         alone = beginning.worker is None
         resource = self.live and self.live.resource
         self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
         limits = settings.limits if settings.http else None
-        self.server = ToolServer(self.registry, self.client, report.ear, alone=alone, limits=limits)
+        self.server = ToolServer(self.registry, self.client, self._ear, alone=alone, limits=limits)
+        self.metrics = Metrics(lambda: self.server.limits.now)
+        self._ears: list[Ear] = [report.ear]
+        if settings.http:
+            self._ears.append(self.metrics.hear)
+        if self.audit:
+            self._ears.append(self.audit.hear)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self.desk = Desk(
@@ -147,6 +160,12 @@ class Bridge:
         )
         self._shelf = beginning.shelf
         self._told = beginning.told
+        self._digest = digest(self._shelf.loaded)
+        self._count_files()
+
+    def _count_files(self) -> None:
+        states: Counter[str] = Counter(file.state for file in self._shelf.loaded.tools.values())
+        self.metrics.files(states, self._digest)
 
     def ask(self) -> None:
         """Have all files read again soon."""
@@ -154,9 +173,18 @@ class Bridge:
         if self.live:
             self.live.ask()
 
+    def _ear(self, event: Event) -> None:
+        for ear in self._ears:
+            ear(event)
+
     def _hear(self, event: SnapshotReplaced) -> None:
         """After a reload: what no tool sends to is let go."""
         self._told.tell(event, self._shelf.loaded)
+        self.metrics.hear(event)
+        before, self._digest = self._digest, digest(self._shelf.loaded)
+        self._count_files()
+        if self.audit and not self._told.silent:
+            self.audit.reloaded(event, before, self._digest)
         if event.rerouted:
             self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
 
@@ -182,7 +210,7 @@ async def over_http(
         views=bridge.views,
         access=bridge.live.access if bridge.live else None,
         resource=bridge.resource,
-        operator=Operator(bridge.desk.status, bridge.desk.reload),
+        operator=Operator(bridge.desk.status, bridge.desk.reload, bridge.metrics.exposition),
     )
 
 

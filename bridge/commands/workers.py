@@ -14,7 +14,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from subprocess import PIPE
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import anyio
@@ -23,6 +25,7 @@ from anyio.abc import Process, TaskStatus
 
 from bridge.address import Address
 from bridge.server.listeners import bind
+from bridge.server.metrics import SHARED, forget
 from bridge.server.signals import ask_on_signal
 from bridge.settings import Settings
 
@@ -58,7 +61,8 @@ def supervise(settings: Settings, address: Address) -> int:
     with keeper:
         there = Address(address.host, keeper.getsockname()[1])
         words = replace(settings, http=there).words()
-        return anyio.run(Workers(_program(), words, settings.workers).run)
+        with TemporaryDirectory(prefix="restbridge-") as figures:
+            return anyio.run(Workers(_program(), words, settings.workers, Path(figures)).run)
 
 
 def _keep(address: Address) -> socket.socket:
@@ -80,12 +84,16 @@ def next_pause(last: float, ran: float) -> float:
 
 
 class Workers:
-    """Runs ``count`` processes of ``program`` until a signal; the second one ends them at once."""
+    """Runs ``count`` processes of ``program`` until a signal; the second one ends them at once.
 
-    def __init__(self, program: Sequence[str], words: Sequence[str], count: int) -> None:
+    Their metrics meet in the folder ``figures``.
+    """
+
+    def __init__(self, program: Sequence[str], words: Sequence[str], count: int, figures: Path) -> None:
         self._program = program
         self._words = words
         self._count = count
+        self._figures = figures
         self._code = 0
         self._stop = anyio.Event()
         self._at_once = anyio.Event()
@@ -140,7 +148,12 @@ class Workers:
         command = [*self._program, f"--worker={number}", *self._words]
         try:
             process = await anyio.open_process(
-                command, stdin=PIPE, stdout=PIPE, stderr=None, start_new_session=True
+                command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=None,
+                start_new_session=True,
+                env={**os.environ, SHARED: str(self._figures)},
             )
         except OSError as error:
             _log.error("cannot start a process: %s", error.strerror)
@@ -155,6 +168,7 @@ class Workers:
             code = await process.wait()
             tasks.cancel_scope.cancel()
         self._serving.pop(number, None)
+        forget(process.pid, self._figures)
         return code
 
     async def _end(self, process: Process) -> None:

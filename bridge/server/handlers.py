@@ -121,7 +121,11 @@ class ToolServer(Server[TaskGroup]):
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
             id = _fit(ctx.request_id)
-            self._emit(CallFinished(name, "unknown-tool", 0, None, caller=caller.name, request=id))
+            self._emit(
+                CallFinished(
+                    name, "unknown-tool", 0, None, caller=caller.name, request=id, issuer=caller.issuer
+                )
+            )
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
@@ -165,7 +169,16 @@ class ToolServer(Server[TaskGroup]):
             self.limits.begin_call(caller)
         except TooMany as error:
             self._emit(
-                CallFinished(tool.name, error.code, 0, tool.upstream.name, caller=caller.name, request=id)
+                CallFinished(
+                    tool.name,
+                    error.code,
+                    0,
+                    tool.upstream.name,
+                    caller=caller.name,
+                    request=id,
+                    issuer=caller.issuer,
+                    method=tool.spec.request.method,
+                )
             )
             return _answer(error_result(error))
         try:

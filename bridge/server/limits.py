@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -14,7 +14,7 @@ from bridge.settingsfile import Limits as LimitWords
 
 Kind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
 
-_TOLD: Final = {
+_TOLD: Final[Mapping[Kind, tuple[str, int]]] = {
     "calls": ("calls may run at a time", 1),
     "results": ("bytes of results may wait to be read", 10),
     "sessions": ("sessions may be open", 60),
@@ -32,7 +32,7 @@ _KNOWN: Final = 1000
 class _Taken:
     """What one caller has, or all; by ``even`` the last call would have been made, had they come evenly."""
 
-    now: Counter[str] = field(default_factory=Counter)
+    now: Counter[Kind] = field(default_factory=Counter)
     even: float = 0.0
 
 
@@ -72,6 +72,11 @@ class Limits:
         """There are ``number`` more of it, or less, whatever the bounds."""
         for taken, *_ in self._sides(caller):
             taken.now[kind] += number
+
+    @property
+    def now(self) -> Mapping[Kind, int]:
+        """What all have at the moment."""
+        return {kind: self._all.now[kind] for kind in _TOLD}
 
     def _sides(self, caller: Caller) -> tuple[tuple[_Taken, Bounds, str], ...]:
         of_all = (self._all, self._in_all, _IN_ALL)

@@ -15,15 +15,18 @@ from bridge.spec import Json
 HEALTHY: Final = "/-/healthy"
 READY: Final = "/-/ready"
 SCOPE: Final = "restbridge:operate"
-"""What the key of a caller needs for all but the two above, which tell nothing and are open to all."""
+"""What a caller needs for all but the two above, which tell nothing and are open to all."""
+METRICS_SCOPE: Final = "restbridge:metrics"
+"""What is enough for the metrics alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """What is answered: what there is now, and what came of reading all files again."""
+    """What is answered: what there is now, what came of reading all files again, and figures with their media type."""
 
     status: Callable[[], dict[str, Json]]
     reload: Callable[[], Awaitable[dict[str, Json]]]
+    metrics: Callable[[str], tuple[bytes, str]]
 
 
 def routes(operator: Operator, gate: Gate) -> list[Route]:
@@ -43,19 +46,24 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
     async def reload(request: Request) -> Response:
         return _refusal(request, gate) or JSONResponse(await operator.reload())
 
+    async def metrics(request: Request) -> Response:
+        if refused := _refusal(request, gate, METRICS_SCOPE):
+            return refused
+        figures, media_type = operator.metrics(request.headers.get("accept", ""))
+        return Response(figures, headers={"content-type": media_type})
+
     return [
         Route(HEALTHY, healthy),
         Route(READY, ready),
         Route("/-/status", status),
         Route("/-/reload", reload, methods=["POST"]),
+        Route("/metrics", metrics),
     ]
 
 
-def _refusal(request: Request, gate: Gate) -> Response | None:
+def _refusal(request: Request, gate: Gate, scope: str = SCOPE) -> Response | None:
     scopes = caller_in(request.scope).scopes
-    if scopes is not None and SCOPE not in scopes:
-        challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{SCOPE}"'
-        return PlainTextResponse(
-            f"This takes a key with the scope {SCOPE}\n", 403, {"WWW-Authenticate": challenge}
-        )
+    if scopes is not None and scopes.isdisjoint({scope, SCOPE}):
+        challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{scope}"'
+        return PlainTextResponse(f"This takes the scope {scope}\n", 403, {"WWW-Authenticate": challenge})
     return gate.stranger(request.headers)

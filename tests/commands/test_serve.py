@@ -281,6 +281,37 @@ def test_a_view_is_listed_as_agents_see_it(tools: Path, line: Line, monkeypatch:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+async def test_calls_and_reloads_are_counted_and_those_that_change_something_audited(
+    tools: Path, shop: str, workers: str
+) -> None:
+    (tools.parent / "restbridge.yaml").write_text("audit: audit.jsonl\n")
+    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
+    async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+        url = (await bridge.says(r"http://\S+/mcp"))[0]
+        for _ in range(4):
+            async with Client(url) as client:
+                await client.call_tool("get_order", {"order_id": "o-1001"})
+                await client.call_tool("add_customer_note", {"customer_id": "c-101", "text": "Secret."})
+        (tools / "get_order.yaml").unlink()
+        await bridge.says(r"reload: \+0 ~0 -1 ")
+        async with httpx.AsyncClient(trust_env=False) as web:
+            reply = await web.get(url.removesuffix("/mcp") + "/metrics")
+        assert reply.headers["content-type"].startswith("text/plain; version=")
+        assert 'restbridge_calls_total{outcome="ok",tool="get_order"} 4.0' in reply.text
+        assert 'restbridge_tool_files{state="good"} 5.0' in reply.text
+        assert await bridge.ends(signal.SIGTERM) == 0
+    audit = (tools.parent / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in audit.splitlines()]
+    assert [line["event"] for line in lines] == ["call"] * 4 + ["reload"]
+    assert {(line["tool"], line["method"], line["status"]) for line in lines[:4]} == {
+        ("add_customer_note", "POST", 201)
+    }
+    assert (lines[4]["removed"], lines[4]["added"]) == (["get_order"], [])
+    assert lines[4]["before"] != lines[4]["after"]
+    assert "Secret" not in audit
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_log_in_json_is_json_throughout(tools: Path, shop: str, workers: str) -> None:
     (tools / "broken.yaml").write_text("description: Broken.\n")
     (tools.parent / "restbridge.yaml").write_text("log: {format: json}\n")

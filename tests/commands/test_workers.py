@@ -255,7 +255,7 @@ class Script:
         draft.rename(self.path)
 
     async def run(self) -> None:
-        self.code = await Workers([str(self.path)], ["word"], 1).run()
+        self.code = await Workers([str(self.path)], ["word"], 1, self.path.parent).run()
 
 
 @pytest.fixture

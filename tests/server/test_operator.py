@@ -13,7 +13,7 @@ async def reload() -> Json:
     return {"added": ["one"]}
 
 
-OPERATOR = Operator(lambda: {"tools": 3}, reload)
+OPERATOR = Operator(lambda: {"tools": 3}, reload, lambda accept: (b"figures", accept or "text/plain"))
 PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
 
 
@@ -24,7 +24,13 @@ def base(url: str) -> str:
 async def test_probes_are_answered_to_all_the_rest_to_operators(
     served: Served, web: httpx.AsyncClient
 ) -> None:
-    access = letting_in([entry("ops", scopes=["x", SCOPE]), entry("ann", scopes=["x"])])
+    access = letting_in(
+        [
+            entry("ops", scopes=["x", SCOPE]),
+            entry("ann", scopes=["x"]),
+            entry("prometheus", scopes=["restbridge:metrics"]),
+        ]
+    )
     async with served.http(access=access, operator=OPERATOR) as url:
         for path, text in (("/-/healthy", "healthy\n"), ("/-/ready", "ready\n")):
             reply = await web.get(base(url) + path)
@@ -40,8 +46,15 @@ async def test_probes_are_answered_to_all_the_rest_to_operators(
             assert ann.headers["www-authenticate"].endswith(
                 'error="insufficient_scope", scope="restbridge:operate"'
             )
-            assert ann.text == "This takes a key with the scope restbridge:operate\n"
+            assert ann.text == "This takes the scope restbridge:operate\n"
             assert (ops.status_code, ops.json()) == (200, body)
+        for name, expected in (("ops", 200), ("prometheus", 200), ("ann", 403)):
+            headers = session_of(name, web, url).headers | {"accept": "text/x"}
+            reply = await web.get(f"{base(url)}/metrics", headers=headers)
+            assert reply.status_code == expected
+            if expected == 200:
+                assert (reply.text, reply.headers["content-type"]) == ("figures", "text/x")
+        assert (await web.get(f"{base(url)}/metrics")).status_code == 401
         assert (await web.get(f"{base(url)}/-/reload", headers=ops.request.headers)).status_code == 405
 
 

@@ -73,7 +73,7 @@ x-team: ours
     [
         ("tool: [a]\n", '1:1: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("baseUrl: x\n", '1:1: error: unknown key "baseUrl"; it belongs into the upstream file, NAME.upstream.yaml [unknown-key]'),
-        ("audit: {}\n", "1:1: error: audit is not supported yet; take it out [not-supported]"),
+        ("audit: {}\n", "1:8: error: found a mapping, expected a text; put it in quotes [wrong-type]"),
         ("views: {a/b: {tags: [x]}}\n", '1:9: error: found "a/b", expected a name of letters, digits, _ and -, at most 64: it stands in a URL [wrong-value]'),
         ("views: {all: {without: [x]}}\n", "1:9: error: nothing is in this view; name tools or tags: a pattern of all names is * [missing-key]"),
         ("views: {some: {tool: [x]}}\n", '1:16: error: unknown key "tool"; did you mean tools? [unknown-key]'),

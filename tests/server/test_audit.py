@@ -1,0 +1,101 @@
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.events import CallFinished, RequestRetried, SnapshotReplaced
+from bridge.server.audit import Audit
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    said = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in said:
+        assert line.pop("time").endswith("Z")
+        assert line.pop("level") == "info"
+    return said
+
+
+@pytest.fixture
+def auditing() -> Iterator[Callable[[Path], Audit]]:
+    made: list[Audit] = []
+
+    def open_(path: Path) -> Audit:
+        made.append(Audit(path))
+        return made[-1]
+
+    yield open_
+    for audit in made:
+        audit.close()
+
+
+def test_calls_that_may_have_changed_something_and_reloads_are_written(
+    tmp_path: Path, auditing: Callable[[Path], Audit]
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = auditing(path)
+    audit.hear(CallFinished("get", "ok", 0.1, "shop", 200, method="GET"))
+    audit.hear(CallFinished("nosuch", "unknown-tool", 0, None))
+    audit.hear(RequestRetried("shop", 1, "timeout", 0.1))
+    audit.hear(
+        CallFinished(
+            "pay", "ok", 0.1234, "shop", 201, caller="ann", request="7", issuer="https://x/", method="POST"
+        )
+    )
+    audit.hear(CallFinished("drop", "timeout", 30, "shop", method="DELETE"))
+    event = SnapshotReplaced(("a",), (), ("b",), ("c.yaml:1:1",), visible=True, rerouted=False, seconds=0.1)
+    audit.reloaded(event, "old", "new")
+    audit.reloaded(event, "new", "new")
+    assert lines(path) == [
+        {
+            "message": "call",
+            "event": "call",
+            "tool": "pay",
+            "method": "POST",
+            "caller": "ann",
+            "issuer": "https://x/",
+            "upstream": "shop",
+            "outcome": "ok",
+            "status": 201,
+            "ms": 123,
+            "id": "7",
+        },
+        {
+            "message": "call",
+            "event": "call",
+            "tool": "drop",
+            "method": "DELETE",
+            "upstream": "shop",
+            "outcome": "timeout",
+            "ms": 30000,
+        },
+        {
+            "message": "reload",
+            "event": "reload",
+            "before": "old",
+            "after": "new",
+            "added": ["a"],
+            "changed": [],
+            "removed": ["b"],
+            "broken": ["c.yaml:1:1"],
+        },
+    ]
+
+
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path, auditing: Callable[[Path], Audit]) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = auditing(path)
+    audit.hear(CallFinished("one", "ok", 0, "shop", 200, method="PUT"))
+    path.rename(tmp_path / "audit.jsonl.1")
+    audit.hear(CallFinished("two", "ok", 0, "shop", 200, method="PUT"))
+    assert [line["tool"] for line in lines(path)] == ["two"]
+
+
+def test_a_line_that_cannot_be_written_is_told_of(
+    caplog: pytest.LogCaptureFixture, auditing: Callable[[Path], Audit]
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        auditing(Path("/dev/full")).hear(CallFinished("pay", "ok", 0, "shop", 200, method="PUT"))
+    assert caplog.messages == ["audit: a line could not be written to /dev/full"]

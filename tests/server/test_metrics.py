@@ -1,0 +1,82 @@
+import re
+
+import pytest
+
+from bridge.events import CallFinished, RequestRetried, SnapshotReplaced
+from bridge.server.limits import Kind
+from bridge.server.metrics import Metrics
+
+NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
+
+
+def figures(metrics: Metrics) -> dict[str, float]:
+    """Every figure of ours by its name and labels."""
+    text, media_type = metrics.exposition("")
+    assert media_type.startswith("text/plain; version=")
+    lines = [line for line in text.decode().splitlines() if line.startswith("restbridge_")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
+    return SnapshotReplaced((), (), (), broken, visible=visible, rerouted=False, seconds=0.02)
+
+
+def test_what_happened_is_counted() -> None:
+    metrics = Metrics(lambda: NOW)
+    for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
+        metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
+    metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
+    metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
+    metrics.hear(replaced("a.yaml:1:1", visible=True))
+    metrics.files({"good": 3, "broken": 1}, "00000000000fffff")
+    found = figures(metrics)
+    assert {
+        'restbridge_calls_total{outcome="ok",tool="get"}': 2,
+        'restbridge_calls_total{outcome="http-404",tool="get"}': 1,
+        'restbridge_calls_total{outcome="timeout",tool="get"}': 1,
+        'restbridge_calls_total{outcome="unknown-tool",tool="unknown"}': 1,
+        'restbridge_call_seconds_count{tool="get"}': 4,
+        'restbridge_call_seconds_bucket{le="0.25",tool="get"}': 0,
+        'restbridge_call_seconds_bucket{le="0.5",tool="get"}': 4,
+        'restbridge_reply_bytes_total{tool="get"}': 400,
+        'restbridge_result_bytes_total{tool="get"}': 40,
+        'restbridge_upstream_replies_total{status="200",upstream="shop"}': 1,
+        'restbridge_upstream_replies_total{status="404",upstream="shop"}': 1,
+        'restbridge_upstream_retries_total{reason="timeout",upstream="shop"}': 1,
+        'restbridge_reloads_total{outcome="broken"}': 1,
+        "restbridge_list_changes_total": 1,
+        "restbridge_last_good_reload_timestamp_seconds": 0,
+        'restbridge_tool_files{state="good"}': 3,
+        'restbridge_tool_files{state="broken"}': 1,
+        "restbridge_files_digest": 0xF,
+        "restbridge_calls_in_flight": 1,
+        "restbridge_sessions": 2,
+        "restbridge_streams": 3,
+        "restbridge_unread_result_bytes": 4,
+    }.items() <= found.items()
+    metrics.hear(replaced())
+    metrics.files({"good": 4}, "0" * 16)
+    found = figures(metrics)
+    assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
+    assert found['restbridge_tool_files{state="broken"}'] == 0
+    assert found["restbridge_list_changes_total"] == 1
+
+
+def test_labels_are_bounded() -> None:
+    metrics = Metrics(lambda: NOW)
+    for number in range(1010):
+        metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
+        metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
+    found = figures(metrics)
+    assert len([name for name in found if name.startswith("restbridge_calls_total")]) == 1001
+    assert len([name for name in found if name.startswith("restbridge_upstream_replies_total")]) == 1001
+    assert found['restbridge_calls_total{outcome="ok",tool="other"}'] == 10
+    assert found['restbridge_calls_total{outcome="ok",tool="t1"}'] == 1011
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
+def test_it_is_written_as_is_asked_for(accept: str) -> None:
+    text, media_type = Metrics(lambda: NOW).exposition(accept)
+    assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
+    assert text.endswith(b"# EOF\n") is ("open" in accept)
+    assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)
