@@ -34,26 +34,27 @@ class LiveSettings:
         self._asked = anyio.Event()
         self._reading = anyio.Lock()
         self._last = _read(path)
-        self._words = self._last.words
+        self._words = self._begun = self._last.words
         self.access = Access(_access(self._words), fetch) if guarded else None
 
     @property
     def resource(self) -> str | None:
-        """The address of the endpoint, as it stands there."""
-        return _access(self._words).resource
+        """The address of the endpoint, as it stood there at the start."""
+        return _access(self._begun).resource
 
     async def run(self) -> None:
         """Ends when it is cancelled."""
         async with anyio.create_task_group() as tasks:
             if self.access:
-                self._tell(logging.INFO, "keys: %d count", _counting(_access(self._words)))
+                if _access(self._words).api_keys:
+                    self._tell(logging.INFO, "keys: %d count", _counting(_access(self._words)))
                 tasks.start_soon(self.access.run)
                 tasks.start_soon(self._freshen, self.access)
             while True:
                 with anyio.move_on_after(self._poll):
                     await self._asked.wait()
-                self._asked = anyio.Event()
-                await self.refresh()
+                is_asked, self._asked = self._asked.is_set(), anyio.Event()
+                await self.refresh(at_once=is_asked)
 
     async def _freshen(self, access: Access) -> None:
         while True:
@@ -64,13 +65,15 @@ class LiveSettings:
         """Have ``run`` look soon."""
         self._asked.set()
 
-    async def refresh(self) -> None:
-        """Look now."""
+    async def refresh(self, *, at_once: bool = True) -> None:
+        """Look now; ``at_once`` at the keys of issuers, too."""
         async with self._reading:
             found = await to_thread.run_sync(_read, self._path)
             if found != self._last:
                 self._last = found
                 self._take(found)
+        if self.access and at_once:
+            await self.access.freshen(at_once=True)
 
     def _take(self, found: Configuration) -> None:
         for diagnostic in found.diagnostics:
@@ -81,14 +84,22 @@ class LiveSettings:
             self._tell(logging.WARNING, "%s: what it last said still holds%s", self._path, on)
             return
         before, self._words = self._words, found.words
-        if _rest(before, self.access) != _rest(self._words, self.access):
+        if _rest(self._words, self.access) not in (
+            _rest(before, self.access),
+            _rest(self._begun, self.access),
+        ):
             beside = " beside keys" if self.access else ""
             self._tell(
                 logging.WARNING, "%s: what changed there%s takes effect at the next start", self._path, beside
             )
         if self.access:
-            self.access.replace(_access(self._words))
-            self._tell_of_keys(_access(before), _access(self._words))
+            old, new = _access(before), _access(self._words)
+            if (
+                new.resource != self.resource
+            ):  # whom tokens are for, too, is another one from the next start on
+                new = new.model_copy(update={"jwt": old.jwt})
+            self.access.replace(new)
+            self._tell_of_keys(old, new)
 
     def _tell_of_keys(self, before: AccessWords, after: AccessWords) -> None:
         old, new = (

@@ -112,7 +112,9 @@ class Told:
 def _call(event: CallFinished) -> dict[str, str | int]:
     fields: dict[str, str | int] = {"tool": event.tool}
     if event.caller:
-        fields["caller"] = event.caller
+        fields["caller"] = logs.fit(event.caller)
+    if event.issuer:
+        fields["issuer"] = logs.fit(event.issuer)
     if event.upstream:
         fields["upstream"] = event.upstream
     fields["outcome"] = event.outcome

@@ -53,8 +53,9 @@ class Beginning:
     ) -> "Beginning | None":
         """None if a file has errors and ``settings`` are strict."""
         silent = worker is not None and worker > 1
-        registry = Registry(read_only=settings.read_only, view=chosen_view(settings))
-        told = Told(settings.offered, silent=silent)
+        view = chosen_view(settings)
+        registry = Registry(read_only=settings.read_only, view=view)
+        told = Told({settings.view: view} if settings.view and view else settings.views, silent=silent)
         keep = settings.on_invalid == "keep"
         shelf = Shelf(places, registry, sources, keep=keep, poll=settings.poll)
         told.tell(shelf.begin(), shelf.loaded)

@@ -3,7 +3,6 @@
 Of keys the digests are known alone, and of tokens what they say. What one opened, a stream above all, ends when it does.
 """
 
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,19 +20,16 @@ from bridge.caller import Caller
 from bridge.server.announce import come_from
 from bridge.server.gate import error_reply, receive_until
 from bridge.server.operator import HEALTHY, READY
+from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
 from bridge.server.tokens import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import ApiKey
 
-_log: Final = logging.getLogger(__name__)
-
-_MISSING: Final = "Show who you are: Authorization: Bearer KEY"
+_MISSING: Final = "Show who you are: Authorization: Bearer, and a key or a token"
 _TWICE: Final = "Show one key: there is more than one Authorization header"
 _INVALID: Final = "This key is not known here, or counts no more"
 _LATER: Final = "The keys of the issuer of this token cannot be read just now; try again in 10 seconds"
-_PAUSE: Final = 1.0
-"""Seconds between two lines of the log about refusals, however many there are."""
 _FOREVER: Final = 3600.0
 _TOKENS: Final = 2000
 """Tokens that are known; of more, those that nothing was opened with are forgotten, to be verified again."""
@@ -86,8 +82,6 @@ class Access:
         self._tokens: dict[str, Holder] = {}
         self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
-        self._refused = 0
-        self._told = 0.0
         self.replace(words)
 
     @property
@@ -108,8 +102,9 @@ class Access:
         issuers, self._issuers = self._issuers, {}
         for entry in words.jwt or ():
             old = issuers.get(entry.issuer)
+            keys = old.keys if old and old.entry.jwks == entry.jwks else None
             self._issuers[entry.issuer] = (
-                old if old and old.entry == entry else TokenIssuer(entry, self._fetch)
+                old if old and old.entry == entry else TokenIssuer(entry, self._fetch, self._weed, keys=keys)
             )
         self._weed()
         self._changed.set()
@@ -129,11 +124,10 @@ class Access:
                     holder.ended.set()
             self._weed()
 
-    async def freshen(self) -> None:
-        """Read the keys of issuers again, of each as seldom as that will do."""
+    async def freshen(self, *, at_once: bool = False) -> None:
+        """Read the keys of issuers again, of each as seldom as that will do, or now."""
         for issuer in list(self._issuers.values()):
-            if await issuer.freshen():
-                self._weed()
+            await issuer.freshen(at_once=at_once)
 
     async def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
         """Who sends a request with these headers; raises ``Refused``."""
@@ -187,16 +181,6 @@ class Access:
                 holder.ended.set()
                 del self._tokens[digest]
 
-    def tell_of_refusal(self, scope: Scope, reason: str) -> None:
-        """Log it, together with those since the last line: who tries keys must not flood the log."""
-        self._refused += 1
-        now = time.monotonic()
-        if now - self._told >= _PAUSE:
-            times = "a request" if self._refused == 1 else f"{self._refused} requests"
-            client = scope.get("client") or ("?",)
-            _log.warning("refused %s, the last from %s: %s", times, client[0], reason)
-            self._told, self._refused = now, 0
-
 
 def is_over(proof: ApiKey | Token) -> bool:
     """Whether it has expired."""
@@ -213,6 +197,7 @@ class Door:
         self._app = app
         self._access = access
         self._resource = resource
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
@@ -224,8 +209,9 @@ class Door:
         try:
             holder = await self._access.holder(scope["headers"])
         except Refused as refused:
-            self._access.tell_of_refusal(scope, str(refused))
-            await self._challenge(refused)(scope, receive, send)
+            challenge = self._challenge(refused)
+            self._refusals.tell(scope, challenge.status_code, str(refused))
+            await challenge(scope, receive, send)
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)

@@ -22,7 +22,7 @@ _LARGEST_HEAD: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: until a first request must come, in which it must be there, and in which what was answered must be read."""
+    """Seconds: until a first request must come, in which its head and all of it must be there, and what was answered be read."""
 
     first: float = 75.0
     head: float = 10.0
@@ -88,7 +88,7 @@ class Connection(HttpToolsProtocol):
             self._status = 431
             raise _TooLarge
         super().on_headers_complete()
-        self._until += self._patience.body
+        self._until += self._patience.body - self._patience.head
 
     def on_message_complete(self) -> None:
         self._until = math.inf

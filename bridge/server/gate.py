@@ -4,7 +4,6 @@ Host and Origin are checked exactly: the SDK's own check takes ``localhost:x@evi
 localhost. Bodies are checked for what the SDK answers with a dump of pydantic, or not at all.
 """
 
-import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,8 +30,8 @@ from bridge.errors import TooMany
 from bridge.server.announce import SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
+from bridge.server.refusals import Refusals
 
-_log: Final = logging.getLogger(__name__)
 _JUDGED: Final = ("host", "origin", "content-type")
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -65,6 +64,7 @@ class Gate:
         self._post = RequestBodyLimitMiddleware(self._post_whole, max_body)
         self._announcer = announcer
         self._limits = announcer.limits
+        self._refusals = Refusals()
         self._names = names
         self._any_address = any_address
         self._sessions = sessions
@@ -75,7 +75,7 @@ class Gate:
         headers = Headers(scope=scope)
         if refused := self.refusal(scope["method"], headers):
             if not self.stopping.is_set():
-                _log.warning("refused a request with %d: %s", refused.status_code, _shown(headers))
+                self._refusals.tell(scope, refused.status_code, _shown(headers))
             await refused(scope, receive, send)
         elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
             await error_reply(404, "Session not found")(scope, receive, send)
@@ -91,7 +91,7 @@ class Gate:
                 with self._one_stream(caller_in(scope)):
                     await self._stream(session, scope, receive, send)
             except TooMany as error:
-                await _too_many(error)(scope, receive, send)
+                await self._too_many(error, scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -138,7 +138,7 @@ class Gate:
                 await self._serve(message, scope, again, send)
         except TooMany as error:
             id = message.id if isinstance(message, JSONRPCRequest) else None
-            await _too_many(error, id)(scope, receive, send)
+            await self._too_many(error, scope, id)(scope, receive, send)
         finally:
             again.end()
 
@@ -161,6 +161,14 @@ class Gate:
                 await self._app(scope, receive, send)
             finally:
                 self.calls.discard(call)
+
+    def _too_many(self, error: TooMany, scope: Scope, id: RequestId | None = None) -> Response:
+        """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
+        status = 503 if error.in_all else 429
+        self._refusals.tell(scope, status, str(error))
+        reply = error_reply(status, str(error), INTERNAL_ERROR, id)
+        reply.headers["retry-after"] = str(error.retry_after)
+        return reply
 
     @contextmanager
     def _one_stream(self, caller: Caller) -> Iterator[None]:
@@ -251,13 +259,6 @@ class Again:
 
 async def _gone() -> Message:
     return {"type": "http.disconnect"}
-
-
-def _too_many(error: TooMany, id: RequestId | None = None) -> Response:
-    """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
-    reply = error_reply(503 if error.in_all else 429, str(error), INTERNAL_ERROR, id)
-    reply.headers["retry-after"] = str(error.retry_after)
-    return reply
 
 
 def error_reply(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:

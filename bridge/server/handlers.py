@@ -27,7 +27,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
 from bridge.caller import ANYBODY, Caller
-from bridge.codec import clean, encode, quote
+from bridge.codec import clean, encode
 from bridge.errors import TooMany
 from bridge.events import CallFinished, Ear
 from bridge.invoke import invoke
@@ -35,6 +35,7 @@ from bridge.registry import Registry, Snapshot
 from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
+from bridge.server.logs import fit
 from bridge.settingsfile import Limits as LimitWords
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
@@ -44,7 +45,6 @@ from bridge.upstream.client import Client
 
 _log = logging.getLogger(__name__)
 
-_PLAIN: Final = re.compile("[A-Za-z0-9_.:-]{1,64}")
 _NAME_LENGTH: Final = 128
 CANCELLED: Final = -32800
 """The code of a call that its client took back."""
@@ -120,7 +120,7 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            id = _fit(ctx.request_id)
+            id = fit(ctx.request_id)
             self._emit(
                 CallFinished(
                     name, "unknown-tool", 0, None, caller=caller.name, request=id, issuer=caller.issuer
@@ -164,7 +164,7 @@ class ToolServer(Server[TaskGroup]):
 
         It runs within ``running``, which the caller may cancel, if it is given.
         """
-        id = _fit(request_id)
+        id = fit(request_id)
         try:
             self.limits.begin_call(caller)
         except TooMany as error:
@@ -232,12 +232,6 @@ async def _with_tasks(_server: Server[TaskGroup]) -> AsyncIterator[TaskGroup]:
     async with anyio.create_task_group() as tasks:
         yield tasks
         tasks.cancel_scope.cancel()
-
-
-def _fit(request_id: object) -> str:
-    """A request's id, fit for a log."""
-    text = str(request_id)
-    return text if _PLAIN.fullmatch(text) else quote(text)
 
 
 def _after(cursor: str | None, tools: Sequence[Tool]) -> int:

@@ -91,6 +91,7 @@ async def serve_http(
         lifespan=lambda _: manager.run(),
         exception_handlers={404: _nothing_here},
     )
+    app.router.redirect_slashes = False
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
     front = Views(front, views, PATH)
     if access:
@@ -161,7 +162,7 @@ async def serve_app(
 
 async def _nothing_here(_request: Request, _problem: Exception) -> Response:
     return PlainTextResponse(
-        f"Nothing is here. Agents connect to {PATH}, or to {PATH}/NAME for a view\n", 404
+        f"Nothing is here. Agents connect to {PATH}, or to {PATH}/NAME for a view that there is\n", 404
     )
 
 

@@ -15,10 +15,10 @@ from bridge.settingsfile import Limits as LimitWords
 Kind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
 
 _TOLD: Final[Mapping[Kind, tuple[str, int]]] = {
-    "calls": ("calls may run at a time", 1),
-    "results": ("bytes of results may wait to be read", 10),
-    "sessions": ("sessions may be open", 60),
-    "streams": ("streams may be open", 60),
+    "calls": ("calls at a time", 1),
+    "results": ("bytes of results that wait to be read", 10),
+    "sessions": ("sessions", 60),
+    "streams": ("streams", 60),
 }
 """What is bounded, and the seconds after which there may be room again."""
 _IN_ALL: Final = "in all"
@@ -54,7 +54,8 @@ class Limits:
         self.check("calls", caller)
         for taken, bounds, whom in sides:
             if bounds.rate and (wait := taken.even - now - _slack(bounds.rate)) > 0:
-                raise _too_many(f"{bounds.rate} calls may be made in a minute", whom, math.ceil(wait))
+                most = f"{bounds.rate} {whom}, {max(bounds.rate // _BURST, 1)} of them at once"
+                raise _too_many("calls in a minute", most, math.ceil(wait), in_all=whom == _IN_ALL)
         for taken, bounds, _ in sides:
             taken.now["calls"] += 1
             if bounds.rate:
@@ -66,7 +67,7 @@ class Limits:
             bound = getattr(bounds, kind)
             if bound is not None and taken.now[kind] >= bound:
                 told, wait = _TOLD[kind]
-                raise _too_many(f"{bound} {told}", whom, wait)
+                raise _too_many(told, f"{bound} {whom}", wait, in_all=whom == _IN_ALL)
 
     def add(self, kind: Kind, caller: Caller, number: int) -> None:
         """There are ``number`` more of it, or less, whatever the bounds."""
@@ -102,7 +103,7 @@ def _slack(rate: int) -> float:
     return (max(rate // _BURST, 1) - 1) * 60 / rate
 
 
-def _too_many(what: str, whom: str, wait: int) -> TooMany:
+def _too_many(what: str, most: str, wait: int, *, in_all: bool) -> TooMany:
     seconds = f"{wait} second{'' if wait == 1 else 's'}"
-    text = f"Too much at once: at most {what} {whom}. Try again in {seconds}."
-    return TooMany("too-many-calls", text, wait, in_all=whom == _IN_ALL)
+    text = f"Too many {what}: at most {most}. Try again in {seconds}."
+    return TooMany("too-many-calls", text, wait, in_all=in_all)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from traceback import format_tb
 from types import TracebackType
 from typing import Final, TypeAlias
 
-from bridge.codec import encode
+from bridge.codec import encode, quote
 from bridge.settingsfile import LogFormat
 from bridge.spec import Json
 
@@ -24,6 +25,7 @@ _ExcInfo: TypeAlias = (
 _log: Final = logging.getLogger("bridge")
 _MOST: Final = 1000
 """Lines that may wait to be written; more are lost."""
+_PLAIN: Final = re.compile("[A-Za-z0-9_.:/@|-]{1,128}")
 _GATHERING: Final = 0.05
 _QUIET: Final = {
     "aiohttp": logging.ERROR,
@@ -47,6 +49,12 @@ def configure(level: int = logging.INFO, form: LogFormat = "text") -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, least))
+
+
+def fit(value: object) -> str:
+    """What others have chosen, such as an id, as it can stand in a line: nothing in it ends the line, or a word."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else quote(text)
 
 
 def event(name: str, fields: Mapping[str, str | int]) -> None:

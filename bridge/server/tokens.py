@@ -18,13 +18,19 @@ from bridge.spec import Json
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """What is at an https address or a file's path; raises ``OSError``, whose text is shown, where there is nothing."""
 
+Keys: TypeAlias = dict[str | None, dict[str, Json]]
+"""By their ids."""
+
 _log: Final = logging.getLogger(__name__)
 
 _FRESH: Final = 600.0
 """Seconds after which keys are read again."""
 _PAUSE: Final = 10.0
 """Seconds between two readings, however many tokens name keys that are not there."""
+_FILE_PAUSE: Final = 1.0
 _LONGEST: Final = 8 * 1024
+_KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""What kind of key signs by an algorithm, as that begins (RFC 7518 3.1)."""
 _JWT: Final = jwt.PyJWT(options={"enforce_minimum_key_length": True})
 _TEXTS: Final[Mapping[type[jwt.PyJWTError], str]] = {
     jwt.ExpiredSignatureError: "This token has expired",
@@ -62,30 +68,45 @@ class Token:
 
 
 class TokenIssuer:
-    """One authorization server, as ``entry`` says; ``fetch`` reads its keys, and ``now`` is in seconds."""
+    """One authorization server, as ``entry`` says; ``fetch`` reads its keys, and ``now`` is in seconds.
 
-    def __init__(self, entry: Issuer, fetch: Fetch, now: Callable[[], float] = anyio.current_time) -> None:
+    ``changed`` is called when it has other keys. ``keys`` are those that were last there.
+    """
+
+    def __init__(
+        self,
+        entry: Issuer,
+        fetch: Fetch,
+        changed: Callable[[], None],
+        *,
+        now: Callable[[], float] = anyio.current_time,
+        keys: Keys | None = None,
+    ) -> None:
         self.entry = entry
+        self.keys = keys
         self._fetch = fetch
+        self._changed = changed
         self._now = now
-        self._fresh, self._pause = (_FRESH, _PAUSE) if "://" in entry.jwks else (0.0, 0.0)
-        self._keys: dict[str | None, dict[str, Json]] | None = None
+        self._fresh, self._pause = (_FRESH, _PAUSE) if "://" in entry.jwks else (0.0, _FILE_PAUSE)
         self._read_at: float | None = None
         self._reading = anyio.Lock()
+        self._told: str | None = None
 
     def has(self, key: Mapping[str, Json]) -> bool:
-        return self._keys is not None and self._keys.get(_kid(key)) == key
+        return self.keys is not None and self.keys.get(_kid(key)) == key
 
-    async def freshen(self) -> bool:
-        """Read the keys if it is time to; whether they are others now."""
-        return await self._read(self._fresh)
+    async def freshen(self, *, at_once: bool = False) -> None:
+        """Read the keys if it is time to, or now."""
+        await self._read(0 if at_once else self._fresh)
 
     async def token(self, text: str, header: Mapping[str, Any]) -> Token:
         """What a token with this header says; raises ``InvalidToken`` and ``NoKeys``."""
-        key = await self._key(header.get("kid"))
         algorithm = str(header.get("alg"))
+        if algorithm not in self.entry.algorithms:
+            raise InvalidToken(_TEXTS[jwt.InvalidAlgorithmError])
+        key = await self._key(header.get("kid"), algorithm)
         try:
-            if algorithm not in self.entry.algorithms or key.get("alg", algorithm) != algorithm:
+            if key.get("alg", algorithm) != algorithm:
                 raise jwt.InvalidAlgorithmError
             claims = _JWT.decode(
                 text,
@@ -96,14 +117,16 @@ class TokenIssuer:
                 leeway=self.entry.leeway,
                 options={"require": ["exp", "iss", "aud", self.entry.name]},
             )
+            expires = float(claims["exp"]) + self.entry.leeway
         except jwt.MissingRequiredClaimError as problem:
             raise InvalidToken(f"This token has no {problem.claim}") from None
+        except OverflowError:
+            raise InvalidToken("In this token exp is no time") from None
         except jwt.PyJWTError as problem:
             raise InvalidToken(_TEXTS.get(type(problem), "This token cannot be read")) from None
         name = claims[self.entry.name]
         if not isinstance(name, str) or not name:
             raise InvalidToken(f"In this token {self.entry.name} is no text")
-        expires = float(claims["exp"]) + self.entry.leeway
         return Token(self, name, self._scopes(claims), expires, claims, key)
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
@@ -116,36 +139,48 @@ class TokenIssuer:
             else frozenset()
         )
 
-    async def _key(self, kid: object) -> Mapping[str, Json]:
+    async def _key(self, kid: object, algorithm: str) -> Mapping[str, Json]:
         for pause in (self._fresh, self._pause):
             await self._read(pause)
-            keys = self._keys
-            if keys is None:
+            if self.keys is None:
                 raise NoKeys(self.entry.issuer)
-            if kid is None and len(keys) == 1:
-                return next(iter(keys.values()))
-            if isinstance(kid, str) and kid in keys:
-                return keys[kid]
+            if isinstance(kid, str) and kid in self.keys:
+                return self.keys[kid]
+            fitting = [key for key in self.keys.values() if key.get("kty") == _KINDS[algorithm[:2]]]
+            if kid is None and len(fitting) == 1:
+                return fitting[0]
+            if kid is None and fitting:
+                raise InvalidToken("This token does not name its key (kid), and its issuer has several")
         raise InvalidToken("This token is signed by a key that its issuer does not have")
 
-    async def _read(self, pause: float) -> bool:
-        """Read the keys unless that was tried less than ``pause`` seconds ago; whether they are others now."""
+    async def _read(self, pause: float) -> None:
+        """Read the keys unless that was tried less than ``pause`` seconds ago."""
         async with self._reading:
-            if self._keys is None:
+            if self.keys is None:
                 pause = self._pause
             if self._read_at is not None and self._now() - self._read_at < pause:
-                return False
+                return
             self._read_at = self._now()
             try:
                 keys = _usable(await self._fetch(self.entry.jwks))
             except OSError as problem:
-                last = "what was last there counts on" if self._keys else "no token of it counts until then"
-                _log.warning("keys of %s: %s; %s", self.entry.issuer, problem, last)
-                return False
-            is_other, self._keys = keys != self._keys, keys
+                until = (
+                    "until then none of its tokens counts"
+                    if self.keys is None
+                    else "those that it had count on"
+                )
+                self._tell(logging.WARNING, f"{problem}; {until}")
+                return
+            self._tell(logging.INFO, f"{len(keys)} count")
+            is_other, self.keys = keys != self.keys, keys
             if is_other:
-                _log.info("keys of %s: %d count", self.entry.issuer, len(keys))
-            return is_other
+                self._changed()
+
+    def _tell(self, level: int, text: str) -> None:
+        """What was not told last."""
+        if text != self._told:
+            _log.log(level, "keys of %s: %s", self.entry.issuer, text)
+        self._told = text
 
 
 def unverified(text: str) -> tuple[Mapping[str, Any], str | None]:
@@ -160,7 +195,7 @@ def unverified(text: str) -> tuple[Mapping[str, Any], str | None]:
     return parts["header"], issuer if isinstance(issuer, str) else None
 
 
-def _usable(content: bytes) -> dict[str | None, dict[str, Json]]:
+def _usable(content: bytes) -> Keys:
     """The keys for signatures of a key set, by their ids; raises ``OSError`` if it is none."""
     try:
         found = decode(content)

@@ -1,18 +1,15 @@
 """Paths at which only some of the tools are there."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.codec import quote
 from bridge.server.announce import caller_in, come_from
 from bridge.server.gate import error_reply
+from bridge.server.refusals import Refusals
 from bridge.settingsfile import View
-
-_log: Final = logging.getLogger(__name__)
 
 
 class Views:
@@ -25,16 +22,22 @@ class Views:
         self._app = app
         self._path = path
         self._views = views
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        place, _, name = scope.get("path", "").removesuffix("/").rpartition("/")
-        if scope["type"] != "http" or place != self._path or not name:
-            await self._app(scope, receive, send)
-        elif view := self._views.get(name):
+        path = scope.get("path", "").removesuffix("/")
+        place, _, name = path.rpartition("/")
+        if scope["type"] == "http" and path == self._path:
+            scope["path"] = path  # a redirect to it could lead past a proxy that speaks TLS
+        elif scope["type"] == "http" and place == self._path:
+            view = self._views.get(name)
+            if view is None:
+                text = f"There is no view {quote(name)} here; connect to {self._path}"
+                if self._views:
+                    text += f" for all tools, or to {self._path}/NAME for one that there is"
+                self._refusals.tell(scope, 404, text)
+                await error_reply(404, text)(scope, receive, send)
+                return
             scope = {**scope, "path": self._path, "raw_path": self._path.encode()}
             come_from(replace(caller_in(scope), view=view), scope)
-            await self._app(scope, receive, send)
-        else:
-            _log.warning("refused a request with 404: there is no view %s", quote(name))
-            text = f"There is no view {quote(name)} here; connect to {self._path}/NAME, or to {self._path} for all tools"
-            await error_reply(404, text)(scope, receive, send)
+        await self._app(scope, receive, send)

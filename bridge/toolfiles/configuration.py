@@ -122,6 +122,8 @@ def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings
     if resource is not None:
         with findings.at("access", "resource"):
             resource = "".join(_url(resource))
+            if "?" in resource or "#" in resource:
+                raise invalid("bad-url", "expected an address without ? and # (RFC 9728 1.2)")
     issuers = [
         _issuer(issuer, resource, folder, findings, "access", "jwt", index)
         for index, issuer in enumerate(access.jwt or ())
@@ -142,7 +144,10 @@ def _issuer(
 ) -> Issuer:
     """With the address or the path of its keys written out, and whom its tokens must be for."""
     jwks = issuer.jwks
-    if "://" in jwks:
+    if "${" in jwks:
+        message = "expected an address or a path, written out: what is published is no secret"
+        findings.error("wrong-value", message, *route, "jwks")
+    elif "://" in jwks:
         with findings.at(*route, "jwks"):
             origin, rest = _url(jwks)
             jwks = origin + rest

@@ -13,6 +13,7 @@ from mcp_types import LATEST_PROTOCOL_VERSION
 from tests.commands.conftest import Line
 from tests.commands.processes import Running, restbridge
 from tests.commands.test_workers import workers_of
+from tests.server.logins import ISSUER, RESOURCE, Login, token
 
 SERVE = ("serve", "--config", "restbridge.yaml")
 
@@ -229,3 +230,41 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
         assert (reply.status_code, reply.json()["broken"]) == (200, [])
         await bridge.says(r"INFO keys: 3 count \(\+bob\)$")
         assert await bridge.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.anyio
+async def test_issuers_count_while_the_settings_file_has_them(tools: Path) -> None:
+    folder = tools.parent
+    login = Login("ec-1")
+    settings: dict[str, Any] = {
+        "http": {"listen": 0},
+        "poll": "100ms",
+        "access": {"resource": RESOURCE, "jwt": [{"issuer": ISSUER, "jwks": "keys.json"}]},
+    }
+
+    def write() -> None:
+        (folder / "restbridge.yaml").write_text(json.dumps(settings))
+
+    (folder / "keys.json").write_text(json.dumps({"keys": login.keys}))
+    write()
+    async with login.serving(), restbridge(*SERVE, cwd=folder) as bridge:
+        url = await url_of(bridge)
+        await bridge.says(r"INFO keys of https://login\.example\.com/: 1 count$")
+        assert [await status(url, shown) for shown in (token(), None)] == [200, 401]
+        settings["access"]["resource"] = "https://other.example.com/mcp"
+        write()
+        await bridge.says("what changed there beside keys takes effect at the next start$")
+        assert [
+            await status(url, token()),
+            await status(url, token(aud="https://other.example.com/mcp")),
+        ] == [200, 401]
+        settings["access"] = {"resource": RESOURCE, "jwt": [{"issuer": ISSUER, "jwks": login.url}]}
+        write()
+        await bridge.says(rf"INFO keys: 0 count \(~{ISSUER}\)$")
+        assert await status(url, token()) == 200
+        login.keys = []
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO keys of https://login\.example\.com/: 0 count$")
+        assert await status(url, token()) == 401
+        assert await bridge.ends(signal.SIGTERM) == 0
+        assert "next start" not in await bridge.rest()

@@ -91,6 +91,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             "call tool=get_order caller=ann outcome=unknown-tool ms=0 id=r-7",
         ),
         (
+            CallFinished("pay", "ok", 0, "shop", 201, caller="x\nINFO call tool=y", issuer="https://x/"),
+            'call tool=pay caller="x\\nINFO call tool=y" issuer=https://x/ upstream=shop outcome=ok status=201 ms=0',
+        ),
+        (
             CallFinished(tool="get_order", outcome="not-reached", seconds=5, upstream="shop"),
             "call tool=get_order upstream=shop outcome=not-reached ms=5000",
         ),

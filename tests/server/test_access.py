@@ -82,7 +82,7 @@ async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: ht
                 told = ', error="invalid_token", error_description="This key is not known here, or counts no more"'
                 assert challenge == 'Bearer realm="restbridge"' + told * error
                 assert reply.json()["error"]["message"] in (
-                    "Show who you are: Authorization: Bearer KEY",
+                    "Show who you are: Authorization: Bearer, and a key or a token",
                     "Show one key: there is more than one Authorization header",
                     "This key is not known here, or counts no more",
                 )
@@ -214,7 +214,7 @@ async def test_who_tries_keys_does_not_flood_the_log(
     told = [message for message in caplog.messages if message.startswith("refused")]
     assert 1 <= len(told) <= 3
     assert told[0] == (
-        "refused a request, the last from 127.0.0.1: This key is not known here, or counts no more"
+        "refused a request from 127.0.0.1 with 401: This key is not known here, or counts no more"
     )
     assert "key-of" not in caplog.text
 

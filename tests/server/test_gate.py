@@ -65,7 +65,7 @@ async def test_a_host_that_is_ours_passes(host: str) -> None:
 )
 async def test_another_host_is_misdirected(host: str, caplog: pytest.LogCaptureFixture) -> None:
     assert (await send(gate(), host=host)).status_code == 421
-    assert f'refused a request with 421: host="{host}"' in caplog.text
+    assert f'refused a request from 127.0.0.1 with 421: host="{host}"' in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ async def test_an_unknown_tool_is_an_error_of_the_protocol(served: Served, name:
         (-7, "-7"),
         ("a.b:c", "a.b:c"),
         ("a b\n", '"a b\\n"'),
-        ("x" * 99, f'"{"x" * 40}"…'),
+        ("x" * 129, f'"{"x" * 40}"…'),
         ("", '""'),
     ],
 )

@@ -207,7 +207,7 @@ async def test_who_comes_to_another_path_is_told_the_right_one(
         reply = await web.get(url.removesuffix("/mcp"))
         assert (reply.status_code, reply.text) == (
             404,
-            "Nothing is here. Agents connect to /mcp, or to /mcp/NAME for a view\n",
+            "Nothing is here. Agents connect to /mcp, or to /mcp/NAME for a view that there is\n",
         )
 
 

@@ -45,7 +45,7 @@ def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
     limits = Limits(words(perCaller={"rate": 30}), clock)
     assert [calls(limits, ANN) for _ in range(5)] == [None] * 5
     refused = (
-        "Too much at once: at most 30 calls may be made in a minute for each caller. Try again in 2 seconds."
+        "Too many calls in a minute: at most 30 for each caller, 5 of them at once. Try again in 2 seconds."
     )
     assert calls(limits, ANN) == refused
     assert calls(limits, BOB) is None
@@ -61,7 +61,7 @@ def test_a_slow_rate_allows_one_at_once() -> None:
     limits = Limits(words(inAll={"rate": 1}), clock)
     assert calls(limits, ANN) is None
     clock.seconds += 59.5
-    refused = "Too much at once: at most 1 calls may be made in a minute in all. Try again in 1 second."
+    refused = "Too many calls in a minute: at most 1 in all, 1 of them at once. Try again in 1 second."
     assert calls(limits, BOB) == refused
     clock.seconds += 1
     assert calls(limits, BOB) is None
@@ -74,10 +74,7 @@ def test_what_is_refused_counts_for_nothing() -> None:
     for _ in range(20):
         assert calls(limits, ANN)
     limits.begin_call(BOB)
-    assert (
-        calls(limits, BOB)
-        == "Too much at once: at most 3 calls may run at a time in all. Try again in 1 second."
-    )
+    assert calls(limits, BOB) == "Too many calls at a time: at most 3 in all. Try again in 1 second."
     limits.add("calls", ANN, -1)
     assert calls(limits, BOB) is None
 
@@ -91,10 +88,7 @@ def test_callers_who_have_nothing_are_forgotten() -> None:
     clock.seconds += 61
     assert calls(limits, BOB) is None
     assert len(limits._each) == 2
-    assert (
-        calls(limits, ANN)
-        == "Too much at once: at most 1 calls may run at a time for each caller. Try again in 1 second."
-    )
+    assert calls(limits, ANN) == "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
 
 
 @pytest.fixture
@@ -122,7 +116,7 @@ async def test_a_call_too_many_is_told_to_the_model(
             assert (await bob.ask(call("echo")))["result"]["isError"] is False
             api.release.set()
         assert (await ann.ask(call("echo")))["result"]["isError"] is False
-    text = "Too much at once: at most 1 calls may run at a time for each caller. Try again in 1 second."
+    text = "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
     for answer in refused:
         result = answer["result"]
         assert (result["isError"], result["content"]) == (True, [{"type": "text", "text": text}])
@@ -143,7 +137,7 @@ async def test_a_session_too_many_is_refused_until_another_ends(
         error = reply.json()
         assert error["id"] == 0
         assert error["error"]["message"] == (
-            "Too much at once: at most 1 sessions may be open for each caller. Try again in 60 seconds."
+            "Too many sessions: at most 1 for each caller. Try again in 60 seconds."
         )
         assert (await web.delete(url, headers=ann.headers)).status_code == 200
         await opened("ann", web, url)

@@ -137,7 +137,8 @@ WRONG = [
     (token(iss=None), "This token is of an issuer that is not known here"),
     (token("ec-2", header={"kid": "ec-1"}), "The signature of this token is wrong"),
     (token("ec-2"), "This token is signed by a key that its issuer does not have"),
-    (token("ec-1", header={"kid": None}), "This token is signed by a key that its issuer does not have"),
+    (token("rsa-1", "RS256", header={"kid": None}), "This token does not name its key (kid), and its issuer has several"),
+    (token(exp=10**400), "In this token exp is no time"),
     (token("ed-1", "EdDSA", header={"kid": "rsa-1"}), "The key of this token cannot be used, or is too short"),
     (token("rsa-1", "RS512"), NO),
     (shared_secret("rsa-1"), NO),
@@ -165,7 +166,7 @@ async def test_no_other_token_opens_and_why_is_told(
             )
             assert shown not in caplog.text
     assert served.events == []
-    assert "127.0.0.1: This token has expired" in caplog.text
+    assert "127.0.0.1 with 401: This token has expired" in caplog.text
     assert login.asked == 1
 
 
@@ -263,7 +264,47 @@ async def test_while_keys_cannot_be_read_it_is_said_when_to_try_again(
         ] is False
     assert login.asked == 1
     place = login.url.removeprefix("http://").removesuffix("/keys")
-    assert f"keys of {ISSUER}: {place} answered with 404; no token of it counts until then" in caplog.messages
+    assert (
+        f"keys of {ISSUER}: {place} answered with 404; until then none of its tokens counts"
+        in caplog.messages
+    )
+
+
+async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more() -> None:
+    kids = ["ed-1"]
+
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": [public(kid) for kid in kids]}).encode()
+
+    def shown(kid: str) -> list[tuple[bytes, bytes]]:
+        return [(b"authorization", f"Bearer {token(kid, 'EdDSA')}".encode())]
+
+    access = Access(words_of(issuer("keys")), fetch)
+    holder = await access.holder(shown("ed-1"))
+    kids[:] = ["ed-2"]
+    await access.holder(shown("ed-2"))
+    assert holder.ended.is_set()
+    with pytest.raises(Refused, match="does not have"):
+        await access.holder(shown("ed-1"))
+
+
+async def test_an_issuer_whose_entry_changes_keeps_its_keys() -> None:
+    is_down: list[bool] = []
+
+    async def fetch(_place: str) -> bytes:
+        if is_down:
+            raise OSError("it is down")
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    shown = [(b"authorization", f"Bearer {token('ed-1', 'EdDSA')}".encode())]
+    access = Access(words_of(issuer("https://x/keys")), fetch)
+    await access.holder(shown)
+    is_down.append(True)
+    access.replace(words_of(issuer("https://x/keys", leeway="1m")))
+    assert (await access.holder(shown)).caller.name == "ann"
+    access.replace(words_of(issuer("https://y/keys")))
+    with pytest.raises(Refused, match="just now"):
+        await access.holder(shown)
 
 
 async def test_an_issuer_that_is_withdrawn_meanwhile_opens_nothing() -> None:
@@ -301,6 +342,10 @@ class Clock:
         return self.seconds
 
 
+def _ignore() -> None:
+    pass
+
+
 async def shows(issuer: TokenIssuer, shown: str) -> str:
     """Whose token it is, or why it is nobody's."""
     header, _ = unverified(shown)
@@ -315,7 +360,8 @@ async def test_a_new_key_counts_at_once_and_nobody_makes_the_bridge_ask_often(
 ) -> None:
     caplog.set_level(logging.INFO)
     clock, fetch = Clock(), partial(fetch_or_read, client)
-    known = TokenIssuer(issuer(login.url), fetch, clock)
+    changes: list[float] = []
+    known = TokenIssuer(issuer(login.url), fetch, lambda: changes.append(clock()), now=clock)
     assert [await shows(known, token()) for _ in range(3)] == ["ann"] * 3
     unknown = "This token is signed by a key that its issuer does not have"
     clock.seconds = 11
@@ -325,19 +371,20 @@ async def test_a_new_key_counts_at_once_and_nobody_makes_the_bridge_ask_often(
     assert [await shows(known, token("ec-3")) for _ in range(5)] == [unknown] * 5
     assert login.asked == 2
     login.status, clock.seconds = 404, 700
-    assert not await known.freshen()
+    await known.freshen()
     assert await shows(known, token()) == "ann"  # what was there counts on
     login.status, login.keys, clock.seconds = 200, [public("ec-3")], 1400
-    assert await known.freshen()
+    await known.freshen()
     assert await shows(known, token()) == unknown
     assert await shows(known, token("ec-3", header={"kid": None})) == "ann"  # where there is one, it is meant
     place = login.url.removeprefix("http://").removesuffix("/keys")
     assert [message.removeprefix(f"keys of {ISSUER}: ") for message in caplog.messages] == [
         "4 count",
         "5 count",
-        f"{place} answered with 404; what was last there counts on",
+        f"{place} answered with 404; those that it had count on",
         "1 count",
     ]
+    assert changes == [0, 11, 1400]
 
 
 @pytest.mark.parametrize(
@@ -356,16 +403,17 @@ async def test_what_is_no_key_set_is_told(
     path = tmp_path / "keys.json"
     if text is not None:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
-    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client))
-    assert not await known.freshen()
+    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
+    for _ in range(3):
+        await known.freshen()
     told = problem.format(path=path)
-    assert caplog.messages == [f"keys of {ISSUER}: {told}; no token of it counts until then"]
+    assert caplog.messages == [f"keys of {ISSUER}: {told}; until then none of its tokens counts"]
 
 
 async def test_keys_that_are_not_for_signatures_count_for_nothing(tmp_path: Path, client: Client) -> None:
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": ["x", public("ec-1", use="enc"), public("rsa-1", alg="RS512")]}))
-    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client))
+    known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
     assert await shows(known, token()) == "This token is signed by a key that its issuer does not have"
     assert await shows(known, token("rsa-1", "RS256")) == NO
 
@@ -374,5 +422,5 @@ async def test_where_nobody_answers_that_is_told(client: Client, caplog: pytest.
     login = Login()
     async with login.serving():
         pass
-    assert not await TokenIssuer(issuer(login.url), partial(fetch_or_read, client)).freshen()
-    assert "no token of it counts until then" in caplog.text
+    await TokenIssuer(issuer(login.url), partial(fetch_or_read, client), _ignore).freshen()
+    assert "until then none of its tokens counts" in caplog.text

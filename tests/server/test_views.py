@@ -23,6 +23,7 @@ async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.A
             reply = await Session(web, url + path).post(request("tools/list"))
             assert reply.status_code == 404
             assert "/mcp/NAME" in reply.text
+        assert (await Session(web, f"{url}/").ask_modern(call("change")))["result"]["isError"] is False
         assert (await Session(web, f"{url}/few/").ask_modern(call("echo")))["result"]["isError"] is False
 
 
