@@ -32,9 +32,8 @@ class Views:
         elif scope["type"] == "http" and place == self._path:
             view = self._views.get(name)
             if view is None:
-                text = f"There is no view {quote(name)} here; connect to {self._path}"
-                if self._views:
-                    text += f" for all tools, or to {self._path}/NAME for one that there is"
+                views = f", or to {self._path}/NAME for a view that there is" if self._views else ""
+                text = f"There is no view {quote(name)} here; connect to {self._path}{views}"
                 self._refusals.tell(scope, 404, text)
                 await error_reply(404, text)(scope, receive, send)
                 return

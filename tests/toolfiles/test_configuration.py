@@ -86,6 +86,8 @@ x-team: ours
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'ftp://x/keys'}]}\n", "1:61: error: expected an address that begins with https:// [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a}, {issuer: x, jwks: a}]}\n", "1:74: error: this issuer stands above already; join the two [duplicate-key]"),
         ("access: {resource: x, jwt: [{issuer: x, jwks: a, algorithms: [HS256]}]}\n", "1:63: error: expected one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA; did you mean RS256? [wrong-value]"),
+        ("access: {resource: 'https://x/mcp?a', apiKeys: []}\n", "1:20: error: expected an address without ? and # (RFC 9728 1.2) [bad-url]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: '${env:X}'}]}\n", "1:61: error: expected an address or a path, written out: what is published is no secret [wrong-value]"),
         ("access: {resource: x, apiKeys: []}\n", "1:20: error: expected an address that begins with https:// [bad-url]"),
         (f"access: {{apiKeys: [{ENTRY}, expires: soon}}]}}\n", "1:115: error: expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z [wrong-value]"),
         (f"access: {{apiKeys: [{ENTRY}, scopes: ['a b']}}]}}\n", "1:115: error: expected a scope without blanks, quotes and backslashes, such as orders:read [wrong-value]"),
