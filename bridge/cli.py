@@ -84,6 +84,18 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
+def _host_names(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """None, as of what was not typed, where there is none."""
+    from bridge.settingsfile import host_name
+
+    try:
+        return tuple(map(host_name, value)) or None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
 
@@ -187,6 +199,14 @@ def restbridge(*, verbose: bool) -> None:
     type=click.IntRange(1, 64),
     metavar="N",
     help="With --http, answer with N processes, to use N processors. Default 1.",
+)
+@click.option(
+    "--host-name",
+    "host_names",
+    multiple=True,
+    callback=_host_names,
+    metavar="NAME",
+    help="A name, beside its own, that clients may call the server by; may be repeated.",
 )
 @click.option("--worker", type=click.IntRange(1, 64), hidden=True)
 @click.option("--guarded/--no-guarded", default=None, hidden=True)

@@ -26,7 +26,7 @@ class Settings:
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead of stdio; ``guarded``:
+    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead of stdio, also as ``host_names``; ``guarded``:
     callers must show who they are, as the settings file at ``config`` says.
     """
 
@@ -44,6 +44,7 @@ class Settings:
     views: Mapping[str, View] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     http: Address | None = None
+    host_names: tuple[str, ...] = ()
     insecure: bool = False
     workers: int = 1
     guarded: bool = False
@@ -78,4 +79,5 @@ class Settings:
             express,
             insecure,
         ]
-        return [*config, *upstreams, *view, *audit, *http, *chosen, "--", *map(str, self.directories)]
+        names = [f"--host-name={name}" for name in self.host_names]
+        return [*config, *upstreams, *view, *audit, *http, *names, *chosen, "--", *map(str, self.directories)]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from bridge.address import Address
 from bridge.spec import Duration, Name, Scope, SecretText, Size, Words
 
+_HOST_NAME: Final = "[A-Za-z0-9._-]{1,253}"
 _VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 
 
@@ -40,6 +41,13 @@ def _view_name(name: str) -> str:
     return name
 
 
+def host_name(name: str) -> str:
+    """A name in lower case; raises ``ValueError`` for what is none."""
+    if not re.fullmatch(_HOST_NAME, name):
+        raise ValueError("expected the name of a host, without port and scheme")
+    return name.lower()
+
+
 def _poll(seconds: float) -> float:
     if seconds < 0.1:
         raise ValueError("expected at least 100ms")
@@ -57,6 +65,12 @@ ViewName: TypeAlias = Annotated[
     str,
     AfterValidator(_view_name),
     WithJsonSchema({"type": "string", "pattern": f"^{_VIEW_NAME}$"}),
+]
+
+HostName: TypeAlias = Annotated[
+    str,
+    AfterValidator(host_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_HOST_NAME}$", "examples": ["tools.example.com"]}),
 ]
 
 Algorithm: TypeAlias = Literal[
@@ -197,6 +211,11 @@ class Http(Words):
 
     listen: At = Field(description="[HOST:]PORT; only this machine can reach it where no host is given.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer.")
+    host_names: tuple[HostName, ...] = Field(
+        default=(),
+        strict=False,
+        description="Names, beside its own, that clients may call the server by, in Host and Origin.",
+    )
     insecure: bool = Field(
         default=False, description="Listen where others can reach it, although anybody may call."
     )

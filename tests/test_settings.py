@@ -39,6 +39,7 @@ ODD = Settings(
     (Path("-tools"), Path("more tools.d")),
     Path("-up=streams"),
     http=Address("::1", 80),
+    host_names=("tools.example.com", "b"),
     insecure=True,
     read_only=True,
     view="odd",

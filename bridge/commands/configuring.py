@@ -53,5 +53,6 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     if words.upstreams is not None:
         said["upstreams"] = path.parent / words.upstreams
     if words.http:
-        said |= {"http": words.http.listen, "workers": words.http.workers, "insecure": words.http.insecure}
+        said |= {name: getattr(words.http, name) for name in ("workers", "insecure", "host_names")}
+        said["http"] = words.http.listen
     return said

@@ -133,6 +133,7 @@ class Bridge:
         settings = beginning.settings
         self.express = settings.express
         self.views = settings.offered
+        self.host_names = settings.host_names
         self.registry = beginning.registry
         self.audit = Audit(settings.audit) if settings.audit else None
         self.client = Client(emit=self._ear)
@@ -210,6 +211,7 @@ async def over_http(
         views=bridge.views,
         access=bridge.live.access if bridge.live else None,
         resource=bridge.resource,
+        names=bridge.host_names,
         operator=Operator(bridge.desk.status, bridge.desk.reload, bridge.metrics.exposition),
     )
 

@@ -11,8 +11,13 @@ import anyio
 import httpx
 import pytest
 from anyio import to_thread
+from ruamel.yaml import YAML
 
+from bridge.secrets import Sources
 from bridge.server.metrics import Metrics
+from bridge.toolfiles.configuration import read_configuration
+from bridge.toolfiles.files import Directories
+from bridge.toolfiles.loader import load_once
 from tests.commands.conftest import ROOT, Line
 from tests.commands.processes import restbridge
 from tests.commands.test_key import new, url_of
@@ -42,6 +47,29 @@ def test_every_metric_that_is_asked_for_is_there() -> None:
     }
     assert names
     assert names <= known
+
+
+def test_what_the_manifest_says_to_the_bridge_is_right(tmp_path: Path) -> None:
+    documents = YAML(typ="safe", pure=True).load_all((DEPLOY / "kubernetes/restbridge.yaml").read_text())
+    maps = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
+    settings = tmp_path / "restbridge.yaml"
+    tools = tmp_path / "tools.d"
+    tools.mkdir()
+    settings.write_text(maps["restbridge-settings"]["restbridge.yaml"])
+    configuration = read_configuration(settings, Sources({}))
+    for name, text in maps["restbridge-tools"].items():
+        (tools / name).write_text(text)
+    loaded = load_once(Directories((str(tools),)), Sources({}))
+    found = {each.code for each in (*configuration.diagnostics, *loaded.diagnostics)}
+    assert configuration.words
+    assert found == {"unset-secret"}
+
+
+def test_what_the_image_is_made_of_is_there() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert copied
+    assert all((ROOT / path).exists() for paths in copied for path in paths)
 
 
 @pytest.mark.anyio
