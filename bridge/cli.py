@@ -208,6 +208,11 @@ def restbridge(*, verbose: bool) -> None:
     metavar="NAME",
     help="A name, beside its own, that clients may call the server by; may be repeated.",
 )
+@click.option(
+    "--stateless/--no-stateless",
+    default=None,
+    help="Keep no sessions, so that any of several replicas can answer any request.",
+)
 @click.option("--worker", type=click.IntRange(1, 64), hidden=True)
 @click.option("--guarded/--no-guarded", default=None, hidden=True)
 @click.option(

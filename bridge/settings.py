@@ -27,7 +27,7 @@ class Settings:
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
     ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead of stdio, also as ``host_names``; ``guarded``:
-    callers must show who they are, as the settings file at ``config`` says.
+    callers must show who they are, as the settings file at ``config`` says; ``stateless``: no sessions are kept.
     """
 
     directories: tuple[Path, ...]
@@ -46,6 +46,7 @@ class Settings:
     http: Address | None = None
     host_names: tuple[str, ...] = ()
     insecure: bool = False
+    stateless: bool = False
     workers: int = 1
     guarded: bool = False
 
@@ -67,6 +68,7 @@ class Settings:
         strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
         insecure = "--insecure" if self.insecure else "--no-insecure"
+        stateless = "--stateless" if self.stateless else "--no-stateless"
         read_only = "--read-only" if self.read_only else "--no-read-only"
         chosen = [
             guarded,
@@ -77,6 +79,7 @@ class Settings:
             f"--log-format={self.log_format}",
             f"--structured={told}",
             express,
+            stateless,
             insecure,
         ]
         names = [f"--host-name={name}" for name in self.host_names]

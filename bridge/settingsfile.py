@@ -211,6 +211,9 @@ class Http(Words):
 
     listen: At = Field(description="[HOST:]PORT; only this machine can reach it where no host is given.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer.")
+    stateless: bool = Field(
+        default=False, description="Keep no sessions, so that any replica can answer any request."
+    )
     host_names: tuple[HostName, ...] = Field(
         default=(),
         strict=False,

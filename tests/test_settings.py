@@ -40,6 +40,7 @@ ODD = Settings(
     Path("-up=streams"),
     http=Address("::1", 80),
     host_names=("tools.example.com", "b"),
+    stateless=True,
     insecure=True,
     read_only=True,
     view="odd",

@@ -53,6 +53,8 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     if words.upstreams is not None:
         said["upstreams"] = path.parent / words.upstreams
     if words.http:
-        said |= {name: getattr(words.http, name) for name in ("workers", "insecure", "host_names")}
+        said |= {
+            name: getattr(words.http, name) for name in ("workers", "insecure", "host_names", "stateless")
+        }
         said["http"] = words.http.listen
     return said

@@ -16,6 +16,8 @@ from bridge.toolfiles.loaded import Loaded
 
 Format = Literal["text", "json", "github"]
 
+NO_SESSIONS: Final = "clients of 2025-11-25 and before have no sessions, and are not told of changes"
+
 _log: Final = logging.getLogger("bridge")
 _NAMED: Final = 3
 """Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""

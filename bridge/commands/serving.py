@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +33,6 @@ from bridge.server.resource import Resource
 from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
 from bridge.settings import Settings
-from bridge.settingsfile import View
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
 from bridge.upstream.fetching import fetch_or_read
@@ -50,7 +49,7 @@ def run_http(beginning: Beginning, address: Address) -> int:
     """Serves HTTP until a signal; a worker, too, until its stdin ends. Its URL goes to its stdout."""
     uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves what a request costs
     if beginning.worker is None:
-        say = partial(_say_url, beginning.settings.offered)
+        say = partial(_say_url, beginning.settings)
         return anyio.run(serve, beginning, partial(over_http, address, say), backend_options=uvloop)
     with private_stdio() as (source, sink):
         return anyio.run(
@@ -138,7 +137,8 @@ class Bridge:
         self.audit = Audit(settings.audit) if settings.audit else None
         self.client = Client(emit=self._ear)
         self.live = _live(settings, self.client, silent=beginning.told.silent)
-        alone = beginning.worker is None
+        self.shares_port = beginning.worker is not None
+        alone = not (self.shares_port or settings.stateless)
         resource = self.live and self.live.resource
         self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
         limits = settings.limits if settings.http else None
@@ -212,6 +212,7 @@ async def over_http(
         access=bridge.live.access if bridge.live else None,
         resource=bridge.resource,
         names=bridge.host_names,
+        shared=bridge.shares_port,
         operator=Operator(bridge.desk.status, bridge.desk.reload, bridge.metrics.exposition),
     )
 
@@ -239,8 +240,8 @@ async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, sto
     await serve_stdio(bridge.server, source, sink, stop, before=before, express=bridge.express)
 
 
-def _say_url(views: Mapping[str, View], url: str, registry: Registry) -> None:
-    _log.info("serving %s", url)
-    for name, view in views.items():
+def _say_url(settings: Settings, url: str, registry: Registry) -> None:
+    _log.info("serving %s%s", url, f"; {report.NO_SESSIONS}" if settings.stateless else "")
+    for name, view in settings.offered.items():
         tools = registry.current.seen_by(Caller(view=view)).tools
         _log.info("view %s: %s at %s/%s", name, report.count(len(tools), "tool"), url, name)

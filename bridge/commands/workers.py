@@ -24,6 +24,7 @@ import click
 from anyio.abc import Process, TaskStatus
 
 from bridge.address import Address
+from bridge.commands.report import NO_SESSIONS
 from bridge.server.listeners import bind
 from bridge.server.metrics import SHARED, forget
 from bridge.server.signals import ask_on_signal
@@ -33,7 +34,6 @@ _log: Final = logging.getLogger("bridge")
 
 _TOLD_OF: Final = frozenset({1, 2})
 """Exit codes of a worker that has said what is wrong, and would say it again."""
-_LIMITS: Final = "clients of 2025-11-25 and before have no sessions, and are not told of changes"
 _LEAST: Final = 0.1
 _MOST: Final = 5.0
 """Seconds before a worker that ended is started again, at first and in the end."""
@@ -187,4 +187,4 @@ class Workers:
             return
         self._served.add(number)
         if len(self._served) == self._count and not self._stop.is_set():
-            _log.info("serving %s with %d workers; %s", url, self._count, _LIMITS)
+            _log.info("serving %s with %d workers; %s", url, self._count, NO_SESSIONS)

@@ -54,8 +54,8 @@ _HINT: Final = CacheHint(ttl_ms=TTL, scope="private")
 class ToolServer(Server[TaskGroup]):
     """The SDK's server over a registry; ``announcer`` tells its clients of changes.
 
-    One that is not ``alone`` shares its port with other processes, and any of them may get a client's next
-    request: so it keeps no sessions, and clients of the handshake era are not told of changes.
+    Beside one that is not ``alone`` others serve the same, and any of them may get a client's next request: so it
+    keeps no sessions, and clients of the handshake era are not told of changes.
     """
 
     def __init__(

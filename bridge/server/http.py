@@ -53,6 +53,7 @@ async def serve_http(
     operator: Operator | None = None,
     views: Mapping[str, View] = MappingProxyType({}),
     resource: Resource | None = None,
+    shared: bool = False,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
@@ -60,7 +61,7 @@ async def serve_http(
     ``resource`` where that is given; an ``operator`` is answered, too. ``views`` are by their names.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
-    may address the server beside its own; raises ``OSError`` where it cannot listen.
+    may address the server beside its own; other processes may serve on a port that is ``shared``; raises ``OSError`` where it cannot listen.
     """
     limits = server.limits.words
     manager = StreamableHTTPSessionManager(
@@ -104,7 +105,7 @@ async def serve_http(
         lambda url: started(url + PATH),
         stopping=stopping,
         grace=grace,
-        shared=not server.alone,
+        shared=shared,
         limits=server.limits,
     )
 

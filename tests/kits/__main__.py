@@ -9,7 +9,19 @@ from typing import Final, Protocol
 
 import anyio
 
-from tests.kits import callers, canaries, conformance, faults, fuzz, lifecycle, soak, storm, strain, swaps
+from tests.kits import (
+    callers,
+    canaries,
+    conformance,
+    faults,
+    fuzz,
+    lifecycle,
+    replicas,
+    soak,
+    storm,
+    strain,
+    swaps,
+)
 from tests.kits.figures import Figure, failed, table
 
 
@@ -24,6 +36,7 @@ KITS: Final[dict[str, _Kit]] = {
     "conformance": conformance.run,
     "fuzz": fuzz.run,
     "lifecycle": lifecycle.run,
+    "replicas": replicas.run,
     "storm": storm.run,
     "strain": strain.run,
     "swaps": swaps.run,

@@ -26,7 +26,7 @@ from tests.upstream.conversation import Exchange, serve_faults
 _NAMES: Final = ("ann", "bob", "cid", "dan")
 _BRUTES: Final = 4
 _LINE: Final = re.compile(rb"call tool=of_(\w+) caller=(\w+) .*outcome=ok")
-_REFUSED: Final = re.compile(rb"refused (?:a|\d+) requests? without a key")
+_REFUSED: Final = re.compile(rb"refused (?:a request|\d+ requests, the last one) from")
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
 _TOOL: Final = """\
 description: Answers with the id that it is called with.
