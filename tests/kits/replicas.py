@@ -90,7 +90,8 @@ class Balancer:
                 await self._heeds()
                 yield
             finally:
-                process.terminate()
+                if process.returncode is None:
+                    process.terminate()
 
     async def leads_to(self, urls: list[str]) -> None:
         """New requests go to these alone, from now on."""
@@ -178,10 +179,11 @@ async def run(*, long: bool) -> list[Figure]:
     watch, silent = _Watch(), []
     with TemporaryDirectory() as name:
         async with serving_api() as api:
-            replicas, balancer = Replicas(Path(name), api.url), Balancer(Path(name))
+            replicas = Replicas(Path(name), api.url)
             async with anyio.create_task_group() as lives:
                 for number in range(_REPLICAS):
                     await replicas.start(number, lives)
+                balancer = Balancer(Path(name))  # it takes a port that none of them has
                 async with balancer.running(list(replicas.urls.values())), anyio.create_task_group() as tasks:
                     for clients, watched in ((_CALLERS, _call), (_AGENTS, _converse), (_LISTENERS, _listen)):
                         for number in range(clients):
