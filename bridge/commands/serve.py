@@ -112,7 +112,7 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
         from bridge.commands.serving import run_http
 
         return run_http(beginning, http)
-    with private_stdio() as (source, sink), _held_signals() as signals:
+    with private_stdio() as (source, sink), held_signals() as signals:
         first = FirstAnswers(beginning.registry.current, source, sink)
         if settings.express:
             first.start()
@@ -131,7 +131,7 @@ def _held_hangups() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _held_signals() -> Iterator[list[int]]:
+def held_signals() -> Iterator[list[int]]:
     """The signals that ask to stop while nobody waits for them yet; the second one ends the process at once."""
     held: list[int] = []
 

@@ -27,7 +27,7 @@ from tests.server.support import Session, call
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus.rules.yaml"
 PROMETHEUS = """
-global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+global: {{scrape_interval: 300ms, scrape_timeout: 300ms, evaluation_interval: 300ms}}
 rule_files: ["{rules}"]
 scrape_configs:
   - job_name: bridge

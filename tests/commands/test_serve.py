@@ -11,7 +11,7 @@ from mcp import Client
 
 from bridge.address import Address
 from bridge.commands.loading import directories
-from bridge.commands.serve import Beginning
+from bridge.commands.serve import Beginning, held_signals
 from bridge.commands.serving import over_http, serve
 from bridge.secrets import Sources
 from bridge.settings import Settings
@@ -54,6 +54,32 @@ async def test_a_signal_before_the_sdk_is_there_is_heeded_once_it_is(tools: Path
         listing = json.loads((await bridge.prints("")).string)
         assert [tool["name"] for tool in listing["result"]["tools"]] == ["get_product", "list_products"]
         assert await bridge.ends() == 0
+
+
+def test_a_signal_that_comes_too_soon_is_kept_and_the_next_one_ends_the_process() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with held_signals() as held:
+        assert signal.getsignal(signal.SIGTERM) is not before
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert held == [signal.SIGTERM]
+
+
+def test_what_is_no_name_of_a_host_is_refused(line: Line) -> None:
+    code, _, err = line("serve", "--http", "0", "--host-name", "http://x")
+    assert (code, "expected the name of a host, without port and scheme" in err) == (2, True)
+
+
+async def test_a_bridge_is_called_by_the_names_that_it_is_given(tools: Path) -> None:
+    words = ("serve", "--http", "0", "--host-name", "Tools.example.com", "--stateless")
+    async with restbridge(*words, cwd=tools.parent) as bridge:
+        said = await bridge.says(r"serving (http\S+/mcp); clients of 2025-11-25 and before have no sessions")
+        headers = {"accept": "application/json, text/event-stream"}
+        async with httpx.AsyncClient(trust_env=False) as web:
+            for host, expected in (("tools.example.com:80", 200), ("other.example.com", 421)):
+                reply = await web.post(said[1], json=HELLO, headers=headers | {"host": host})
+                assert (reply.status_code, "mcp-session-id" in reply.headers) == (expected, False)
+        assert await bridge.ends(signal.SIGTERM) == 0
 
 
 async def test_a_tool_that_comes_before_the_sdk_is_there_is_told_of(tools: Path) -> None:
@@ -201,6 +227,7 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
 
 VIEWS = """\
 tools: [tools.d]
+poll: 200ms
 views:
   orders: {tools: ["*_order"], tags: [customers], without: [create_order]}
   nothing: {tags: [no-such-tag]}
