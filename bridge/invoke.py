@@ -23,6 +23,7 @@ from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
 from bridge.tool.outcome import error_result, status_error
 from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
+from bridge.tool.request import Builtins
 from bridge.upstream.client import Client
 from bridge.upstream.retry import retry_after
 
@@ -61,7 +62,7 @@ async def invoke(
     began, outcome = time.perf_counter(), "fault"
     result = None
     try:
-        result = await _answer(tool, arguments, client, course)
+        result = await _answer(tool, arguments, client, course, caller)
         outcome = "ok"
     except BridgeError as error:
         outcome = error.code
@@ -92,9 +93,12 @@ async def invoke(
     return _redacted(result, tool.upstream)
 
 
-async def ask(tool: Tool, arguments: Mapping[str, Json], client: Client) -> tuple[Request, Reply]:
+async def ask(
+    tool: Tool, arguments: Mapping[str, Json], client: Client, caller: Caller = ANYBODY
+) -> tuple[Request, Reply]:
     """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
-    request = tool.request.build(tool.arguments.check(arguments))
+    builtins = Builtins.fresh(caller.known) if tool.request.asks_who else None
+    request = tool.request.build(tool.arguments.check(arguments), builtins)
     reply = await client.send(
         request,
         tool.upstream,
@@ -105,8 +109,10 @@ async def ask(tool: Tool, arguments: Mapping[str, Json], client: Client) -> tupl
     return request, reply
 
 
-async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
-    request, course.reply = await ask(tool, arguments, client)
+async def _answer(
+    tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, caller: Caller
+) -> Result:
+    request, course.reply = await ask(tool, arguments, client, caller)
     reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:

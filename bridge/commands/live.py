@@ -23,8 +23,7 @@ class LiveSettings:
 
     If callers are ``guarded``, ``access`` lets in whom it names, whose issuers' keys ``fetch`` reads; all else in
     it takes a restart. What is wrong with the file is told, and what counted before counts on; nothing is told
-    if ``silent``.
-    Must be made where the event loop runs.
+    if ``silent``. Must be made where the event loop runs.
     """
 
     def __init__(self, path: Path, poll: float, fetch: Fetch, *, guarded: bool, silent: bool) -> None:
@@ -84,20 +83,17 @@ class LiveSettings:
             self._tell(logging.WARNING, "%s: what it last said still holds%s", self._path, on)
             return
         before, self._words = self._words, found.words
-        if _rest(self._words, self.access) not in (
-            _rest(before, self.access),
-            _rest(self._begun, self.access),
-        ):
+        known = [_rest(words, self.access) for words in (before, self._begun)]
+        if _rest(self._words, self.access) not in known:
             beside = " beside keys" if self.access else ""
-            self._tell(
-                logging.WARNING, "%s: what changed there%s takes effect at the next start", self._path, beside
-            )
+            text = "%s: what changed there%s takes effect at the next start"
+            self._tell(logging.WARNING, text, self._path, beside)
         if self.access:
             old, new = _access(before), _access(self._words)
-            if (
-                new.resource != self.resource
-            ):  # whom tokens are for, too, is another one from the next start on
+            if new.resource != self.resource:
+                # Whom tokens must be for follows from it, and so is another one from the next start on.
                 new = new.model_copy(update={"jwt": old.jwt})
+                self._words = self._words.model_copy(update={"access": new})
             self.access.replace(new)
             self._tell_of_keys(old, new)
 

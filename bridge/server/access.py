@@ -6,6 +6,7 @@ Of keys the digests are known alone, and of tokens what they say. What one opene
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -59,10 +60,14 @@ class Holder:
 
     @classmethod
     def of(cls, proof: ApiKey | Token) -> "Holder":
-        issuer = proof.issuer.entry.issuer if isinstance(proof, Token) else None
-        caller = Caller(proof.name, frozenset(proof.scopes), issuer=issuer)
-        # The SDK binds sessions to the user, and asks nothing of the token itself. No key's name has a blank.
-        who = proof.name if issuer is None else f"{issuer} {proof.name}"
+        scopes, who = frozenset(proof.scopes), proof.name
+        if isinstance(proof, Token):
+            issuer = proof.issuer.entry.issuer
+            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims)
+            who = f"{issuer} {proof.name}"  # no key's name has a blank
+        else:
+            caller = Caller(proof.name, scopes)
+        # The SDK binds sessions to the user, and asks nothing of the token itself.
         return cls(proof, caller, AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[])))
 
     @property
@@ -126,8 +131,9 @@ class Access:
 
     async def freshen(self, *, at_once: bool = False) -> None:
         """Read the keys of issuers again, of each as seldom as that will do, or now."""
-        for issuer in list(self._issuers.values()):
-            await issuer.freshen(at_once=at_once)
+        async with anyio.create_task_group() as tasks:
+            for issuer in self._issuers.values():
+                tasks.start_soon(partial(issuer.freshen, at_once=at_once))
 
     async def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
         """Who sends a request with these headers; raises ``Refused``."""

@@ -18,6 +18,7 @@ from bridge.server.limits import Limits
 _COPIED: Final = 64 * 1024
 """Bytes up to which a copy costs less than another write."""
 _LARGEST_HEAD: Final = 64 * 1024
+_TOO_LARGE: Final = (431, "The head of the request is larger than 64 KiB.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Connection(HttpToolsProtocol):
         self._patience = patience
         self._in_head = False
         self._head = 0
-        self._status = 400
+        self._is_too_large = False
         self._until = self.loop.time() + patience.first
         self._unread_until = math.inf
         self._unread = 0
@@ -72,7 +73,7 @@ class Connection(HttpToolsProtocol):
         if not self._in_head:
             self._head = 0
         elif self._head > _LARGEST_HEAD and not self.transport.is_closing():
-            self._refuse(431, "The head of the request is larger than 64 KiB.")
+            self._refuse(*_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -81,11 +82,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if (
-            self._head > _LARGEST_HEAD
-            and sum(len(name) + len(value) for name, value in self.headers) > _LARGEST_HEAD
-        ):
-            self._status = 431
+        if self._head > _LARGEST_HEAD:  # or much of a body came with it
+            self._is_too_large = sum(len(name) + len(value) for name, value in self.headers) > _LARGEST_HEAD
+        if self._is_too_large:
             raise _TooLarge
         super().on_headers_complete()
         self._until += self._patience.body - self._patience.head
@@ -96,8 +95,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed, as uvicorn says; or what was refused meanwhile."""
-        if self._status == 431:
-            self._refuse(431, "The head of the request is larger than 64 KiB.")
+        if self._is_too_large:
+            self._refuse(*_TOO_LARGE)
         else:
             super().send_400_response(msg)
 
@@ -148,10 +147,10 @@ class _Gathered:
         parts, self._parts = self._parts, []
         if sum(map(len, parts)) <= _COPIED:
             parts = [b"".join(parts)]
-        for (
-            part
-        ) in parts:  # not writelines: asyncio of Python 3.12 and 3.13 never ends one with an empty part
-            self._inner.write(part)
+        for part in parts:
+            self._inner.write(
+                part
+            )  # not writelines: of Python 3.12 and 3.13 that never ends with an empty part
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

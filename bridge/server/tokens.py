@@ -29,6 +29,7 @@ _PAUSE: Final = 10.0
 """Seconds between two readings, however many tokens name keys that are not there."""
 _FILE_PAUSE: Final = 1.0
 _LONGEST: Final = 8 * 1024
+_NONE: Final[frozenset[str]] = frozenset()
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """What kind of key signs by an algorithm, as that begins (RFC 7518 3.1)."""
 _JWT: Final = jwt.PyJWT(options={"enforce_minimum_key_length": True})
@@ -134,9 +135,7 @@ class TokenIssuer:
         said: Json = next((claims[name] for name in names if name in claims), [])
         words = said.split() if isinstance(said, str) else said
         return (
-            frozenset(word for word in words if isinstance(word, str))
-            if isinstance(words, list)
-            else frozenset()
+            frozenset(word for word in words if isinstance(word, str)) if isinstance(words, list) else _NONE
         )
 
     async def _key(self, kid: object, algorithm: str) -> Mapping[str, Json]:
@@ -164,12 +163,10 @@ class TokenIssuer:
             try:
                 keys = _usable(await self._fetch(self.entry.jwks))
             except OSError as problem:
-                until = (
-                    "until then none of its tokens counts"
-                    if self.keys is None
-                    else "those that it had count on"
+                meanwhile = (
+                    "those that it had count on" if self.keys else "until then none of its tokens counts"
                 )
-                self._tell(logging.WARNING, f"{problem}; {until}")
+                self._tell(logging.WARNING, f"{problem}; {meanwhile}")
                 return
             self._tell(logging.INFO, f"{len(keys)} count")
             is_other, self.keys = keys != self.keys, keys

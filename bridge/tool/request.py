@@ -1,8 +1,9 @@
 """Arguments become an HTTP request: whatever can be decided before a call is decided at load."""
 
+import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Self
 
@@ -18,7 +19,7 @@ from bridge.tool.media import check_content_type
 from bridge.tool.query import Claims, Entry, Parameter, check_argument, compile_entry, write_unnamed
 from bridge.tool.structure import Whole
 from bridge.tool.template import Expression, Template
-from bridge.tool.text import BUILTINS, foreign_in_url
+from bridge.tool.text import BUILTINS, CLAIM, foreign_in_url, is_builtin
 
 MAX_URL: Final = 16 * 1024
 """Bytes of a URL; common servers refuse half of that."""
@@ -28,21 +29,28 @@ _BODY: Final = ("request", "body")
 _PROPERTIES: Final = ("inputSchema", "properties")
 _RESERVED: Final = "the query parameter {name} is where the upstream's auth puts its key; choose another"
 _UNNAMED: Final = "arguments that inputSchema lets pass without naming them"
+_ASKED: Final = re.compile(r"\{[^{}]*?(\$caller(?:\.[A-Za-z0-9_.-]+)?)[^{}]*\}")
+"""What a request asks of the caller, in braces."""
 _BLINDING: Final = ("bad-template", "bad-secret", "unknown-argument", "body-not-allowed")
 """After these it is not known which arguments are left over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Builtins:
-    """What ``{$uuid}`` and ``{$now}`` stand for, the same in all attempts and pages of one call."""
+    """What ``{$uuid}`` and ``{$now}`` stand for, the same in all attempts and pages of one call.
+
+    ``caller`` has the name and the claims of who calls, as far as they are known.
+    """
 
     uuid: str
     now: str
+    caller: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls) -> Self:
+    def fresh(cls, caller: Mapping[str, Json] | None = None) -> Self:
         """A random UUID (RFC 9562 5.4) and the time in UTC, to the second (RFC 3339)."""
-        return cls(str(uuid.uuid4()), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return cls(str(uuid.uuid4()), now, caller or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,7 @@ class RequestTemplate:
     _properties: Collection[str]
     _is_open: bool
     _has_builtins: bool
+    _asked: tuple[str, ...]
     _left: tuple[str, ...]
     _is_written: bool
 
@@ -108,7 +117,8 @@ class RequestTemplate:
             _body=parts.body,
             _properties=arguments.properties,
             _is_open=arguments.open,
-            _has_builtins=_has_builtins(spec),
+            _has_builtins=any(name in _written(spec) for name in BUILTINS),
+            _asked=tuple(sorted(set(_ASKED.findall(_written(spec))))),
             _left=parts.left,
             _is_written=parts.is_written,
         )
@@ -122,7 +132,7 @@ class RequestTemplate:
         extra = self._extra(values)
         if self._has_builtins:
             builtins = builtins or Builtins.fresh()
-            values = {**values, "$uuid": builtins.uuid, "$now": builtins.now}
+            values = {**values, "$uuid": builtins.uuid, "$now": builtins.now, **self._of_caller(builtins)}
         url = self._url(values, extra)
         headers = self._headers
         if self._fields or self._cookies:
@@ -132,6 +142,22 @@ class RequestTemplate:
             return Request(self.method, url, headers)
         content, content_type = built
         return Request(self.method, url, (*headers, ("Content-Type", content_type)), content)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether something of the caller goes into it."""
+        return bool(self._asked)
+
+    def _of_caller(self, builtins: Builtins) -> Mapping[str, Json]:
+        """What of the caller goes into the request: all that is asked for, as leaving it out could show one's data to another."""
+        for name in self._asked:
+            if not isinstance(builtins.caller.get(name), str | int):
+                what = (
+                    "who calls" if name == "$caller" else f"the claim {name.removeprefix(CLAIM)} of who calls"
+                )
+                message = f"this tool needs to know {what}, and does not; tell the user"
+                raise InvalidCall("unknown-caller", message)
+        return {name: builtins.caller[name] for name in self._asked}
 
     def placement(self, values: Mapping[str, Json]) -> dict[str, tuple[str, ...]]:
         """Where each argument goes, as ``path``, ``query created[gte]`` or ``body /customer/id``.
@@ -310,9 +336,8 @@ def _constant(fields: tuple[Field, ...], accept: str) -> tuple[Header, ...]:
     return tuple((given | {field.name: field.text.sample for field in fields if field.text.constant}).items())
 
 
-def _has_builtins(spec: RequestSpec) -> bool:
-    written = str((spec.url, spec.query, spec.headers, spec.cookies, spec.body))
-    return any(name in written for name in BUILTINS)
+def _written(spec: RequestSpec) -> str:
+    return str((spec.url, spec.query, spec.headers, spec.cookies, spec.body))
 
 
 def _places(
@@ -330,8 +355,8 @@ def _places(
         kind = "query (named nowhere)" if entry.argument in left else f"query {entry.parameter.name}"
         for _, names, _ in entry.node.leaves():
             yield Place(kind, names)
-    for field in fields:
-        yield Place(f"{'cookie' if field.is_cookie else 'header'} {field.name}", field.text.names)
+    for each in fields:
+        yield Place(f"{'cookie' if each.is_cookie else 'header'} {each.name}", each.text.names)
     for route, names, nullable in body.leaves() if body else ():
         label = f"body {pointer(route)}".rstrip() if is_written else "body (named nowhere)"
         yield Place(label, names, nullable)
@@ -344,6 +369,6 @@ def _url_places(template: Template) -> Iterator[Place]:
                 yield Place("path", frozenset({variable.name}))
     for pair in template.pairs:
         names = frozenset(variable.name for variable in pair.variables)
-        yield Place(f"query {pair.name}", names.difference(BUILTINS))
+        yield Place(f"query {pair.name}", frozenset(name for name in names if not is_builtin(name)))
     for variable, _ in template.parameters:
         yield Place(f"query {variable.name}", frozenset({variable.name}))

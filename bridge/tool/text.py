@@ -1,4 +1,4 @@
-"""Texts with placeholders: ``{name}``, ``{$uuid}``, ``{$now}``; ``{{name}}`` is the text ``{name}``.
+"""Texts with placeholders: ``{name}``, ``{$uuid}``, ``{$now}``, ``{$caller}``; ``{{name}}`` is the text ``{name}``.
 
 Every other brace is itself, so that GraphQL and PromQL can be written as they are.
 """
@@ -16,8 +16,10 @@ from bridge.spec import Json
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import not_unicode
 
-BUILTINS: Final = ("$uuid", "$now")
+BUILTINS: Final = ("$uuid", "$now", "$caller")
 """What stands in the values of every call beside its arguments; no argument is named so."""
+CLAIM: Final = "$caller."
+"""So begin those that a caller's token says."""
 
 SCALARS: Final = ("string", "integer", "number", "boolean")
 """JSON types that have a text."""
@@ -70,13 +72,13 @@ class Text:
     @property
     def names(self) -> frozenset[str]:
         """The arguments in it, without builtins."""
-        return frozenset(part.name for part in self.placeholders if part.name not in BUILTINS)
+        return frozenset(part.name for part in self.placeholders if not is_builtin(part.name))
 
     @property
     def whole(self) -> str | None:
         """The argument's name if the text is nothing but ``{name}``."""
         match self.parts:
-            case (Placeholder(name=name),) if name not in BUILTINS:
+            case (Placeholder(name=name),) if not is_builtin(name):
                 return name
         return None
 
@@ -119,6 +121,10 @@ class Text:
             raise InvalidSpec(*findings)
 
 
+def is_builtin(name: str) -> bool:
+    return name in BUILTINS or name.startswith(CLAIM)
+
+
 def secrets_in(text: str) -> Iterator[Finding]:
     """A finding for each ``${env:…}`` and ``${file:…}``, which would be sent as it is written."""
     for match in _SECRET.finditer(text):
@@ -156,13 +162,13 @@ def unknown(
     for part in placeholders:
         builtin = part.name.startswith("$")
         known = BUILTINS if builtin else tuple(arguments.properties)
-        if part.name in known:
+        if part.name in known or is_builtin(part.name):
             continue
         near = nearest(part.name, known) or nearest(part.name.rpartition(".")[2], known)
         if near:
             advice = f"did you mean {{{near}}}?"
         else:
-            advice = "there are {$uuid} and {$now}" if builtin else "declare it in inputSchema"
+            advice = "there are {$uuid}, {$now} and {$caller}" if builtin else "declare it in inputSchema"
             advice += f", or write {{{{{part.name}}}}} for the text itself" if escapable else ""
         what = "builtin" if builtin else "argument"
         yield Finding("unknown-argument", f"{{{part.name}}} names no {what}; {advice}", offset=part.offset)

@@ -14,15 +14,19 @@ import pytest
 from jwt.utils import base64url_encode
 
 from bridge.events import CallFinished
+from bridge.registry import Snapshot
+from bridge.secrets import Sources
 from bridge.server.access import Access, Refused
 from bridge.server.resource import Resource
 from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import Issuer
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
 from bridge.upstream.fetching import fetch_or_read
 from tests.server.logins import ISSUER, RESOURCE, Login, public, token
-from tests.server.support import Served, Session, call, request
+from tests.server.support import Api, Served, Session, call, request
 from tests.server.test_access import entry
 
 pytestmark = pytest.mark.anyio
@@ -424,3 +428,48 @@ async def test_where_nobody_answers_that_is_told(client: Client, caplog: pytest.
         pass
     await TokenIssuer(issuer(login.url), partial(fetch_or_read, client), _ignore).freshen()
     assert "until then none of its tokens counts" in caplog.text
+
+
+async def test_an_api_learns_who_calls_of_the_bridge_alone(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
+) -> None:
+    words = {
+        "description": "x",
+        "request": {
+            "method": "GET",
+            "url": f"{api.url}/of/{{$caller}}",
+            "headers": {"X-Mail": "{$caller.email}"},
+        },
+    }
+    plain = words | {"request": {"method": "GET", "url": f"{api.url}/of/{{$caller}}"}}
+    tools = [
+        compile_tool(name, ToolSpec.model_validate(each), None, Sources({}))[0]
+        for name, each in (("mail", words), ("who", plain))
+    ]
+    served.registry.replace(Snapshot(tools))
+    answers: dict[str, list[str]] = {"ann": [], "bob": [], "key": []}
+    shown = {"ann": token(email="a@b"), "bob": token(sub="bob"), "key": "key-of-ann"}
+
+    async def ask(name: str, url: str) -> None:
+        session = session_of(shown[name], web, url)
+        for tool in ("who", "mail") * 10:
+            result = (await session.ask_modern(call(tool)))["result"]
+            answers[name].append(result["content"][0]["text"])
+
+    async with served.http(access=access_of(login, client)) as url, anyio.create_task_group() as tasks:
+        for name in shown:
+            tasks.start_soon(ask, name, url)
+    known = '{"path":"/of/%s","text":"x","nothing":null}'
+    unknown = "this tool needs to know the claim email of who calls, and does not; tell the user"
+    assert answers["ann"] == [known % "ann"] * 20
+    assert answers["bob"] == [known % "bob", unknown] * 10
+    assert answers["key"] == [known % "ann", unknown] * 10
+
+
+async def test_who_is_not_asked_cannot_be_named(served: Served, web: httpx.AsyncClient, api: Api) -> None:
+    words = {"description": "x", "request": {"method": "GET", "url": f"{api.url}/of/{{$caller}}"}}
+    tool, _ = compile_tool("who", ToolSpec.model_validate(words), None, Sources({}))
+    served.registry.replace(Snapshot([tool]))
+    async with served.http() as url:
+        result = (await Session(web, url).ask_modern(call("who")))["result"]
+    assert (result["isError"], result["_meta"]["restbridge/error"]) == (True, "unknown-caller")

@@ -327,6 +327,40 @@ def test_builtins_are_fixed_for_a_call_and_made_where_none_are_given() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", fresh.now)
 
 
+CALLER: dict[str, Any] = {
+    "$caller": "ann/x",
+    "$caller.email": "a@b",
+    "$caller.level": 3,
+    "$caller.list": ["x"],
+}
+
+
+def test_what_is_known_of_the_caller_is_put_in_and_nothing_is_sent_without_it() -> None:
+    spec = {
+        "method": "POST",
+        "url": "/of/{$caller}?mail={$caller.email}",
+        "headers": {"X-Level": "{$caller.level}", "X-Plain": "$caller"},
+        "body": {"who": "{$caller}"},
+    }
+    template = compiled(spec, {})
+    assert template.asks_who
+    request = template.build({}, Builtins("U", "N", CALLER))
+    assert path_and_query(request) == "/of/ann%2Fx?mail=a%40b"
+    assert {("X-Level", "3"), ("X-Plain", "$caller")} <= set(request.headers)
+    assert request.content == b'{"who":"ann/x"}'
+    for caller, what in (
+        ({}, "who calls"),
+        (CALLER | {"$caller.email": None}, "the claim email of who calls"),
+    ):
+        with pytest.raises(InvalidCall, match=f"this tool needs to know {what}, and does not") as refused:
+            template.build({}, Builtins("U", "N", caller))
+        assert refused.value.code == "unknown-caller"
+    listed = compiled({"method": "GET", "url": "/x", "headers": {"X-List": "{$caller.list}"}}, {})
+    with pytest.raises(InvalidCall, match="the claim list"):
+        listed.build({}, Builtins("U", "N", CALLER))
+    assert not compiled({"method": "GET", "url": "/x", "headers": {"X": "{{$uuid}}"}}, {}).asks_who
+
+
 def test_a_url_past_its_bound_is_refused() -> None:
     schema = only(id=TEXT)
     room = MAX_URL - len(f"{BASE}/x/")

@@ -86,9 +86,9 @@ NO_TEXT = "may be an array or object, which has no text; give it another type in
         ),
         ("{$uid}", ["0: {$uid} names no builtin; did you mean {$uuid}? [unknown-argument]"]),
         (
-            "{$caller}",
+            "{$who}",
             [
-                "0: {$caller} names no builtin; there are {$uuid} and {$now}, or write {{$caller}} for the text itself [unknown-argument]"
+                "0: {$who} names no builtin; there are {$uuid}, {$now} and {$caller}, or write {{$who}} for the text itself [unknown-argument]"
             ],
         ),
         (
