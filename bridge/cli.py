@@ -96,6 +96,13 @@ def _host_names(
         raise click.BadParameter(str(error)) from None
 
 
+def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in value]
+    if any(not equals for _, equals, _ in pairs):
+        raise click.BadParameter("write NAME=TEXT")
+    return {name: text for name, _, text in pairs}
+
+
 def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
 
@@ -138,6 +145,17 @@ def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: 
     return click.option("--format", "format_", type=click.Choice(words), default=words[0], help=help)
 
 
+_CALLER: Final = click.option(
+    "--caller", metavar="NAME", help="Whose call it is, for tools that send on who calls: {$caller}."
+)
+_CLAIMS: Final = click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=TEXT",
+    help="What the caller's token says, such as email=ann@example.com: {$caller.email}; may be repeated.",
+)
 _VIEW: Final = click.option(
     "--view", metavar="NAME", help="Only the tools of this view, which the settings file has."
 )
@@ -335,6 +353,8 @@ def list_(
 @_TOOLS
 @_CONFIG
 @_UPSTREAMS
+@_CALLER
+@_CLAIMS
 @_format(
     "text",
     "json",
@@ -348,6 +368,8 @@ def call(
     directories: tuple[Path, ...],
     config: Path | None,
     upstreams: Path | None,
+    caller: str | None,
+    claims: dict[str, str],
     format_: Literal["text", "json", "raw"],
 ) -> int:
     """Call one tool, as an agent would.
@@ -355,9 +377,11 @@ def call(
     The upstream is asked for real. An argument is NAME=TEXT (read as its schema says), NAME:=JSON, or
     NAME=@FILE (what the file holds). Exits with 1 where the result is an error.
     """
+    from bridge.caller import Caller
     from bridge.commands.call import run
 
-    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_)
+    who = Caller(caller, claims=claims)
+    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_, who)
 
 
 @restbridge.command(epilog="restbridge explain get_order order_id=o-1001")
@@ -366,6 +390,8 @@ def call(
 @_TOOLS
 @_CONFIG
 @_UPSTREAMS
+@_CALLER
+@_CLAIMS
 @_format("text", "json", help="text for people, json for programs.")
 def explain(
     *,
@@ -374,6 +400,8 @@ def explain(
     directories: tuple[Path, ...],
     config: Path | None,
     upstreams: Path | None,
+    caller: str | None,
+    claims: dict[str, str],
     format_: Literal["text", "json"],
 ) -> int:
     """Show the request that a call would send.
@@ -381,9 +409,11 @@ def explain(
     Shows where each argument goes, too; nothing is sent. Secrets are shown as [hidden]. Arguments are written
     as for call.
     """
+    from bridge.caller import Caller
     from bridge.commands.explain import run
 
-    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_)
+    who = Caller(caller, claims=claims)
+    return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_, who)
 
 
 @restbridge.command(epilog="restbridge schema tool > tool.schema.json")

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 
+from bridge.caller import Caller
 from bridge.commands import arguments, loading, report
 from bridge.errors import BridgeError
 from bridge.invoke import ask, invoke
@@ -21,14 +22,18 @@ _T = TypeVar("_T")
 
 
 def run(
-    settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json", "raw"]
+    settings: Settings,
+    name: str,
+    words: tuple[str, ...],
+    format_: Literal["text", "json", "raw"],
+    caller: Caller,
 ) -> int:
-    """Prints the result, or the raw reply; answers 1 if it is an error."""
+    """Prints the result, or the raw reply, that somebody would get; answers 1 if it is an error."""
     tool = loading.find(settings, name)
     values = arguments.read(words, tool.arguments)
     if format_ == "raw":
-        return _raw(tool, values)
-    result = anyio.run(partial(_with_client, partial(_call, tool, values)))
+        return _raw(tool, values, caller)
+    result = anyio.run(partial(_with_client, partial(_call, tool, values, caller)))
     if format_ == "json":
         print(json.dumps(_as_sent(result), ensure_ascii=False, indent=2))
     else:
@@ -37,10 +42,10 @@ def run(
     return int(result.is_error)
 
 
-def _raw(tool: Tool, values: dict[str, Json]) -> int:
+def _raw(tool: Tool, values: dict[str, Json], caller: Caller) -> int:
     """The reply before the tool makes anything of it, but for secrets."""
     try:
-        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values)))
+        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values, caller=caller)))
     except BridgeError as error:
         print(error)
         return 1
@@ -58,8 +63,8 @@ async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
         await client.aclose()
 
 
-async def _call(tool: Tool, values: dict[str, Json], client: Client) -> Result:
-    return await invoke(tool, values, client, ignore)
+async def _call(tool: Tool, values: dict[str, Json], caller: Caller, client: Client) -> Result:
+    return await invoke(tool, values, client, ignore, caller)
 
 
 def _as_sent(result: Result) -> dict[str, Any]:

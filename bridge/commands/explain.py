@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Literal, assert_never
 
+from bridge.caller import Caller
 from bridge.commands import arguments, loading, report
 from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.secrets import Upstream
 from bridge.settings import Settings
-from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, Json, NoAuth
+from bridge.tool.compiler import Tool
+from bridge.tool.request import Builtins
 from bridge.upstream.outgoing import Outgoing
 
 HIDDEN: Final = "[hidden]"
@@ -20,12 +23,14 @@ _MARK: Final = "--restbridge-hidden--"
 _BASIC_MARK: Final = b64encode(f"{_MARK}:{_MARK}".encode()).decode()
 
 
-def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json"]) -> int:
-    """Prints the request and where the arguments went; answers 1 if the call would be refused."""
+def run(
+    settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json"], caller: Caller
+) -> int:
+    """Prints somebody's request and where the arguments went; answers 1 if the call would be refused."""
     tool = loading.find(settings, name)
     try:
         values = tool.arguments.check(arguments.read(words, tool.arguments))
-        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(tool.request.build(values)))
+        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(_built(tool, values, caller)))
     except InvalidCall as refusal:
         print(refusal)
         return 1
@@ -35,6 +40,10 @@ def run(settings: Settings, name: str, words: tuple[str, ...], format_: Literal[
     else:
         print(*_lines(request), "", *_where(placement), sep="\n")
     return 0
+
+
+def _built(tool: Tool, values: dict[str, Json], caller: Caller) -> Request:
+    return tool.request.build(values, Builtins.fresh(caller.known))
 
 
 def _hidden(upstream: Upstream) -> Upstream:

@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
+from bridge.commands import report
 from bridge.secrets import Sources
 from bridge.server.access import Access, is_over
 from bridge.server.tokens import Fetch
@@ -76,8 +77,8 @@ class LiveSettings:
 
     def _take(self, found: Configuration) -> None:
         for diagnostic in found.diagnostics:
-            level = logging.ERROR if diagnostic.severity == "error" else logging.WARNING
-            self._tell(level, "%s", diagnostic)
+            if not self._silent:
+                report.logged(diagnostic)
         if found.words is None:
             on = "; the keys that counted before count on" if self.access else ""
             self._tell(logging.WARNING, "%s: what it last said still holds%s", self._path, on)

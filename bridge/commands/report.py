@@ -78,6 +78,12 @@ def ear(event: Event) -> None:
             assert_never(event)
 
 
+def logged(diagnostic: Diagnostic) -> None:
+    """Write it in the log."""
+    fields = {"event": "diagnostic", **as_json(diagnostic)}
+    _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic, extra={"fields": fields})
+
+
 class Told:
     """Tells of reloads in the log: what is wrong once, not again after each; nothing at all if ``silent``.
 
@@ -97,8 +103,7 @@ class Told:
         ear(event)
         for diagnostic in loaded.diagnostics:
             if diagnostic not in self._told:
-                fields = {"event": "diagnostic", **as_json(diagnostic)}
-                _log.log(_LEVELS[diagnostic.severity], "%s", diagnostic, extra={"fields": fields})
+                logged(diagnostic)
         for file in loaded.kept:
             if not self._told.issuperset(file.diagnostics):
                 _log.info("%s: its last good version serves on", file.place.shown)

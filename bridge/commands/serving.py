@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import anyio
+import click
 
 from bridge.address import Address
 from bridge.caller import Caller
@@ -134,7 +136,7 @@ class Bridge:
         self.views = settings.offered
         self.host_names = settings.host_names
         self.registry = beginning.registry
-        self.audit = Audit(settings.audit) if settings.audit else None
+        self.audit = _audit(settings.audit) if settings.audit else None
         self.client = Client(emit=self._ear)
         self.live = _live(settings, self.client, silent=beginning.told.silent)
         self.shares_port = beginning.worker is not None
@@ -188,6 +190,15 @@ class Bridge:
             self.audit.reloaded(event, before, self._digest)
         if event.rerouted:
             self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
+
+
+def _audit(path: Path) -> Audit:
+    try:
+        return Audit(path)
+    except OSError as error:
+        raise click.ClickException(
+            f"the audit file {path} cannot be written: {error.strerror}; name another"
+        ) from None
 
 
 def _live(settings: Settings, client: Client, *, silent: bool) -> LiveSettings | None:

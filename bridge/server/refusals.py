@@ -23,6 +23,15 @@ class Refusals:
         now = time.monotonic()
         if now - self._told >= _PAUSE:
             what = "a request" if self._since == 1 else f"{self._since} requests, the last one"
-            client = scope.get("client") or ("?",)
-            _log.warning("refused %s from %s with %d: %s", what, client[0], status, why)
+            client = (scope.get("client") or ("?",))[0]
+            fields = {
+                "event": "refused",
+                "requests": self._since,
+                "client": client,
+                "status": status,
+                "why": why,
+            }
+            _log.warning(
+                "refused %s from %s with %d: %s", what, client, status, why, extra={"fields": fields}
+            )
             self._told, self._since = now, 0

@@ -122,3 +122,22 @@ def test_a_tool_that_waits_for_a_secret_is_told_with_what_is_missing(tools: Path
     assert code == 2
     assert "the variable NO_SUCH_VARIABLE is not set" in told
     assert error.endswith("tools.d/get_order.yaml waits for a secret that is not there")
+
+
+def test_who_calls_is_said_on_the_command_line(
+    tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "x")
+    (tools / "mine.yaml").write_text(
+        "description: x\nupstream: shop\n"
+        'request: {method: GET, url: "/of/{$caller}", headers: {X-Mail: "{$caller.email}"}}\n'
+    )
+    told = ("--caller", "ann b", "--claim", "email=a@b=c")
+    code, out, _ = line("explain", "mine", *told)
+    assert (code, out.splitlines()[0]) == (0, "GET http://127.0.0.1:8100/of/ann%20b")
+    assert "X-Mail: a@b=c" in out
+    for command in ("explain", "call"):
+        code, out, _ = line(command, "mine")
+        assert (code, out) == (1, "this tool needs to know who calls, and does not; tell the user\n")
+    code, _, err = line("explain", "mine", "--claim", "email")
+    assert (code, "write NAME=TEXT" in err) == (2, True)

@@ -65,6 +65,14 @@ def test_a_signal_that_comes_too_soon_is_kept_and_the_next_one_ends_the_process(
     assert held == [signal.SIGTERM]
 
 
+def test_an_audit_file_that_cannot_be_written_is_told(tools: Path, line: Line) -> None:
+    code, _, err = line("serve", "--http", "0", "--audit", "nowhere/audit.jsonl", str(tools))
+    assert code == 2
+    assert err.endswith(
+        "Error: the audit file nowhere/audit.jsonl cannot be written: No such file or directory; name another\n"
+    )
+
+
 def test_what_is_no_name_of_a_host_is_refused(line: Line) -> None:
     code, _, err = line("serve", "--http", "0", "--host-name", "http://x")
     assert (code, "expected the name of a host, without port and scheme" in err) == (2, True)
