@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -56,28 +58,47 @@ def token(
 
 
 class Login:
-    """Publishes the keys of these ids at ``url``; answers ``status`` if that is set."""
+    """Publishes the keys of these ids at ``url``, with ``status``; as ``issuer`` it gives tokens to clients, too."""
 
     def __init__(self, *kids: str) -> None:
         self.keys = [public(kid) for kid in kids]
-        self.url = ""
+        self.issuer = self.url = ""
         self.asked = 0
         self.status = 200
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        self.asked += 1
-        body = json.dumps({"keys": self.keys}).encode()
-        head = (
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        size = re.search(r"(?i)content-length: (\d+)", head)
+        form = parse_qs((await reader.readexactly(int(size[1]) if size else 0)).decode())
+        body = json.dumps(self._answered(head.split()[1], form)).encode()
+        lines = (
             f"HTTP/1.1 {self.status} So\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
-        writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        writer.write(f"{lines}Connection: close\r\n\r\n".encode() + body)
         await writer.drain()
         writer.close()
+
+    def _answered(self, path: str, form: dict[str, list[str]]) -> dict[str, Any]:
+        if path == "/token":  # RFC 6749 4.4, RFC 8707
+            (resource,), (scope,) = form["resource"], form["scope"]
+            told = token(iss=self.issuer, aud=resource, scope=scope, sub="agent")
+            return {"access_token": told, "token_type": "Bearer", "expires_in": 300, "scope": scope}
+        if path.startswith("/.well-known/"):  # RFC 8414
+            return {
+                "issuer": self.issuer,
+                "authorization_endpoint": f"{self.issuer}/authorize",
+                "token_endpoint": f"{self.issuer}/token",
+                "response_types_supported": ["code"],
+                "grant_types_supported": ["client_credentials"],
+                "token_endpoint_auth_methods_supported": ["client_secret_basic"],
+            }
+        self.asked += 1
+        return {"keys": self.keys}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+        self.issuer = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self.url = f"{self.issuer}/keys"
         yield
         server.close()
