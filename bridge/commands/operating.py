@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 from bridge import __version__
@@ -12,9 +13,32 @@ from bridge.commands.live import LiveSettings
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.settingsfile import View
+from bridge.toolfiles.files import Content, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.reloader import Reloader
 from bridge.toolfiles.shelf import Shelf
+
+
+class Digest:
+    """A number, in hexadecimal, of the names and the bytes of all files, wherever their directories are.
+
+    Of thousands of files it looks at each, but reads again only those that are others since it was asked last.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Place, tuple[Content | None, int]] = {}
+        self._last: tuple[Loaded | None, str] = (None, "")
+
+    def of(self, loaded: Loaded) -> str:
+        if self._last[0] is not loaded:
+            known, self._known = self._known, {}
+            for place in chain(loaded.tools, loaded.upstreams):
+                content, before = loaded.content(place), known.get(place)
+                is_same = before is not None and before[0] is content
+                self._known[place] = before if before and is_same else (content, _number(place, content))
+            total = sum(number for _, number in self._known.values())
+            self._last = loaded, f"{total % 2**64:016x}"
+        return self._last[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +51,14 @@ class Desk:
     announcer: Announcer
     live: LiveSettings | None
     views: Mapping[str, View]
+    digest: Digest
 
     def status(self) -> dict[str, Any]:
         """Every file, its state and what is wrong with it; ``digest`` is the same where the same files are served."""
         loaded = self.shelf.loaded
         return {
             "version": __version__,
-            "digest": digest(loaded),
+            "digest": self.digest.of(loaded),
             "tools": len(self.registry.current.tools),
             "views": {
                 name: len(self.registry.current.seen_by(Caller(view=view)).tools)
@@ -54,7 +79,7 @@ class Desk:
             await self.live.refresh()
         event = await self.reloader.reload()
         return {
-            "digest": digest(self.shelf.loaded),
+            "digest": self.digest.of(self.shelf.loaded),
             "added": event.added,
             "changed": event.changed,
             "removed": event.removed,
@@ -63,14 +88,10 @@ class Desk:
         }
 
 
-def digest(loaded: Loaded) -> str:
-    """Of the names and the bytes of all files, wherever their directories are."""
-    whole = sha256()
-    for file in loaded.files:
-        whole.update(
-            f"{file.place.rank}/{file.place.relative}\0{_digest(file)}\n".encode(errors="surrogateescape")
-        )
-    return whole.hexdigest()[:16]
+def _number(place: Place, content: Content | None) -> int:
+    named = f"{place.rank}/{place.relative}\0".encode(errors="surrogateescape")
+    whole = sha256(named + (content if isinstance(content, bytes) else b""))
+    return int.from_bytes(whole.digest()[:8])
 
 
 def _digest(file: ToolFile | UpstreamFile) -> str | None:

@@ -7,7 +7,6 @@ from typing import Final, Literal, TextIO, assert_never
 
 import click
 
-from bridge.caller import Caller
 from bridge.diagnostics import Diagnostic
 from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
 from bridge.server import logs
@@ -108,8 +107,12 @@ class Told:
             if not self._told.issuperset(file.diagnostics):
                 _log.info("%s: its last good version serves on", file.place.shown)
         self._told = frozenset(loaded.diagnostics)
-        seen = {name: loaded.snapshot.seen_by(Caller(view=view)) for name, view in self._views.items()}
-        empty = [name for name, snapshot in seen.items() if not snapshot.tools]
+        tools = loaded.snapshot.tools
+        empty = [
+            name
+            for name, view in self._views.items()
+            if not any(view.shows(tool.name, tool.spec.tags) for tool in tools)
+        ]
         for name in empty:
             if name not in self._empty:
                 _log.warning("view %s: no tool is in it", name)

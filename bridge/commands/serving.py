@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from bridge.address import Address
 from bridge.caller import Caller
 from bridge.commands import report
 from bridge.commands.live import LiveSettings
-from bridge.commands.operating import Desk, digest
+from bridge.commands.operating import Desk, Digest
 from bridge.commands.serve import Beginning
 from bridge.events import Ear, Event, SnapshotReplaced
 from bridge.registry import Registry
@@ -135,6 +135,9 @@ class Bridge:
         self.express = settings.express
         self.views = settings.offered
         self.host_names = settings.host_names
+        self._shelf, self._told = beginning.shelf, beginning.told
+        self._digest = Digest()
+        self._audited = self._digest.of(self._shelf.loaded) if settings.audit else ""
         self.registry = beginning.registry
         self.audit = _audit(settings.audit) if settings.audit else None
         self.client = Client(emit=self._ear)
@@ -145,7 +148,7 @@ class Bridge:
         self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
         limits = settings.limits if settings.http else None
         self.server = ToolServer(self.registry, self.client, self._ear, alone=alone, limits=limits)
-        self.metrics = Metrics(lambda: self.server.limits.now)
+        self.metrics = Metrics(lambda: self.server.limits.now, self._files)
         self._ears: list[Ear] = [report.ear]
         if settings.http:
             self._ears.append(self.metrics.hear)
@@ -160,15 +163,13 @@ class Bridge:
             self.server.announcer,
             self.live,
             self.views,
+            self._digest,
         )
-        self._shelf = beginning.shelf
-        self._told = beginning.told
-        self._digest = digest(self._shelf.loaded)
-        self._count_files()
 
-    def _count_files(self) -> None:
-        states: Counter[str] = Counter(file.state for file in self._shelf.loaded.tools.values())
-        self.metrics.files(states, self._digest)
+    def _files(self) -> tuple[Mapping[str, int], str]:
+        """How many tool files are in which state, and the digest of all."""
+        loaded = self._shelf.loaded
+        return Counter(file.state for file in loaded.tools.values()), self._digest.of(loaded)
 
     def ask(self) -> None:
         """Have all files read again soon."""
@@ -184,10 +185,9 @@ class Bridge:
         """After a reload: what no tool sends to is let go."""
         self._told.tell(event, self._shelf.loaded)
         self.metrics.hear(event)
-        before, self._digest = self._digest, digest(self._shelf.loaded)
-        self._count_files()
         if self.audit and not self._told.silent:
-            self.audit.reloaded(event, before, self._digest)
+            before, self._audited = self._audited, self._digest.of(self._shelf.loaded)
+            self.audit.reloaded(event, before, self._audited)
         if event.rerouted:
             self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
 

@@ -53,10 +53,13 @@ class _OfTool:
 
 
 class Metrics:
-    """``now`` tells how much there is at the moment, by the keys of ``_NOW``."""
+    """``now`` tells how much there is at the moment, by the keys of ``_NOW``; ``files`` how many in which state, and a digest."""
 
-    def __init__(self, now: Callable[[], Mapping[Kind, int]]) -> None:
+    def __init__(
+        self, now: Callable[[], Mapping[Kind, int]], files: Callable[[], tuple[Mapping[str, int], str]]
+    ) -> None:
         self._now = now
+        self._files_now = files
         self._states: set[str] = set()
         self._tools: dict[str, _OfTool] = {}
         self._replies: dict[tuple[str, int], Counter] = {}
@@ -106,8 +109,8 @@ class Metrics:
             case _:
                 assert_never(event)
 
-    def files(self, states: Mapping[str, int], digest: str) -> None:
-        """What the files are now; the digest is in hexadecimal."""
+    def _count_files(self) -> None:
+        states, digest = self._files_now()
         self._states |= states.keys()
         for state in self._states:
             self._files.labels(state).set(states.get(state, 0))
@@ -122,6 +125,7 @@ class Metrics:
     def _refresh(self) -> None:
         for key, number in self._now().items():
             self._gauges[key].set(number)
+        self._count_files()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All figures in the format that is asked for, and its media type."""

@@ -6,6 +6,7 @@ from bridge.events import CallFinished, RequestRetried, SnapshotReplaced
 from bridge.server.limits import Kind
 from bridge.server.metrics import Metrics
 
+FILES: tuple[dict[str, int], str] = ({}, "0" * 16)
 NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
 
 
@@ -22,13 +23,13 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
 
 
 def test_what_happened_is_counted() -> None:
-    metrics = Metrics(lambda: NOW)
+    files: list[tuple[dict[str, int], str]] = [({"good": 3, "broken": 1}, "00000000000fffff")]
+    metrics = Metrics(lambda: NOW, lambda: files[0])
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
         metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
     metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
     metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
     metrics.hear(replaced("a.yaml:1:1", visible=True))
-    metrics.files({"good": 3, "broken": 1}, "00000000000fffff")
     found = figures(metrics)
     assert {
         'restbridge_calls_total{outcome="ok",tool="get"}': 2,
@@ -55,7 +56,7 @@ def test_what_happened_is_counted() -> None:
         "restbridge_unread_result_bytes": 4,
     }.items() <= found.items()
     metrics.hear(replaced())
-    metrics.files({"good": 4}, "0" * 16)
+    files[0] = ({"good": 4}, "0" * 16)
     found = figures(metrics)
     assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
     assert found['restbridge_tool_files{state="broken"}'] == 0
@@ -63,7 +64,7 @@ def test_what_happened_is_counted() -> None:
 
 
 def test_labels_are_bounded() -> None:
-    metrics = Metrics(lambda: NOW)
+    metrics = Metrics(lambda: NOW, lambda: FILES)
     for number in range(1010):
         metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
         metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
@@ -76,7 +77,7 @@ def test_labels_are_bounded() -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
 def test_it_is_written_as_is_asked_for(accept: str) -> None:
-    text, media_type = Metrics(lambda: NOW).exposition(accept)
+    text, media_type = Metrics(lambda: NOW, lambda: FILES).exposition(accept)
     assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
     assert text.endswith(b"# EOF\n") is ("open" in accept)
     assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)
