@@ -26,8 +26,9 @@ class Settings:
 
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead of stdio, also as ``host_names``; ``guarded``:
-    callers must show who they are, as the settings file at ``config`` says; ``stateless``: no sessions are kept.
+    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead
+    of stdio, also as ``host_names``; ``guarded``: callers must show who they are, as the settings file at
+    ``config`` says; ``stateless``: no sessions are kept.
     """
 
     directories: tuple[Path, ...]

@@ -9,7 +9,7 @@ from bridge import diagnostics, errors
 
 SOURCE = Path(diagnostics.__file__).parent
 FINDING = {"Finding", "invalid", "error", "warn", "_problem", "_Problem", "_error", "_check", "_wrong_name"}
-ERROR = {"InvalidCall", "NotSent", "NotAnswered", "StatusError", "UnusableReply"}
+ERROR = {"InvalidCall", "NotSent", "NotAnswered", "StatusError", "TooMany", "UnusableReply"}
 
 
 def written(makers: set[str]) -> Iterator[str]:

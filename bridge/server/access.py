@@ -124,7 +124,7 @@ class Access:
             next_one = min((expires for expires in times if expires is not None), default=now + _FOREVER)
             with anyio.move_on_after(min(max(next_one - now, 0), _FOREVER)):
                 await self._changed.wait()
-            for holder in holders:
+            for holder in self._keys.values():
                 if holder.is_over:
                     holder.ended.set()
             self._weed()

@@ -3,8 +3,9 @@
 A client of 2026-07-28 opens a ``subscriptions/listen`` stream, which ``ListenHandler`` serves. A
 client of the handshake era has a session: from its ``initialize`` on it belongs to who opened it, and from
 its ``notifications/initialized`` on until its connection ends it is told of each change, by a task of its
-own, so that a client that does not read holds up nobody else. Over HTTP the SDK drops what it sends while a session has no GET stream open; then
-the change stays pending until the stream opens or the session lists the tools.
+own, so that a client that does not read holds up nobody else. Over HTTP the SDK drops what it sends while a
+session has no GET stream open; then the change stays pending until the stream opens or the session lists the
+tools.
 """
 
 from collections import Counter

@@ -147,10 +147,9 @@ class _Gathered:
         parts, self._parts = self._parts, []
         if sum(map(len, parts)) <= _COPIED:
             parts = [b"".join(parts)]
+        # Not writelines: asyncio's of Python 3.12 and 3.13 never ends one with an empty part.
         for part in parts:
-            self._inner.write(
-                part
-            )  # not writelines: of Python 3.12 and 3.13 that never ends with an empty part
+            self._inner.write(part)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -120,12 +120,7 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            id = fit(ctx.request_id)
-            self._emit(
-                CallFinished(
-                    name, "unknown-tool", 0, None, caller=caller.name, request=id, issuer=caller.issuer
-                )
-            )
+            self._refused(name, "unknown-tool", fit(ctx.request_id), caller)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
 
@@ -168,23 +163,27 @@ class ToolServer(Server[TaskGroup]):
         try:
             self.limits.begin_call(caller)
         except TooMany as error:
-            self._emit(
-                CallFinished(
-                    tool.name,
-                    error.code,
-                    0,
-                    tool.upstream.name,
-                    caller=caller.name,
-                    request=id,
-                    issuer=caller.issuer,
-                    method=tool.spec.request.method,
-                )
-            )
+            self._refused(tool.name, error.code, id, caller, tool)
             return _answer(error_result(error))
         try:
             return await self._call(tool, arguments, id, running, caller)
         finally:
             self.limits.add("calls", caller, -1)
+
+    def _refused(self, name: str, outcome: str, id: str, caller: Caller, tool: Tool | None = None) -> None:
+        """Tell of a call that is not made."""
+        self._emit(
+            CallFinished(
+                name,
+                outcome,
+                0,
+                None if tool is None else tool.upstream.name,
+                caller=caller.name,
+                request=id,
+                issuer=caller.issuer,
+                method=None if tool is None else tool.spec.request.method,
+            )
+        )
 
     async def _call(
         self,

@@ -61,7 +61,8 @@ async def serve_http(
     ``resource`` where that is given; an ``operator`` is answered, too. ``views`` are by their names.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
-    may address the server beside its own; other processes may serve on a port that is ``shared``; raises ``OSError`` where it cannot listen.
+    may address the server beside its own; other processes may serve on a port that is ``shared``. Raises
+    ``OSError`` where it cannot listen.
     """
     limits = server.limits.words
     manager = StreamableHTTPSessionManager(

@@ -36,6 +36,10 @@ class _Taken:
     even: float = 0.0
 
 
+_Sides: TypeAlias = tuple[tuple[_Taken, Bounds, str], ...]
+"""What a caller and all have, what they may have, and who that is, in words."""
+
+
 class Limits:
     """``words`` are the bounds; ``now`` is in seconds. Where nobody is asked who calls, all are one caller."""
 
@@ -50,11 +54,11 @@ class Limits:
     def begin_call(self, caller: Caller) -> None:
         """Count a call, which ends with ``add("calls", caller, -1)``; raises ``TooMany``."""
         now, sides = self._now(), self._sides(caller)
-        self.check("results", caller)
-        self.check("calls", caller)
+        _require_room("results", sides)
+        _require_room("calls", sides)
         for taken, bounds, whom in sides:
             if bounds.rate and (wait := taken.even - now - _slack(bounds.rate)) > 0:
-                most = f"{bounds.rate} {whom}, {max(bounds.rate // _BURST, 1)} of them at once"
+                most = f"{bounds.rate} {whom}, {_at_once(bounds.rate)} of them at once"
                 raise _too_many("calls in a minute", most, math.ceil(wait), in_all=whom == _IN_ALL)
         for taken, bounds, _ in sides:
             taken.now["calls"] += 1
@@ -63,11 +67,7 @@ class Limits:
 
     def check(self, kind: Kind, caller: Caller) -> None:
         """Raises ``TooMany`` where there may be no more of it."""
-        for taken, bounds, whom in self._sides(caller):
-            bound = getattr(bounds, kind)
-            if bound is not None and taken.now[kind] >= bound:
-                told, wait = _TOLD[kind]
-                raise _too_many(told, f"{bound} {whom}", wait, in_all=whom == _IN_ALL)
+        _require_room(kind, self._sides(caller))
 
     def add(self, kind: Kind, caller: Caller, number: int) -> None:
         """There are ``number`` more of it, or less, whatever the bounds."""
@@ -79,7 +79,7 @@ class Limits:
         """What all have at the moment."""
         return {kind: self._all.now[kind] for kind in _TOLD}
 
-    def _sides(self, caller: Caller) -> tuple[tuple[_Taken, Bounds, str], ...]:
+    def _sides(self, caller: Caller) -> _Sides:
         of_all = (self._all, self._in_all, _IN_ALL)
         if not self._binds_each:
             return (of_all,)
@@ -98,9 +98,21 @@ class Limits:
         self._each = kept
 
 
+def _require_room(kind: Kind, sides: _Sides) -> None:
+    for taken, bounds, whom in sides:
+        bound = getattr(bounds, kind)
+        if bound is not None and taken.now[kind] >= bound:
+            told, wait = _TOLD[kind]
+            raise _too_many(told, f"{bound} {whom}", wait, in_all=whom == _IN_ALL)
+
+
+def _at_once(rate: int) -> int:
+    return max(rate // _BURST, 1)
+
+
 def _slack(rate: int) -> float:
     """How far calls may be ahead of an even flow, in seconds (the generic cell rate algorithm)."""
-    return (max(rate // _BURST, 1) - 1) * 60 / rate
+    return (_at_once(rate) - 1) * 60 / rate
 
 
 def _too_many(what: str, most: str, wait: int, *, in_all: bool) -> TooMany:
