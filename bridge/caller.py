@@ -1,9 +1,10 @@
-"""Who calls, and what of the tools is there for them."""
+"""Who calls, and what of the tools is there for them; and the requests that they call with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from bridge.exchange import RawHeaders
 from bridge.settingsfile import View
 from bridge.spec import Json
 
@@ -13,7 +14,8 @@ class Caller:
     """Somebody who calls; ``scopes`` are what they may do, ``view`` is what they have chosen to see.
 
     Where nobody is asked who calls, there is no name, and scopes of None bind nobody. ``issuer`` is who says
-    so, of those who show a token: a name means nothing beside another one; ``claims`` is what that says.
+    so, of those who show a ``token``: a name means nothing beside another one; ``claims`` is what that says.
+    ``known`` has the name and the claims by the names that tool files have for them.
     """
 
     name: str | None = None
@@ -21,13 +23,13 @@ class Caller:
     view: View | None = None
     issuer: str | None = None
     claims: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
+    token: str | None = field(default=None, compare=False, repr=False)
+    known: Mapping[str, Json] = field(init=False, compare=False, repr=False)
 
-    @property
-    def known(self) -> Mapping[str, Json]:
-        """The name and the claims, by the names that tool files have for them."""
-        if self.name is None:
-            return {}
-        return {"$caller": self.name} | {f"$caller.{name}": claim for name, claim in self.claims.items()}
+    def __post_init__(self) -> None:
+        """Derive ``known``."""
+        known = {f"$caller.{name}": claim for name, claim in self.claims.items()}
+        object.__setattr__(self, "known", known if self.name is None else known | {"$caller": self.name})
 
     def is_same(self, other: "Caller") -> bool:
         """Whether it is the same one at the same place, whatever they may do by now."""
@@ -35,3 +37,15 @@ class Caller:
 
 
 ANYBODY: Final = Caller()
+
+
+class Inbound(NamedTuple):
+    """The request of a client that a call comes from; its ``id`` is fit for a log."""
+
+    caller: Caller = ANYBODY
+    id: str | None = None
+    headers: RawHeaders = ()
+
+
+UNTOLD: Final = Inbound()
+"""One of which nothing is known."""

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeVar
 
 import click
 
@@ -155,6 +155,13 @@ _CLAIMS: Final = click.option(
     callback=_pairs,
     metavar="NAME=TEXT",
     help="What the caller's token says, such as email=ann@example.com: {$caller.email}; may be repeated.",
+)
+_TOKEN: Final = click.option(
+    "--token-file",
+    "token",
+    type=click.File(),
+    metavar="FILE",
+    help="A token of the caller's, for APIs that are called with one that is got in exchange; - reads it from stdin.",
 )
 _VIEW: Final = click.option(
     "--view", metavar="NAME", help="Only the tools of this view, which the settings file has."
@@ -355,6 +362,7 @@ def list_(
 @_UPSTREAMS
 @_CALLER
 @_CLAIMS
+@_TOKEN
 @_format(
     "text",
     "json",
@@ -370,6 +378,7 @@ def call(
     upstreams: Path | None,
     caller: str | None,
     claims: dict[str, str],
+    token: TextIO | None,
     format_: Literal["text", "json", "raw"],
 ) -> int:
     """Call one tool, as an agent would.
@@ -380,7 +389,7 @@ def call(
     from bridge.caller import Caller
     from bridge.commands.call import run
 
-    who = Caller(caller, claims=claims)
+    who = Caller(caller, claims=claims, token=token.read().strip() if token else None)
     return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_, who)
 
 

@@ -179,9 +179,12 @@ class Findings:
     ) -> None:
         self.add(Finding(code, message, route, "warning", offset, at_key))
 
-    def at(self, *route: str | int) -> "_Collecting":
-        """Collect an ``InvalidSpec`` raised inside; its findings' routes start at ``route``."""
-        return _Collecting(self, route)
+    def at(self, *route: str | int, at_key: bool = True) -> "_Collecting":
+        """Collect an ``InvalidSpec`` raised inside; its findings' routes start at ``route``.
+
+        Without ``at_key`` what is wrong with a name is wrong with a value there.
+        """
+        return _Collecting(self, route, at_key=at_key)
 
     def attempt(self, compile_: Callable[[], _T], *route: str | int) -> _T | None:
         """What ``compile_`` answers; None if it raised, and then its findings are collected."""
@@ -204,9 +207,10 @@ class Findings:
 class _Collecting:
     """A context; there are many in each load, and one made of a generator costs thrice as much."""
 
-    __slots__ = ("_findings", "_route")
+    __slots__ = ("_at_key", "_findings", "_route")
 
-    def __init__(self, findings: Findings, route: Route) -> None:
+    def __init__(self, findings: Findings, route: Route, *, at_key: bool) -> None:
+        self._at_key = at_key
         self._findings = findings
         self._route = route
 
@@ -216,7 +220,10 @@ class _Collecting:
     def __exit__(self, _: object, problem: BaseException | None, _traceback: object) -> bool:
         if not isinstance(problem, InvalidSpec):
             return False
-        self._findings.extend(problem.findings, *self._route)
+        found = problem.findings
+        if not self._at_key:
+            found = tuple(replace(finding, at_key=False) for finding in found)
+        self._findings.extend(found, *self._route)
         return True
 
 

@@ -1,12 +1,10 @@
 """What happened, for any ear. A room that has something to tell takes an ``emit: Ear``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
-@dataclass(frozen=True, slots=True)
-class CallFinished:
+class CallFinished(NamedTuple):
     """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled`` or ``fault``; seconds of wall time.
 
     Of a tool that is not served it is ``unknown-tool``, and there is no upstream and no method.
@@ -30,8 +28,7 @@ class CallFinished:
     answered: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRetried:
+class RequestRetried(NamedTuple):
     """A request goes out once more; ``attempt`` counts from 1, ``reason`` is an error code."""
 
     upstream: str
@@ -40,8 +37,20 @@ class RequestRetried:
     wait: float
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotReplaced:
+class TokenAsked(NamedTuple):
+    """An authorization server was asked for a token; ``outcome`` is ``ok`` or an error code, seconds of wall time.
+
+    ``error`` and ``said`` are why it gave none, in its own words (RFC 6749 5.2).
+    """
+
+    upstream: str
+    outcome: str
+    seconds: float
+    error: str = ""
+    said: str = ""
+
+
+class SnapshotReplaced(NamedTuple):
     """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
 
     ``visible``: a client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
@@ -56,5 +65,5 @@ class SnapshotReplaced:
     seconds: float
 
 
-Event: TypeAlias = CallFinished | RequestRetried | SnapshotReplaced
+Event: TypeAlias = CallFinished | RequestRetried | TokenAsked | SnapshotReplaced
 Ear: TypeAlias = Callable[[Event], None]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from bridge import codec
-from bridge.caller import ANYBODY, Caller
+from bridge.caller import UNTOLD, Inbound
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, Ear
 from bridge.exchange import Reply, Request
@@ -21,9 +21,9 @@ from bridge.spec import Json
 from bridge.tool import content
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
+from bridge.tool.headers import forwarded
 from bridge.tool.outcome import error_result, status_error
 from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
-from bridge.tool.request import Builtins
 from bridge.upstream.client import Client
 from bridge.upstream.retry import retry_after
 
@@ -48,11 +48,9 @@ async def invoke(
     arguments: Mapping[str, Json],
     client: Client,
     emit: Ear,
-    caller: Caller = ANYBODY,
-    *,
-    request: str | None = None,
+    inbound: Inbound = UNTOLD,
 ) -> Result:
-    """Call a tool for somebody, whose ``request`` has that id.
+    """Call a tool, as somebody asks in a request.
 
     A ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
@@ -62,7 +60,7 @@ async def invoke(
     began, outcome = time.perf_counter(), "fault"
     result = None
     try:
-        result = await _answer(tool, arguments, client, course, caller)
+        result = await _answer(tool, arguments, client, course, inbound)
         outcome = "ok"
     except BridgeError as error:
         outcome = error.code
@@ -82,37 +80,40 @@ async def invoke(
                 tool.upstream.name,
                 course.reply.status if course.reply else None,
                 empty=course.empty,
-                caller=caller.name,
-                request=request,
-                issuer=caller.issuer,
+                caller=inbound.caller.name,
+                request=inbound.id,
+                issuer=inbound.caller.issuer,
                 method=tool.spec.request.method,
                 read=len(course.reply.content) if course.reply else 0,
                 answered=sum(_size(block) for block in result.content) if result is not None else 0,
             )
         )
-    return _redacted(result, tool.upstream)
+    return _redacted(result, tool.upstream, course.reply.secrets if course.reply else ())
 
 
 async def ask(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, caller: Caller = ANYBODY
+    tool: Tool, arguments: Mapping[str, Json], client: Client, inbound: Inbound = UNTOLD
 ) -> tuple[Request, Reply]:
     """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
-    builtins = Builtins.fresh(caller.known) if tool.request.asks_who else None
-    request = tool.request.build(tool.arguments.check(arguments), builtins)
+    request = tool.request.build(tool.arguments.check(arguments), inbound.caller.known)
+    if names := tool.upstream.spec.forward_headers:
+        sent_on = forwarded(names, inbound.headers, request.headers)
+        request = request._replace(headers=(*request.headers, *sent_on))
     reply = await client.send(
         request,
         tool.upstream,
         repeatable=tool.repeatable,
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
+        subject=inbound.caller.token,
         deadline=asyncio.get_running_loop().time() + tool.upstream.spec.timeout.total,
     )
     return request, reply
 
 
 async def _answer(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, caller: Caller
+    tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, inbound: Inbound
 ) -> Result:
-    request, course.reply = await ask(tool, arguments, client, caller)
+    request, course.reply = await ask(tool, arguments, client, inbound)
     reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:
@@ -171,22 +172,27 @@ def _size(block: Mapping[str, Json]) -> int:
     return len(block.get("text") or block.get("data") or "")
 
 
-def _redacted(result: Result, upstream: Upstream) -> Result:
-    """The result without the upstream's secrets, should its reply have held one."""
-    if not upstream.secrets:
+def _redacted(result: Result, upstream: Upstream, others: tuple[str, ...]) -> Result:
+    """The result without the upstream's secrets, and others, should its reply have held one."""
+    if not upstream.secrets and not others:
         return result
-    blocks = [_redacted_block(block, upstream) for block in result.content]
+    redact = partial(_redact, upstream, others)
+    blocks = [_redacted_block(block, redact) for block in result.content]
     if blocks == result.content:
         return result
     structured = result.structured
     if structured is not None:
-        structured = codec.decode(upstream.redact(codec.encode(structured).decode()))
+        structured = codec.decode(redact(codec.encode(structured).decode()))
     return replace(result, content=blocks, structured=structured)
 
 
-def _redacted_block(block: dict[str, Json], upstream: Upstream) -> dict[str, Json]:
+def _redact(upstream: Upstream, others: tuple[str, ...], text: str) -> str:
+    return upstream.redact(text, *others)
+
+
+def _redacted_block(block: dict[str, Json], redact: Callable[[str], str]) -> dict[str, Json]:
     text = block.get("text")
     if isinstance(text, str):
-        return block | {"text": upstream.redact(text)}
+        return block | {"text": redact(text)}
     resource = block.get("resource")
-    return block if resource is None else block | {"resource": _redacted_block(resource, upstream)}
+    return block if resource is None else block | {"resource": _redacted_block(resource, redact)}

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
 
 from bridge.diagnostics import Finding, Findings, Route, did_you_mean
-from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, Scalar, Tls, UpstreamSpec
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2, Scalar, Tls, UpstreamSpec
 
 _LARGEST: Final = 1024**2
 _SHORTEST: Final = 8
@@ -57,7 +57,8 @@ class Upstream:
     ``spec.base_url`` is canonical: no trailing slash, lower-case host, no default port. ``name`` is
     the key of what outlives reloads (limits, tokens). ``secrets`` are the values to redact. ``files``
     are the files that were read; ``certificates`` changes when what is in those of ``tls`` does.
-    ``warnings`` are about files that are gone.
+    ``warnings`` are about files that are gone. ``role`` is what kind of server it is, for texts. Where calls need a token,
+    ``tokens`` is where it is got: an upstream whose ``base_url`` is the whole address.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Upstream:
     files: tuple[str, ...] = ()
     certificates: str = ""
     warnings: tuple[Finding, ...] = field(default=(), repr=False, compare=False)
+    role: str = "API"
+    tokens: "Upstream | None" = field(default=None, repr=False)
     origin: str = field(init=False, repr=False)
     place: str = field(init=False, repr=False)
 
@@ -77,9 +80,9 @@ class Upstream:
         object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "place", host if has_port else f"{host}:{443 if scheme == 'https' else 80}")
 
-    def redact(self, text: str) -> str:
-        """The text without this upstream's secrets, also where they are escaped, quoted or in base64."""
-        forms, pattern = _redaction(self.secrets)
+    def redact(self, text: str, *others: str) -> str:
+        """The text without this upstream's secrets, and others, also where they are escaped, quoted or in base64."""
+        forms, pattern = _redaction(self.secrets + others)
         if any(form in text for form in forms):
             return pattern.sub("[redacted]", text)
         return text
@@ -198,6 +201,13 @@ class _Texts:
                 name = self.resolved(auth.name, "auth", "name")
                 value = self._secret(auth.value, "value", auth.in_)
                 return auth.model_copy(update={"name": name, "value": value})
+            case OAuth2():
+                update = {"token_url": self.resolved(auth.token_url, "auth", "tokenUrl")}
+                update["client_id"] = self.resolved(auth.client_id, "auth", "clientId", secret=True)
+                self._check(update["client_id"], "text", "auth", "clientId")
+                if auth.client_secret is not None:
+                    update["client_secret"] = self._secret(auth.client_secret, "clientSecret", "text")
+                return auth.model_copy(update=update)
             case NoAuth():
                 return auth
             case _:

@@ -394,6 +394,52 @@ class ApiKeyAuth(Words):
     value: SecretText = Field(repr=False, description="The key, usually ${env:NAME}.")
 
 
+class OAuth2(Words):
+    """A token that an authorization server gives to the bridge (RFC 6749), sent as RFC 6750 says."""
+
+    type: Literal["oauth2"] = Field(description="A token of an authorization server.")
+    token_url: str = Field(min_length=1, description="The server's token endpoint.")
+    client_id: SecretText = Field(repr=False, description="As whom the server knows the bridge.")
+    client_secret: SecretText | None = Field(
+        default=None, repr=False, description="What shows that, usually ${env:NAME}."
+    )
+    client_authentication: Literal["client_secret_basic", "client_secret_post"] = Field(
+        default="client_secret_basic",
+        description="Whether the server reads both in a header or in the form (RFC 8414). Default: a header.",
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(), strict=False, description="What is asked for. Default: what the server gives anyway."
+    )
+    audience: str | None = Field(
+        default=None, min_length=1, description="Whom the token is for, by a name (RFC 8693)."
+    )
+    resource: str | None = Field(
+        default=None, min_length=1, description="Whom the token is for, by an address (RFC 8707)."
+    )
+
+
+class ClientCredentialsAuth(OAuth2):
+    """RFC 6749 4.4: one token, the bridge's own, for all calls."""
+
+    flow: Literal["clientCredentials"] = Field(
+        description="clientCredentials, or tokenExchange for a token of each caller."
+    )
+
+
+class TokenExchangeAuth(OAuth2):
+    """RFC 8693: for each caller's token another one, to call the API in the caller's name."""
+
+    flow: Literal["tokenExchange"] = Field(description="tokenExchange, or clientCredentials for one of all.")
+    subject_token_type: str = Field(
+        default="urn:ietf:params:oauth:token-type:access_token",
+        min_length=1,
+        description="What callers' tokens are to the server. Default: access tokens.",
+    )
+    requested_token_type: str | None = Field(
+        default=None, min_length=1, description="What is asked for. Default: what the server gives anyway."
+    )
+
+
 class NoAuth(Words):
     """The API takes calls from anybody; written out, so that it cannot be forgotten."""
 
@@ -401,7 +447,8 @@ class NoAuth(Words):
 
 
 HttpAuth: TypeAlias = Annotated[BearerAuth | BasicAuth, Field(discriminator="scheme")]
-Auth: TypeAlias = Annotated[HttpAuth | ApiKeyAuth | NoAuth, Field(discriminator="type")]
+TokenAuth: TypeAlias = Annotated[ClientCredentialsAuth | TokenExchangeAuth, Field(discriminator="flow")]
+Auth: TypeAlias = Annotated[HttpAuth | ApiKeyAuth | TokenAuth | NoAuth, Field(discriminator="type")]
 
 
 class Tls(Words):
@@ -418,11 +465,16 @@ class Tls(Words):
 class UpstreamSpec(Words):
     """One API that tools call: the file NAME.upstream.yaml."""
 
-    later = frozenset({"circuit", "forwardHeaders", "cache"})
+    later = frozenset({"circuit", "cache"})
 
     base_url: str = Field(min_length=1, description="Scheme, host and path prefix; no tool can leave it.")
     auth: Auth = Field(description="Required: how calls authenticate; {type: none} where they do not.")
     headers: dict[str, Scalar] = Field(default={}, repr=False, description="Sent with every call.")
+    forward_headers: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Headers of the caller's own request that are sent on, where it has them (HTTP alone).",
+    )
     timeout: TimeoutOrTotal = Field(default=Timeout(), description="30s, or {total, connect}.")
     retries: Retries = Field(default=Retries(), description="Repeat what failed before it was done.")
     limits: Limits = Field(default=Limits(), description="What the API can bear.")

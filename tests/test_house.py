@@ -37,10 +37,14 @@ DOORS = {
     "click": ["cli", "commands/"],
     "jwt": ["server/tokens"],
     "prometheus_client": ["server/metrics"],
+    "opentelemetry": ["server/tracing", "server/exporting"],
 }
 
 
-_MODULES = {"pyjwt": "jwt"}
+_MODULES = {
+    "pyjwt": "jwt",
+    "opentelemetry-api": "opentelemetry",
+}
 """Of libraries whose module has another name."""
 
 

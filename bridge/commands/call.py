@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 
-from bridge.caller import Caller
+from bridge.caller import Caller, Inbound
 from bridge.commands import arguments, loading, report
 from bridge.errors import BridgeError
 from bridge.invoke import ask, invoke
@@ -45,13 +45,13 @@ def run(
 def _raw(tool: Tool, values: dict[str, Json], caller: Caller) -> int:
     """The reply before the tool makes anything of it, but for secrets."""
     try:
-        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values, caller=caller)))
+        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values, inbound=Inbound(caller))))
     except BridgeError as error:
         print(error)
         return 1
     headers = [f"{name}: {value}" for name, value in reply.headers.items()]
     text = "\n".join([str(reply.status), *headers, "", report.body(reply.content)])
-    print(visible(tool.upstream.redact(text)))
+    print(visible(tool.upstream.redact(text, *reply.secrets)))
     return 0
 
 
@@ -64,7 +64,7 @@ async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
 
 
 async def _call(tool: Tool, values: dict[str, Json], caller: Caller, client: Client) -> Result:
-    return await invoke(tool, values, client, ignore, caller)
+    return await invoke(tool, values, client, ignore, Inbound(caller))
 
 
 def _as_sent(result: Result) -> dict[str, Any]:

@@ -12,9 +12,7 @@ from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.secrets import Upstream
 from bridge.settings import Settings
-from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, Json, NoAuth
-from bridge.tool.compiler import Tool
-from bridge.tool.request import Builtins
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2
 from bridge.upstream.outgoing import Outgoing
 
 HIDDEN: Final = "[hidden]"
@@ -30,7 +28,7 @@ def run(
     tool = loading.find(settings, name)
     try:
         values = tool.arguments.check(arguments.read(words, tool.arguments))
-        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(_built(tool, values, caller)))
+        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(tool.request.build(values, caller.known)))
     except InvalidCall as refusal:
         print(refusal)
         return 1
@@ -40,10 +38,6 @@ def run(
     else:
         print(*_lines(request), "", *_where(placement), sep="\n")
     return 0
-
-
-def _built(tool: Tool, values: dict[str, Json], caller: Caller) -> Request:
-    return tool.request.build(values, Builtins.fresh(caller.known))
 
 
 def _hidden(upstream: Upstream) -> Upstream:
@@ -67,6 +61,8 @@ def _marked(auth: Auth) -> Auth:
             return auth.model_copy(update={"username": _MARK, "password": _MARK})
         case ApiKeyAuth():
             return auth.model_copy(update={"value": _MARK})
+        case OAuth2():
+            return BearerAuth(type="http", scheme="bearer", credentials=_MARK)
         case NoAuth():
             return auth
         case _:
@@ -75,7 +71,7 @@ def _marked(auth: Auth) -> Auth:
 
 def _shown(request: Request) -> Request:
     headers = tuple((name, _unmarked(value)) for name, value in request.headers)
-    return replace(request, url=_unmarked(request.url), headers=headers)
+    return request._replace(url=_unmarked(request.url), headers=headers)
 
 
 def _unmarked(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Literal, TextIO, assert_never
 import click
 
 from bridge.diagnostics import Diagnostic
-from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
+from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
 from bridge.server import logs
 from bridge.settingsfile import View
 from bridge.toolfiles.loaded import Loaded
@@ -20,6 +20,9 @@ NO_SESSIONS: Final = "clients of 2025-11-25 and before have no sessions, and are
 _log: Final = logging.getLogger("bridge")
 _NAMED: Final = 3
 """Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""
+
+_SAID: Final = 300
+"""Characters of what others say that a line has at most."""
 
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
 _COLOUR: Final = {"error": "red", "warning": "yellow"}
@@ -71,6 +74,8 @@ def ear(event: Event) -> None:
             logs.event(
                 "retry", {"upstream": upstream, "attempt": attempt, "reason": reason, "wait_ms": waited}
             )
+        case TokenAsked():
+            logs.event("token", _token(event))
         case SnapshotReplaced():
             _log.info(_reload_line(event), extra={"fields": _reload(event)})
         case _:
@@ -135,6 +140,16 @@ def _call(event: CallFinished) -> dict[str, str | int]:
     fields["ms"] = round(event.seconds * 1000)
     if event.request is not None:
         fields["id"] = event.request
+    return fields
+
+
+def _token(event: TokenAsked) -> dict[str, str | int]:
+    fields: dict[str, str | int] = {"upstream": event.upstream, "outcome": event.outcome}
+    if event.error:
+        fields["error"] = logs.fit(event.error)
+    if event.said:
+        fields["said"] = logs.fit(event.said[:_SAID])
+    fields["ms"] = round(event.seconds * 1000)
     return fields
 
 

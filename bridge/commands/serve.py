@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,10 +20,14 @@ from bridge.server import logs
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import FirstAnswers
 from bridge.settings import Settings
+from bridge.spec import TokenExchangeAuth
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.shelf import Shelf
 
 _log: Final = logging.getLogger("bridge")
+
+_COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""The variables that name where traces go (the OpenTelemetry specification, exporters)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> N
             len(loaded.tools),
             left_out,
         )
+    upstreams = {tool.upstream.name: tool.upstream.spec.auth for tool in served.tools}
+    exchanging = [name for name, auth in upstreams.items() if isinstance(auth, TokenExchangeAuth)]
+    if exchanging and not (settings.http and settings.guarded):
+        _log.warning(
+            "%s: called for whoever shows a token of theirs, and here nobody does; serve --http, and set access.jwt "
+            "in the settings file",
+            ", ".join(exchanging),
+        )
     if settings.http and not settings.guarded and any(tool.spec.scopes for tool in served.tools):
         _log.warning(
             "scopes of tools bind nobody, as nobody is asked who calls; set access in the settings file"
@@ -111,14 +123,29 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
     if http:
         from bridge.commands.serving import run_http
 
-        return run_http(beginning, http)
+        return run_http(beginning, http, _traces(beginning))
     with private_stdio() as (source, sink), held_signals() as signals:
         first = FirstAnswers(beginning.registry.current, source, sink)
         if settings.express:
             first.start()
         from bridge.commands.serving import run_stdio
 
-        return run_stdio(beginning, source, sink, first.stop(), signals)
+        end_traces = _traces(beginning)
+        return run_stdio(beginning, source, sink, first.stop(), signals, end_traces=end_traces)
+
+
+def _traces(beginning: Beginning) -> Callable[[], None] | None:
+    """Begin to send traces, if the environment says where to; what is answered ends that."""
+    named = next((name for name in _COLLECTOR if os.environ.get(name)), None)
+    if named is None or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from bridge.server.exporting import Exporter
+    except ModuleNotFoundError:
+        if not beginning.told.silent:
+            _log.warning("%s is set, but no traces are made: restbridge[otel] is not installed", named)
+        return None
+    return Exporter().close
 
 
 @contextmanager

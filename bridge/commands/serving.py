@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import anyio
 import click
+from anyio import to_thread
 
 from bridge.address import Address
 from bridge.caller import Caller
@@ -34,6 +35,7 @@ from bridge.server.operator import Operator
 from bridge.server.resource import Resource
 from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
+from bridge.server.tracing import Tracing
 from bridge.settings import Settings
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
@@ -42,25 +44,36 @@ from bridge.upstream.fetching import fetch_or_read
 Transport: TypeAlias = Callable[["Bridge", anyio.Event], Awaitable[None]]
 """Serves until the event is set; raises ``OSError``, whose text is shown, where it cannot begin."""
 
+EndTraces: TypeAlias = Callable[[], None]
+
 _log: Final = logging.getLogger("bridge")
 _MMAP_THRESHOLD: Final = -3
 """M_MMAP_THRESHOLD of malloc.h."""
 
 
-def run_http(beginning: Beginning, address: Address) -> int:
-    """Serves HTTP until a signal; a worker, too, until its stdin ends. Its URL goes to its stdout."""
+def run_http(beginning: Beginning, address: Address, end_traces: EndTraces | None = None) -> int:
+    """Serves HTTP until a signal; a worker, too, until its stdin ends. Its URL goes to its stdout.
+
+    With ``end_traces`` there are traces, until that is called.
+    """
     uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves what a request costs
     if beginning.worker is None:
         say = partial(_say_url, beginning.settings)
-        return anyio.run(serve, beginning, partial(over_http, address, say), backend_options=uvloop)
+        transport = partial(over_http, address, say)
+        return anyio.run(serve, beginning, transport, end_traces, backend_options=uvloop)
     with private_stdio() as (source, sink):
-        return anyio.run(
-            serve, beginning, partial(_beside_others, address, source, sink), backend_options=uvloop
-        )
+        transport = partial(_beside_others, address, source, sink)
+        return anyio.run(serve, beginning, transport, end_traces, backend_options=uvloop)
 
 
 def run_stdio(
-    beginning: Beginning, source: int, sink: int, before: Before, signals: Sequence[int] = ()
+    beginning: Beginning,
+    source: int,
+    sink: int,
+    before: Before,
+    signals: Sequence[int] = (),
+    *,
+    end_traces: EndTraces | None = None,
 ) -> int:
     """Serves the client at the other end of two descriptors, after what was said ``before``.
 
@@ -72,12 +85,12 @@ def run_stdio(
             stop.set()
         await over_stdio(source, sink, before, bridge, stop)
 
-    return anyio.run(serve, beginning, over)
+    return anyio.run(serve, beginning, over, end_traces)
 
 
-async def serve(beginning: Beginning, transport: Transport) -> int:
+async def serve(beginning: Beginning, transport: Transport, end_traces: EndTraces | None = None) -> int:
     """Serve over ``transport`` and reload meanwhile, until it or a signal ends that; 2 if it cannot begin."""
-    bridge = Bridge(beginning)
+    bridge = Bridge(beginning, Tracing() if end_traces else None)
     _share_evenly()
     _give_back_memory()
     stop = anyio.Event()
@@ -102,6 +115,9 @@ async def serve(beginning: Beginning, transport: Transport) -> int:
         await bridge.client.aclose()
         if bridge.audit:
             bridge.audit.close()
+        if end_traces:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(end_traces)
     return code
 
 
@@ -130,7 +146,7 @@ def _give_back_memory() -> None:
 class Bridge:
     """The rooms of one process, wired."""
 
-    def __init__(self, beginning: Beginning) -> None:
+    def __init__(self, beginning: Beginning, tracing: Tracing | None = None) -> None:
         settings = beginning.settings
         self.express = settings.express
         self.views = settings.offered
@@ -140,14 +156,16 @@ class Bridge:
         self._audited = self._digest.of(self._shelf.loaded) if settings.audit else ""
         self.registry = beginning.registry
         self.audit = _audit(settings.audit) if settings.audit else None
-        self.client = Client(emit=self._ear)
+        self.client = Client(emit=self._ear, watch=tracing.sending if tracing else None)
         self.live = _live(settings, self.client, silent=beginning.told.silent)
         self.shares_port = beginning.worker is not None
         alone = not (self.shares_port or settings.stateless)
         resource = self.live and self.live.resource
         self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
         limits = settings.limits if settings.http else None
-        self.server = ToolServer(self.registry, self.client, self._ear, alone=alone, limits=limits)
+        self.server = ToolServer(
+            self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
+        )
         self.metrics = Metrics(lambda: self.server.limits.now, self._files)
         self._ears: list[Ear] = [report.ear]
         if settings.http:

@@ -1,6 +1,6 @@
 """Who may come in over HTTP: in front of everything else, every request shows a key or a token, but for a few that are open.
 
-Of keys the digests are known alone, and of tokens what they say. What one opened, a stream above all, ends when it does.
+Of keys the digests are known alone; tokens are kept while they count, as some APIs take others in exchange. What one opened, a stream above all, ends when it does.
 """
 
 import time
@@ -59,11 +59,12 @@ class Holder:
     visits: int = 0
 
     @classmethod
-    def of(cls, proof: ApiKey | Token) -> "Holder":
+    def of(cls, proof: ApiKey | Token, text: str | None = None) -> "Holder":
+        """``text`` is the token itself, by which others may be got."""
         scopes, who = frozenset(proof.scopes), proof.name
         if isinstance(proof, Token):
             issuer = proof.issuer.entry.issuer
-            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims)
+            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text)
             who = f"{issuer} {proof.name}"  # no key's name has a blank
         else:
             caller = Caller(proof.name, scopes)
@@ -172,7 +173,7 @@ class Access:
         if len(self._tokens) >= _TOKENS:
             self._tokens = {digest: holder for digest, holder in self._tokens.items() if holder.visits}
         self._changed.set()
-        return self._tokens.setdefault(digest, Holder.of(token))
+        return self._tokens.setdefault(digest, Holder.of(token, text))
 
     def _weed(self) -> None:
         """End and forget the tokens that count no more."""

@@ -18,12 +18,13 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import Caller
+from bridge.caller import Caller, Inbound
 from bridge.server import plain
 from bridge.server.announce import Session, caller_in
 from bridge.server.facts import ALIKE
 from bridge.server.gate import Again, Gate, call_key
 from bridge.server.handlers import ToolServer
+from bridge.server.logs import fit
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
 
@@ -59,6 +60,7 @@ class _Asked(NamedTuple):
     tool: Tool | None
     arguments: dict[str, Json]
     caller: Caller
+    head: _Head
 
 
 class Express:
@@ -129,7 +131,7 @@ class Express:
         name = None if wish is None or wish[0] is None else params["name"].encode()
         if wish is None or head.get(b"mcp-name") != name:
             return None
-        return _Asked(id, version, None, *wish, caller)
+        return _Asked(id, version, None, *wish, caller, head)
 
     def _of_session(self, head: _Head, request: plain.Request, caller: Caller) -> _Asked | None:
         key = head.get(b"mcp-session-id", b"").decode("latin-1")
@@ -145,7 +147,7 @@ class Express:
         wish = self._wish(request, caller)
         if wish is None or (wish[0] and wish[0].upstream.spec.timeout.total > _LONGEST):
             return None
-        return _Asked(request.id, session.connection.protocol_version, session, *wish, caller)
+        return _Asked(request.id, session.connection.protocol_version, session, *wish, caller, head)
 
     def _of_nobody(self, head: _Head, request: plain.Request, caller: Caller) -> _Asked | None:
         """In the handshake era, where no sessions are kept."""
@@ -153,7 +155,7 @@ class Express:
         if version not in ALIKE or b"mcp-session-id" in head:
             return None
         wish = self._wish(request, caller)
-        return None if wish is None else _Asked(request.id, version, None, *wish, caller)
+        return None if wish is None else _Asked(request.id, version, None, *wish, caller, head)
 
     def _wish(self, request: plain.Request, caller: Caller) -> tuple[Tool | None, dict[str, Json]] | None:
         """A tool and its arguments, or no tool for the list of them; None where it is not plain."""
@@ -170,15 +172,14 @@ class Express:
         """A client without a session can take its call back by leaving; of the handshake era it wants a stream."""
         is_stream = asked.version in ALIKE
         if asked.tool is None:
-            parts = plain.parts(asked.id, self._server.listing(asked.version, asked.caller))
+            parts = plain.parts(asked.id, self._server.listing(asked.version, asked.caller, asked.id))
             await (_send(send, _STREAM, _EVENT, *parts, _END) if is_stream else _send(send, _JSON, *parts))
             return
         leaving = anyio.CancelScope()
         reply = _Reply(receive, send, _STREAM, leaving)
         status = 200
         try:
-            result = await self._server.call(asked.tool, asked.arguments, asked.id, leaving, asked.caller)
-            body = plain.answer(asked.id, self._server.written(asked.version, result))
+            body = plain.answer(asked.id, await self._call(asked.tool, asked, leaving))
         except MCPError as error:
             status = ERROR_CODE_HTTP_STATUS.get(error.error.code, 200)
             body = plain.refusal(asked.id, error)
@@ -195,7 +196,7 @@ class Express:
         headers = [*_STREAM, (b"mcp-session-id", session_id.encode())]
         if asked.tool is None:
             self._server.announcer.listed(session.connection)
-            listing = self._server.listing(asked.version, asked.caller)
+            listing = self._server.listing(asked.version, asked.caller, asked.id)
             await _send(send, headers, _EVENT, *plain.parts(asked.id, listing), _END)
             return
         key, id = call_key(session_id, asked.caller, asked.id), str(asked.id)
@@ -203,8 +204,7 @@ class Express:
         session.calls[id] = call = anyio.CancelScope()
         reply = _Reply(receive, send, headers)
         try:
-            result = await self._server.call(asked.tool, asked.arguments, asked.id, call, asked.caller)
-            body = plain.answer(asked.id, self._server.written(asked.version, result))
+            body = plain.answer(asked.id, await self._call(asked.tool, asked, call))
         except MCPError as error:
             body = plain.refusal(asked.id, error)
         finally:
@@ -212,6 +212,10 @@ class Express:
             session.calls.pop(id, None)
             await reply.end()
         await reply.event(b"" if session.ended else body)
+
+    async def _call(self, tool: Tool, asked: _Asked, running: anyio.CancelScope) -> bytes:
+        inbound = Inbound(asked.caller, fit(asked.id), asked.head.items())
+        return await self._server.call_plain(tool, asked.arguments, inbound, asked.version, running)
 
 
 class _Reply:

@@ -26,7 +26,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
-from bridge.caller import ANYBODY, Caller
+from bridge.caller import Caller, Inbound
 from bridge.codec import clean, encode
 from bridge.errors import TooMany
 from bridge.events import CallFinished, Ear
@@ -36,6 +36,7 @@ from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
 from bridge.server.logs import fit
+from bridge.server.tracing import Tracing
 from bridge.settingsfile import Limits as LimitWords
 from bridge.spec import NAME_PATTERN, Json
 from bridge.tool.compiler import Tool
@@ -66,6 +67,7 @@ class ToolServer(Server[TaskGroup]):
         *,
         alone: bool = True,
         limits: LimitWords | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.alone = alone
         self.limits = Limits(limits)
@@ -73,6 +75,7 @@ class ToolServer(Server[TaskGroup]):
         self._registry = registry
         self._client = client
         self._emit = emit
+        self._tracing = tracing
         self._running: set[anyio.CancelScope] = set()
         self._deadline = math.inf
         self._listed: Snapshot | None = None
@@ -120,16 +123,27 @@ class ToolServer(Server[TaskGroup]):
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
             name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._refused(name, "unknown-tool", fit(ctx.request_id), caller)
+            self._refused(name, "unknown-tool", Inbound(caller, fit(ctx.request_id)))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
-        return await self.call(tool, params.arguments or {}, ctx.request_id, caller=caller)
+        headers = ctx.request.headers.raw if ctx.request else ()
+        inbound = Inbound(caller, fit(ctx.request_id), headers)
+        return await self.call(tool, params.arguments or {}, inbound)
 
     def seen(self, caller: Caller) -> Snapshot:
         """The tools that are there for somebody now."""
         return self._registry.current.seen_by(caller)
 
-    def listing(self, version: str, caller: Caller) -> bytes:
-        """The result of tools/list as it is sent to somebody in one protocol version: its first page."""
+    def listing(self, version: str, caller: Caller, id: object) -> bytes:
+        """The result of tools/list as it is sent to somebody in one protocol version: its first page.
+
+        It answers a request that the SDK does not see.
+        """
+        if self._tracing:
+            with self._tracing.request("tools/list", version, id):
+                return self._listing(version, caller)
+        return self._listing(version, caller)
+
+    def _listing(self, version: str, caller: Caller) -> bytes:
         if self._registry.current is not self._listed:
             self._listed, self._listings = self._registry.current, {}
         snapshot = self.seen(caller)
@@ -147,30 +161,45 @@ class ToolServer(Server[TaskGroup]):
         meta = result.get("_meta", {}) | {SERVER_INFO_META_KEY: self._stamp}
         return encode(result | {"_meta": meta})
 
+    async def call_plain(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, Json],
+        inbound: Inbound,
+        version: str,
+        running: anyio.CancelScope,
+    ) -> bytes:
+        """The same as ``call``, for a request that the SDK does not see: the result as it is sent in one protocol version."""
+        if self._tracing is None:
+            result = await self.call(tool, arguments, inbound, running)
+        else:
+            with self._tracing.request("tools/call", version, inbound.id, tool.name) as span:
+                result = await self.call(tool, arguments, inbound, running)
+                self._tracing.judge(span, result)
+        return self.written(version, result)
+
     async def call(
         self,
         tool: Tool,
         arguments: Mapping[str, Json],
-        request_id: object,
+        inbound: Inbound,
         running: anyio.CancelScope | None = None,
-        caller: Caller = ANYBODY,
     ) -> dict[str, Any]:
         """The result of one tools/call, in MCP's words; raises ``MCPError`` where there is none.
 
         It runs within ``running``, which the caller may cancel, if it is given.
         """
-        id = fit(request_id)
         try:
-            self.limits.begin_call(caller)
+            self.limits.begin_call(inbound.caller)
         except TooMany as error:
-            self._refused(tool.name, error.code, id, caller, tool)
+            self._refused(tool.name, error.code, inbound, tool)
             return _answer(error_result(error))
         try:
-            return await self._call(tool, arguments, id, running, caller)
+            return await self._call(tool, arguments, inbound, running)
         finally:
-            self.limits.add("calls", caller, -1)
+            self.limits.add("calls", inbound.caller, -1)
 
-    def _refused(self, name: str, outcome: str, id: str, caller: Caller, tool: Tool | None = None) -> None:
+    def _refused(self, name: str, outcome: str, inbound: Inbound, tool: Tool | None = None) -> None:
         """Tell of a call that is not made."""
         self._emit(
             CallFinished(
@@ -178,9 +207,9 @@ class ToolServer(Server[TaskGroup]):
                 outcome,
                 0,
                 None if tool is None else tool.upstream.name,
-                caller=caller.name,
-                request=id,
-                issuer=caller.issuer,
+                caller=inbound.caller.name,
+                request=inbound.id,
+                issuer=inbound.caller.issuer,
                 method=None if tool is None else tool.spec.request.method,
             )
         )
@@ -189,19 +218,18 @@ class ToolServer(Server[TaskGroup]):
         self,
         tool: Tool,
         arguments: Mapping[str, Json],
-        id: str,
+        inbound: Inbound,
         running: anyio.CancelScope | None,
-        caller: Caller,
     ) -> dict[str, Any]:
         running = running or anyio.CancelScope()
         running.deadline = self._deadline
         with running:
             self._running.add(running)
             try:
-                result = await invoke(tool, arguments, self._client, self._emit, caller, request=id)
+                result = await invoke(tool, arguments, self._client, self._emit, inbound)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
-                _log.exception("fault: tool=%s id=%s", tool.name, id)
+                _log.exception("fault: tool=%s id=%s", tool.name, inbound.id)
                 raise _failed("The bridge itself failed on this call, not the API", tool) from fault
             finally:
                 self._running.discard(running)

@@ -30,6 +30,7 @@ _GATHERING: Final = 0.05
 _QUIET: Final = {
     "aiohttp": logging.ERROR,
     "httpx": logging.WARNING,  # its INFO lines are whole URLs
+    "opentelemetry": logging.ERROR,
     "mcp": logging.ERROR,  # its WARNING lines hold session ids
     "uvicorn": logging.ERROR,
     "uvicorn.access": logging.CRITICAL,

@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
-from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
+from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
 from bridge.server.limits import Kind
 
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -83,6 +83,12 @@ class Metrics:
         self._answered = counter("result_bytes", "Bytes of results, as agents read them.", "tool")
         self._all_replies = counter("upstream_replies", "Replies of an API, by status.", "upstream", "status")
         self._retries = counter("upstream_retries", "Requests that were sent again.", "upstream", "reason")
+        self._tokens = counter(
+            "tokens",
+            "Requests for a token for an API; the outcome is ok or an error's code.",
+            "upstream",
+            "outcome",
+        )
         self._reloads = counter(
             "reloads", "Reloads; broken are those that left a file with errors.", "outcome"
         )
@@ -99,6 +105,8 @@ class Metrics:
                 self._call(event)
             case RequestRetried(upstream, _, reason):
                 self._retries.labels(upstream, reason).inc()
+            case TokenAsked():
+                self._tokens.labels(event.upstream, event.outcome).inc()
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)

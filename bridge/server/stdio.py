@@ -30,6 +30,7 @@ from mcp_types import (
 )
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
+from bridge.caller import Inbound
 from bridge.codec import encode
 from bridge.server import plain
 from bridge.server.facts import ALIKE
@@ -37,6 +38,7 @@ from bridge.server.first_answers import Before
 from bridge.server.frames import Refused, parse
 from bridge.server.handlers import CANCELLED, ToolServer
 from bridge.server.lines import MAX_BYTES, Lines
+from bridge.server.logs import fit
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
 
@@ -208,9 +210,10 @@ class _Wire:
         self, id: int | str, tool: Tool, arguments: dict[str, Json], scope: anyio.CancelScope
     ) -> None:
         try:
-            result = await self._server.call(tool, arguments, id, scope)
             version = LATEST_MODERN_VERSION if self._era == "modern" else LATEST_HANDSHAKE_VERSION
-            line = plain.answer(id, self._server.written(version, result))
+            inbound = Inbound(id=fit(id))
+            result = await self._server.call_plain(tool, arguments, inbound, version, scope)
+            line = plain.answer(id, result)
         except MCPError as error:
             if error.error.code == CANCELLED:
                 return  # its id may be that of another one by now

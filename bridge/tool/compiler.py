@@ -15,13 +15,15 @@ from bridge.spec import (
     Auth,
     BasicAuth,
     Json,
+    NoAuth,
+    OAuth2,
     ToolSpec,
     UpstreamSpec,
     Words,
 )
 from bridge.tool import baseurl
 from bridge.tool.arguments import Arguments, OutputSchema
-from bridge.tool.headers import check_cookie, check_header
+from bridge.tool.headers import check_cookie, check_forwarded, check_header
 from bridge.tool.projection import Projection
 from bridge.tool.request import RequestTemplate
 
@@ -37,6 +39,9 @@ _ACCEPT: Final = {
     "resource": "*/*",
 }
 
+
+_TOKEN_BYTES: Final = 64 * 1024
+"""What an authorization server may answer."""
 
 _SHARED: Final = WeakValueDictionary[bytes, Arguments]()
 """What tools take, by a digest of the schema as JSON: many take the same, or nothing."""
@@ -70,16 +75,28 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     """The upstream with its secrets resolved and its address canonical; raises ``InvalidSpec``."""
     upstream = resolve(name, spec, sources)
     findings = Findings()
-    base_url = ""
+    base_url = token_url = ""
     with findings.at("baseUrl"):
         base_url = _canonical(spec.base_url, upstream.spec.base_url)
+    if isinstance(spec.auth, OAuth2) and isinstance(upstream.spec.auth, OAuth2):
+        with findings.at("auth", "tokenUrl"):
+            token_url = _canonical(spec.auth.token_url, upstream.spec.auth.token_url)
     _check_headers(upstream.spec, findings)
     _check_auth(upstream.spec.auth, findings)
     if upstream.spec.tls.key_file and not upstream.spec.tls.cert_file:
         message = "the key certFile is missing, and keyFile belongs to it; add it"
         findings.error("missing-key", message, "tls")
     findings.raise_errors()
-    return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}))
+    tokens = _tokens(token_url, upstream, spec, sources) if token_url else None
+    return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}), tokens=tokens)
+
+
+def _tokens(url: str, upstream: Upstream, spec: UpstreamSpec, sources: Sources) -> Upstream:
+    """Where the tokens for calls to an upstream are got: with the same certificates, by the proxy for that address."""
+    words = {"base_url": url, "auth": NoAuth(type="none"), "headers": {}, "max_bytes": _TOKEN_BYTES}
+    name = f"{upstream.name}/tokens"  # as no file can be named
+    tokens = resolve(name, spec.model_copy(update=words), sources)
+    return replace(tokens, secrets=upstream.secrets, role="authorization")
 
 
 def _canonical(written: str, resolved: str) -> str:
@@ -101,6 +118,9 @@ def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
         if first != name:
             message = f"{name} stands here as {first} already; keep one"
             findings.error("duplicate-header", message, "headers", name, at_key=True)
+    for index, name in enumerate(spec.forward_headers):
+        with findings.at("forwardHeaders", index, at_key=False):
+            check_forwarded(name, _reserved(spec))
 
 
 def _check_auth(auth: Auth, findings: Findings) -> None:
@@ -109,14 +129,12 @@ def _check_auth(auth: Auth, findings: Findings) -> None:
         case BasicAuth(username=username) if ":" in username:
             message = "the user name holds a colon, which basic authentication cannot carry; use another name"
             findings.error("wrong-value", message, "auth", "username")
-        case ApiKeyAuth(in_="header" | "cookie" as place, name=name):
-            try:
-                if place == "header":
-                    check_header(name, "", frozenset(), credentials=True)
-                else:
-                    check_cookie(name, "", frozenset())
-            except InvalidSpec as problem:
-                findings.extend([replace(f, at_key=False) for f in problem.findings], "auth", "name")
+        case ApiKeyAuth(in_="header", name=name):
+            with findings.at("auth", "name", at_key=False):
+                check_header(name, "", frozenset(), credentials=True)
+        case ApiKeyAuth(in_="cookie", name=name):
+            with findings.at("auth", "name", at_key=False):
+                check_cookie(name, "", frozenset())
 
 
 def compile_tool(

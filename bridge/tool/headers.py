@@ -1,13 +1,14 @@
 """Header and cookie fields: which names a file may set, and which texts may stand in them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
 from bridge.errors import InvalidCall
+from bridge.exchange import Header, RawHeaders
 from bridge.spec import Json, Scalar
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import not_unicode
@@ -29,6 +30,16 @@ _REFUSED: Final = {
         "it belongs to the connection, not to the request",
     ),
 }
+
+
+_KEPT: Final = {
+    "authorization": "what callers show to the bridge is for the bridge alone, and auth is how calls authenticate",
+    "cookie": "what callers show to the bridge is for the bridge alone",
+    "mcp-session-id": "whoever knows a session's id could take part in it",
+    "accept": "what the reply may be is for the tool to say",
+    "accept-encoding": "it is for the bridge to read the reply",
+}
+"""Why these of a caller's headers go no further, beside those that no file may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,14 @@ class Field:
         raise InvalidCall(
             "unsafe-argument", f"argument {arguments} cannot stand in {where}: the value {problem}"
         )
+
+
+def check_forwarded(name: str, reserved: frozenset[str]) -> None:
+    """Raise ``InvalidSpec`` for a name of which nothing that a caller sends may go on to an API."""
+    why = _KEPT.get(name.lower())
+    if why:
+        raise _wrong_name("reserved-name", f"{name} cannot be sent on: {why}; take it out")
+    check_header(name, "", reserved)
 
 
 def check_header(name: str, value: str, reserved: frozenset[str], *, credentials: bool = False) -> None:
@@ -101,6 +120,28 @@ def compile_fields(
             findings.error("duplicate-header", message, *route, name, at_key=True)
         fields[key] = Field(name, text, is_cookie)
     return tuple(fields.values())
+
+
+def forwarded(names: Iterable[str], headers: RawHeaders, own: Iterable[Header]) -> Iterator[Header]:
+    """Those of a caller's headers that have these names, but for what a request has of its ``own``.
+
+    Raises ``InvalidCall``.
+    """
+    taken = {name.lower() for name, _ in own}
+    sent: dict[str, list[str]] = {}
+    for raw, content in headers:
+        sent.setdefault(raw.decode("latin-1"), []).append(content.decode("latin-1"))
+    for name in names:
+        lower = name.lower()
+        if lower in sent and lower not in taken:
+            taken.add(lower)
+            value = ", ".join(sent[lower]).strip()  # RFC 9110 5.3
+            problem, _ = _problem(value, is_cookie=False)
+            if problem:
+                raise InvalidCall(
+                    "unsafe-argument", f"the header {name} of this request cannot be sent on: it {problem}"
+                )
+            yield name, value
 
 
 def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -> None:

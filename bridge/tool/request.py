@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Self
 
@@ -29,28 +29,12 @@ _BODY: Final = ("request", "body")
 _PROPERTIES: Final = ("inputSchema", "properties")
 _RESERVED: Final = "the query parameter {name} is where the upstream's auth puts its key; choose another"
 _UNNAMED: Final = "arguments that inputSchema lets pass without naming them"
+_PATH: Final = re.compile(r"^[a-z]+://[^/]*")
+_QUERY: Final = re.compile(r"\?|\{[?&]")
 _ASKED: Final = re.compile(r"\{[^{}]*?(\$caller(?:\.[A-Za-z0-9_.-]+)?)[^{}]*\}")
 """What a request asks of the caller, in braces."""
 _BLINDING: Final = ("bad-template", "bad-secret", "unknown-argument", "body-not-allowed")
 """After these it is not known which arguments are left over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Builtins:
-    """What ``{$uuid}`` and ``{$now}`` stand for, the same in all attempts and pages of one call.
-
-    ``caller`` has the name and the claims of who calls, as far as they are known.
-    """
-
-    uuid: str
-    now: str
-    caller: Mapping[str, Json] = field(default_factory=dict)
-
-    @classmethod
-    def fresh(cls, caller: Mapping[str, Json] | None = None) -> Self:
-        """A random UUID (RFC 9562 5.4) and the time in UTC, to the second (RFC 3339)."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return cls(str(uuid.uuid4()), now, caller or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +57,7 @@ class RequestTemplate:
 
     method: str
     _base_url: str
+    _path: str
     _template: Template
     _entries: tuple[Entry, ...]
     _taken: tuple[str, ...]
@@ -108,6 +93,7 @@ class RequestTemplate:
         template = cls(
             method=spec.method,
             _base_url=base_url,
+            _path=_PATH.sub("", base_url) + _QUERY.split(spec.url)[0],
             _template=parts.template,
             _entries=tuple(parts.entries),
             _taken=(*parts.query_names, *(name[6:] for name in reserved if name.startswith("query "))),
@@ -124,40 +110,35 @@ class RequestTemplate:
         )
         return template, tuple(parts.findings)
 
-    def build(self, values: Mapping[str, Json], builtins: Builtins | None = None) -> Request:
+    def build(self, values: Mapping[str, Json], known: Mapping[str, Json] = _NONE) -> Request:
         """The request for arguments that ``Arguments.check`` let through; raises nothing but ``InvalidCall``.
 
-        ``builtins`` are made here if they are needed and not given.
+        ``known`` is what builtins stand for, such as ``$caller``; ``$uuid`` and ``$now`` are made here if they are
+        needed and not given.
         """
         extra = self._extra(values)
         if self._has_builtins:
-            builtins = builtins or Builtins.fresh()
-            values = {**values, "$uuid": builtins.uuid, "$now": builtins.now, **self._of_caller(builtins)}
+            self._check_asked(known)
+            values = {**values, **_fresh(), **known}
         url = self._url(values, extra)
         headers = self._headers
         if self._fields or self._cookies:
             headers += self._written(values)
         built = self._body.build(values, extra) if self._body else None
         if built is None:
-            return Request(self.method, url, headers)
+            return Request(self.method, url, headers, None, self._path)
         content, content_type = built
-        return Request(self.method, url, (*headers, ("Content-Type", content_type)), content)
+        return Request(self.method, url, (*headers, ("Content-Type", content_type)), content, self._path)
 
-    @property
-    def asks_who(self) -> bool:
-        """Whether something of the caller goes into it."""
-        return bool(self._asked)
-
-    def _of_caller(self, builtins: Builtins) -> Mapping[str, Json]:
-        """What of the caller goes into the request: all that is asked for, as leaving it out could show one's data to another."""
+    def _check_asked(self, known: Mapping[str, Json]) -> None:
+        """All of the caller that is asked for must be there: leaving it out could show one's data to another."""
         for name in self._asked:
-            if not isinstance(builtins.caller.get(name), str | int):
+            if not isinstance(known.get(name), str | int):
                 what = (
                     "who calls" if name == "$caller" else f"the claim {name.removeprefix(CLAIM)} of who calls"
                 )
                 message = f"this tool needs to know {what}, and does not; tell the user"
                 raise InvalidCall("unknown-caller", message)
-        return {name: builtins.caller[name] for name in self._asked}
 
     def placement(self, values: Mapping[str, Json]) -> dict[str, tuple[str, ...]]:
         """Where each argument goes, as ``path``, ``query created[gte]`` or ``body /customer/id``.
@@ -323,6 +304,11 @@ class _Parts:
     def _never_sent(self, names: tuple[str, ...], rest: str, key: str) -> None:
         what = _braced(names) if names else _UNNAMED
         self.findings.error("never-sent", f"{what} would never be sent{rest}", "request", key, at_key=True)
+
+
+def _fresh() -> dict[str, str]:
+    """A random UUID (RFC 9562 5.4) and the time in UTC, to the second (RFC 3339)."""
+    return {"$uuid": str(uuid.uuid4()), "$now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def _braced(names: tuple[str, ...]) -> str:

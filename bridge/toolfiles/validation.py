@@ -21,12 +21,13 @@ _W = TypeVar("_W", bound=Words)
 
 _NAME: Final = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
 _NAME_RULE: Final = "expected 1 to 128 of A-Z, a-z, 0-9, _, . and -"
-_LATER_VALUES: Final = ("oauth2", "public")
+_LATER_VALUES: Final = ("public",)
 _MISSING: Final = {
     "apiKeys": "add it, as a list of what restbridge key new prints",
     "auth": "add it, as {type: none} where the API takes calls from anybody",
     "description": "add it, for the model chooses a tool by it",
-    "type": "add it: http, apiKey or none",
+    "type": "add it: http, apiKey, oauth2 or none",
+    "flow": "add it: clientCredentials or tokenExchange",
     "scheme": "add it: bearer or basic",
     "in": "add it: header, query or cookie",
 }
@@ -34,6 +35,7 @@ _EXAMPLES: Final[Mapping[str | int, str]] = {
     "aliases": "[old_name]",
     "cookies": '{theme: "{theme}"}',
     "errors": "{404: No order has that number.}",
+    "forwardHeaders": "[X-Tenant]",
     "headers": '{X-Region: "{region}"}',
     "limits": "{concurrency: 8}",
     "query": '{limit: "{limit}"}',

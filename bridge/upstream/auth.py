@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import httpx
 
-from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth
+from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2
 
 
 def flow(auth: Auth) -> httpx.Auth:
@@ -24,7 +24,7 @@ def flow(auth: Auth) -> httpx.Auth:
             return _Query(auth.name, auth.value)
         case ApiKeyAuth():
             return _Cookie(auth.name, auth.value)
-        case NoAuth():
+        case NoAuth() | OAuth2():  # whose token each request brings with it
             return httpx.Auth()
         case _:
             assert_never(auth)

@@ -4,20 +4,22 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 import httpx
 
 from bridge.errors import UpstreamError
 from bridge.events import Ear, Event, RequestRetried
-from bridge.exchange import Reply, Request
+from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.spec import Limits
 from bridge.upstream import failures
 from bridge.upstream.addresses import Lookup, look_up
 from bridge.upstream.incoming import Progress
 from bridge.upstream.limits import Slots, Turn
+from bridge.upstream.oauth import Tokens
 from bridge.upstream.outgoing import Outgoing
 from bridge.upstream.pools import Pools
 from bridge.upstream.retry import Retrying, reason
@@ -40,6 +42,7 @@ class _Standing:
 
     slots: Slots
     retrying: Retrying
+    tokens: Tokens
     roads: dict[int, "_Road"] = field(default_factory=dict)
 
 
@@ -57,13 +60,28 @@ class _Call:
     upstream: Upstream
     repeatable: bool
     deadline: float
+    tool: tuple[str, Limits] | None
     progress: Progress = field(default_factory=Progress)
+
+
+class Sending(Protocol):
+    """One request as it is sent; ``headers`` go with it, and ``end`` hears what came of it."""
+
+    @property
+    def headers(self) -> tuple[Header, ...]: ...
+
+    def end(self, outcome: Reply | UpstreamError, /) -> None: ...
+
+
+Watch: TypeAlias = Callable[[Request, Upstream, int], AbstractContextManager[Sending]]
+"""Watches each request that is sent; the number counts attempts from 1."""
 
 
 class Client:
     """Holds all that outlives a reload: limits and retry budgets by upstream, and pools of connections.
 
-    ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``lookup`` is DNS.
+    ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``lookup`` is DNS; ``watch``
+    sees each request leave.
     """
 
     def __init__(
@@ -73,10 +91,12 @@ class Client:
         random: Callable[[], float] = random.random,
         now: Callable[[], float] = time.time,
         lookup: Lookup = look_up,
+        watch: Watch | None = None,
     ) -> None:
         self._emit = emit
         self._random = random
         self._now = now
+        self._watch = watch
         self._pools = Pools(lookup)
         self._upstreams: dict[str, _Standing] = {}
         self._tools: dict[str, Slots] = {}
@@ -88,34 +108,33 @@ class Client:
         *,
         repeatable: bool = False,
         tool: tuple[str, Limits] | None = None,
+        subject: str | None = None,
         deadline: float,
     ) -> Reply:
         """The upstream's reply, whatever its status; no redirect is followed, no cookie kept.
 
         ``repeatable`` allows another attempt after the first was sent. ``tool`` is a name and limits that
-        come on top of the upstream's. ``deadline``, on anyio's clock, holds for everything: waiting for a
-        turn, connecting, retries, reading. Raises ``NotSent``, ``NotAnswered`` and ``UnusableReply``.
+        come on top of the upstream's. ``subject`` is the token that the caller shows, to get one for the upstream.
+        ``deadline``, on anyio's clock, holds for everything: getting that, waiting for a turn, connecting, retries,
+        reading. Raises ``NotSent``, ``NotAnswered`` and ``UnusableReply``, and ``InvalidCall`` where a caller's token
+        is needed and there is none.
         """
         if self._pools.retired:
             await self._pools.sweep()
         standing = self._standing(upstream.name)
         standing.retrying.earn()
-        call = _Call(request, upstream, repeatable, deadline)
+        call = _Call(request, upstream, repeatable, deadline, tool)
         try:
             async with asyncio.timeout_at(deadline):
-                if tool is None:
-                    return await self._in_turn(call, standing)
-                name, limits = tool
-                async with Turn(self._tools.setdefault(name, Slots()), limits):
-                    return await self._in_turn(call, standing)
+                if upstream.tokens:
+                    return await self._with_token(call, standing, subject)
+                return await self._in_turns(call, standing)
         except TimeoutError as error:
-            seconds = upstream.spec.timeout.total
-            sent = call.progress.sent
-            raise failures.out_of_time(seconds, call.progress.phase, upstream.place, sent=sent) from error
+            raise failures.out_of_time(upstream, call.progress.phase, sent=call.progress.sent) from error
 
     def retire(self, keep: Iterable[Upstream]) -> None:
         """After a reload: let go of what belongs to none of these upstreams, once its calls have ended."""
-        kept = list(keep)
+        kept = [each for upstream in keep for each in (upstream, upstream.tokens) if each]
         self._pools.retire(kept)
         names = {upstream.name for upstream in kept}
         self._upstreams = {
@@ -133,8 +152,32 @@ class Client:
 
     def _standing(self, name: str) -> _Standing:
         if name not in self._upstreams:
-            self._upstreams[name] = _Standing(Slots(), Retrying(self._random, self._now))
+            retrying = Retrying(self._random, self._now)
+            self._upstreams[name] = _Standing(Slots(), retrying, Tokens(self._emit))
         return self._upstreams[name]
+
+    async def _with_token(self, call: _Call, standing: _Standing, subject: str | None) -> Reply:
+        request = call.request
+
+        async def ask(request: Request, server: Upstream) -> Reply:
+            return await self.send(request, server, repeatable=True, deadline=call.deadline)
+
+        async def send(token: str) -> Reply:
+            credentials = ("Authorization", f"Bearer {token}")
+            call.request = request._replace(headers=(*request.headers, credentials))
+            call.progress = Progress()
+            return await self._in_turns(call, standing)
+
+        call.progress.phase = "waiting for a token"
+        reply, tokens = await standing.tokens.send(call.upstream, subject, send, ask)
+        return reply._replace(secrets=tokens)
+
+    async def _in_turns(self, call: _Call, standing: _Standing) -> Reply:
+        if call.tool is None:
+            return await self._in_turn(call, standing)
+        name, limits = call.tool
+        async with Turn(self._tools.setdefault(name, Slots()), limits):
+            return await self._in_turn(call, standing)
 
     async def _in_turn(self, call: _Call, standing: _Standing) -> Reply:
         async with Turn(standing.slots, call.upstream.spec.limits):
@@ -159,7 +202,7 @@ class Client:
         retries = call.upstream.spec.retries
         attempt = 1
         while True:
-            outcome = await _attempt(call, road)
+            outcome = await self._attempt(call, road, attempt)
             left = call.deadline - asyncio.get_running_loop().time()
             wait = retrying.wait(outcome, attempt, retries, left, repeatable=call.repeatable)
             if wait is None:
@@ -174,11 +217,22 @@ class Client:
         finally:
             del outcome  # an error that its own traceback holds would stay until the collector comes
 
+    async def _attempt(self, call: _Call, road: _Road, number: int) -> Reply | UpstreamError:
+        if self._watch is None:
+            return await _sent(call, road, call.request)
+        with self._watch(call.request, call.upstream, number) as sending:
+            names = {name.lower() for name, _ in sending.headers}
+            own = [header for header in call.request.headers if header[0].lower() not in names]
+            request = call.request._replace(headers=(*own, *sending.headers))
+            outcome = await _sent(call, road, request)
+            sending.end(outcome)
+        return outcome
 
-async def _attempt(call: _Call, road: _Road) -> Reply | UpstreamError:
+
+async def _sent(call: _Call, road: _Road, request: Request) -> Reply | UpstreamError:
     """One attempt; what another one may mend is answered, not raised."""
     try:
-        message = road.outgoing.message(call.request, fresh=not call.repeatable)
+        message = road.outgoing.message(request, fresh=not call.repeatable)
         return await road.pool.send(message, call.progress)
     except httpx.TransportError as fault:
-        return failures.answer(fault, call.upstream.place, sent=call.progress.sent)
+        return failures.answer(fault, call.upstream, sent=call.progress.sent)

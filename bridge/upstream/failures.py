@@ -16,30 +16,31 @@ from aiohttp import (
 )
 
 from bridge.errors import NotAnswered, NotSent
+from bridge.secrets import Upstream
 from bridge.upstream.addresses import AddressRefusedError
 
 _LATER: Final = "Please try again later."
 _OPERATOR: Final = "Tell the operator of this tool."
-_BASE_URL: Final = "If it stays so, the operator of this tool should look at its baseUrl."
+_ADDRESS: Final = "If it stays so, the operator of this tool should look at that address."
 
 _SENTENCES: Final = {
-    "connect-refused": f"Cannot reach the API server at {{place}} (connection refused). {_LATER}",
-    "connect-timeout": f"Cannot reach the API server at {{place}} (no connection in time). {_LATER}",
-    "connect-failed": f"Cannot reach the API server at {{place}} (the connection failed). {_LATER}",
-    "dns-failed": f"Cannot find the API server at {{place}} (its name leads to no address). {_LATER} {_BASE_URL}",
-    "address-refused": "The API server at {place} has a link-local or cloud metadata address, which is never "
+    "connect-refused": f"Cannot reach the {{role}} server at {{place}} (connection refused). {_LATER}",
+    "connect-timeout": f"Cannot reach the {{role}} server at {{place}} (no connection in time). {_LATER}",
+    "connect-failed": f"Cannot reach the {{role}} server at {{place}} (the connection failed). {_LATER}",
+    "dns-failed": f"Cannot find the {{role}} server at {{place}} (its name leads to no address). {_LATER} {_ADDRESS}",
+    "address-refused": "The {role} server at {place} has a link-local or cloud metadata address, which is never "
     f"contacted. {_OPERATOR}",
-    "tls-untrusted": f"The certificate of the API server at {{place}} is not trusted, or has expired. {_OPERATOR}",
-    "tls-name": f"The certificate of the API server at {{place}} is for another name. {_OPERATOR}",
-    "tls-failed": "No TLS connection with the API server at {place} came about; perhaps it speaks plain HTTP "
-    "there. The operator of this tool should look at its baseUrl.",
-    "tls-files": "The certificate files for the API server at {place} cannot be used: caFile, certFile or "
+    "tls-untrusted": f"The certificate of the {{role}} server at {{place}} is not trusted, or has expired. {_OPERATOR}",
+    "tls-name": f"The certificate of the {{role}} server at {{place}} is for another name. {_OPERATOR}",
+    "tls-failed": f"No TLS connection with the {{role}} server at {{place}} came about; perhaps it speaks plain HTTP "
+    f"there. {_ADDRESS}",
+    "tls-files": "The certificate files for the {role} server at {place} cannot be used: caFile, certFile or "
     f"keyFile. {_OPERATOR}",
-    "proxy-failed": f"The proxy does not lead to the API server at {{place}}. {_LATER}",
+    "proxy-failed": f"The proxy does not lead to the {{role}} server at {{place}}. {_LATER}",
     "unsafe-request": "The request was held back: a line break in a header, or an address outside of "
     f"{{place}} and its path. {_OPERATOR}",
-    "protocol-error": f"The API server at {{place}} did not answer in valid HTTP. {_BASE_URL}",
-    "reply-cut": "The API server at {place} closed the connection before its reply was complete.",
+    "protocol-error": f"The {{role}} server at {{place}} did not answer in valid HTTP. {_ADDRESS}",
+    "reply-cut": "The {role} server at {place} closed the connection before its reply was complete.",
 }
 _WRONG_NAME: Final = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
@@ -68,15 +69,15 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
     return httpx.ConnectError(code)
 
 
-def answer(fault: httpx.TransportError, place: str, *, sent: bool) -> NotSent | NotAnswered:
-    """What the caller gets; ``place`` is the API server's host and port."""
+def answer(fault: httpx.TransportError, upstream: Upstream, *, sent: bool) -> NotSent | NotAnswered:
+    """What the caller gets."""
     code = str(fault)
-    return (NotAnswered if sent else NotSent)(code, _SENTENCES[code].format(place=place))
+    message = _SENTENCES[code].format(role=upstream.role, place=upstream.place)
+    return (NotAnswered if sent else NotSent)(code, message)
 
 
-def out_of_time(seconds: float, phase: str, place: str, *, sent: bool) -> NotSent | NotAnswered:
-    """The call's deadline has come; ``seconds`` is the time that it had, ``phase`` what it was doing."""
-    message = (
-        f"No complete answer from the API server at {place} within {seconds:g} s: time ran out while {phase}."
-    )
+def out_of_time(upstream: Upstream, phase: str, *, sent: bool) -> NotSent | NotAnswered:
+    """The call's deadline has come; ``phase`` is what it was doing."""
+    server, seconds = f"{upstream.role} server at {upstream.place}", upstream.spec.timeout.total
+    message = f"No complete answer from the {server} within {seconds:g} s: time ran out while {phase}."
     return NotAnswered("timeout", message) if sent else NotSent("timeout", f"{message} {_LATER}")

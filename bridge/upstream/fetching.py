@@ -1,6 +1,7 @@
-"""Documents that others publish, such as the keys of an authorization server: got by https, or read from a file."""
+"""Documents that authorization servers publish, such as their keys: got by https, or read from a file."""
 
 import os
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -28,6 +29,7 @@ async def fetch_or_read(client: Client, place: str) -> bytes:
     origin = "/".join(place.split("/", 3)[:3])
     words = {"baseUrl": origin, "auth": {"type": "none"}, "maxBytes": _LARGEST}
     upstream = resolve(origin, UpstreamSpec.model_validate(words), Sources(os.environ))
+    upstream = replace(upstream, role="authorization")
     deadline = anyio.current_time() + _PATIENCE
     try:
         reply = await client.send(Request("GET", place), upstream, repeatable=True, deadline=deadline)

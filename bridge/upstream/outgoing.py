@@ -1,6 +1,5 @@
 """How requests to one upstream leave: with its headers and its credentials."""
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -53,7 +52,7 @@ class Outgoing:
         """The request with all the headers and credentials that it leaves with, for people to read."""
         head = self._head_of(request)
         url = self._upstream.origin + self._target(request.url, head.query)
-        return replace(request, url=url, headers=head.headers)
+        return request._replace(url=url, headers=head.headers)
 
     def _head_of(self, request: Request) -> _Head:
         has_length = request.content is not None or request.method in BODY_METHODS  # RFC 9110 8.6

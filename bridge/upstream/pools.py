@@ -41,7 +41,7 @@ class Pools:
             return await self._contexts.get(upstream.spec.tls, upstream.certificates)
         except OSError as error:
             fault = httpx.ConnectError("tls-files")
-            raise failures.answer(fault, upstream.place, sent=False) from error
+            raise failures.answer(fault, upstream, sent=False) from error
 
     def retire(self, keep: Iterable[Upstream]) -> None:
         """Take out the pools of all other upstreams."""

@@ -82,6 +82,7 @@ class _Ready(Client):
         *,
         repeatable: bool = False,  # noqa: ARG002
         tool: tuple[str, Limits] | None = None,  # noqa: ARG002
+        subject: str | None = None,  # noqa: ARG002
         deadline: float,  # noqa: ARG002
     ) -> Reply:
         return self._reply

@@ -4,7 +4,6 @@ from bridge.diagnostics import InvalidSpec
 from bridge.secrets import Sources, Upstream
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
-from bridge.tool.request import Builtins
 
 ENVIRON = {"KEY": "k-123", "HTTPS_PROXY": "http://proxy.example:3128"}
 
@@ -106,7 +105,7 @@ def test_a_tools_own_words_go_over_the_upstreams_key_by_key() -> None:
 def test_without_an_upstream_a_tool_sends_to_the_origin_of_its_url() -> None:
     compiled = tool(request={"url": "https://API.example:443/x{?q}"}, inputSchema={"properties": {"q": {}}})
     assert compiled.upstream.name == compiled.upstream.origin == "https://api.example"
-    assert compiled.request.build({"q": 1}, Builtins.fresh()).url == "https://api.example/x?q=1"
+    assert compiled.request.build({"q": 1}).url == "https://api.example/x?q=1"
     assert compiled.upstream.spec.proxy == "http://proxy.example:3128"
 
 

@@ -1,0 +1,221 @@
+"""Tokens that calls need: got from an authorization server, kept, and got anew (RFC 6749, RFC 8693).
+
+One of the bridge's own for all calls, or one for each token that a caller shows. What a caller shows goes to the
+authorization server alone, never to an API.
+"""
+
+import asyncio
+import re
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import quote, urlencode
+
+from bridge.codec import NotJson, decode
+from bridge.errors import InvalidCall, NotSent, UpstreamError
+from bridge.events import Ear, TokenAsked
+from bridge.exchange import Reply, Request
+from bridge.secrets import Upstream
+from bridge.spec import Auth, OAuth2, TokenExchangeAuth
+
+Ask: TypeAlias = Callable[[Request, Upstream], Awaitable[Reply]]
+"""Sends a request of ours, in the time that there is for a call; raises ``UpstreamError``."""
+
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_ERROR: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")
+"""RFC 6749 5.2, and no longer than such words are."""
+_LIFE: Final = 300.0
+"""Seconds that a token is taken to live of which nothing is said."""
+_EARLY: Final = 30.0
+"""Seconds before its end from which on a token is not used any more, but no more than a tenth of its life."""
+_MOST: Final = 2000
+"""Callers whose tokens are kept, of one upstream; those of others are got again."""
+_LATER: Final = "Please try again later."
+_OPERATOR: Final = "Tell the operator of this tool."
+
+
+class Token(NamedTuple):
+    """``expires`` is on the event loop's clock, in seconds."""
+
+    text: str
+    expires: float
+
+
+class NoToken(NotSent):
+    """``error`` and ``said`` are the authorization server's own words (RFC 6749 5.2)."""
+
+    def __init__(self, code: str, message: str, error: str = "", said: str = "") -> None:
+        super().__init__(code, message)
+        self.error = error
+        self.said = said
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The token of one caller; while one is ``coming``, all who need it wait for that, and learn if there is none.
+
+    ``vain``: the API did not take the last one that was got anew either.
+    """
+
+    token: Token | None = None
+    coming: asyncio.Future[NoToken | None] | None = None
+    vain: bool = False
+
+
+class Tokens:
+    """The tokens for calls to one upstream; they outlive reloads, but not a change of its ``auth``."""
+
+    def __init__(self, emit: Ear) -> None:
+        self._emit = emit
+        self._auth: OAuth2 | None = None
+        self._kept: dict[bytes, _Kept] = {}
+
+    async def send(
+        self, upstream: Upstream, subject: str | None, call: Callable[[str], Awaitable[Reply]], ask: Ask
+    ) -> tuple[Reply, tuple[str, ...]]:
+        """The reply to a call that is made with a token, and the tokens: with another one where the first is refused.
+
+        ``subject`` is the token that the caller shows. Raises ``InvalidCall`` if there is none and one is needed,
+        and ``NotSent`` if the authorization server gives none, besides what ``call`` raises.
+        """
+        kept = self._of(upstream, subject)
+        token = await self._token(kept, upstream, subject, ask)
+        reply = await call(token.text)
+        if reply.status != 401 or kept.vain:
+            kept.vain &= reply.status == 401
+            return reply, (token.text,)
+        if kept.token is token:
+            kept.token = None
+        another = await self._token(kept, upstream, subject, ask)
+        reply = await call(another.text)
+        kept.vain = reply.status == 401
+        return reply, (token.text, another.text)
+
+    def _of(self, upstream: Upstream, subject: str | None) -> _Kept:
+        auth = upstream.spec.auth
+        assert isinstance(auth, OAuth2)
+        if auth != self._auth:
+            self._auth, self._kept = auth, {}
+        key = b""
+        if isinstance(auth, TokenExchangeAuth):
+            if subject is None:
+                message = "this tool calls its API for whoever shows a token of theirs, and none is shown"
+                raise InvalidCall("unknown-caller", f"{message}; tell the user")
+            key = sha256(subject.encode()).digest()
+        kept = self._kept.pop(key, None) or _Kept()
+        self._kept[key] = kept  # those that were used last stand last
+        if len(self._kept) > _MOST:
+            del self._kept[next(iter(self._kept))]
+        return kept
+
+    async def _token(self, kept: _Kept, upstream: Upstream, subject: str | None, ask: Ask) -> Token:
+        """The one that is kept, or is coming; whoever finds neither asks for it."""
+        loop = asyncio.get_running_loop()
+        while kept.token is None or kept.token.expires <= loop.time():
+            if kept.coming is None:
+                return await self._asked(kept, upstream, subject, ask)
+            coming = kept.coming
+            await asyncio.wait([coming])
+            if not coming.cancelled() and (problem := coming.result()):
+                raise NoToken(problem.code, str(problem))
+        return kept.token
+
+    async def _asked(self, kept: _Kept, upstream: Upstream, subject: str | None, ask: Ask) -> Token:
+        """One that is asked for now; if this call ends before it comes, one that waits asks again."""
+        loop, server = asyncio.get_running_loop(), upstream.tokens
+        assert server
+        kept.coming = coming = loop.create_future()
+        began, outcome = time.perf_counter(), "ok"
+        error = said = ""
+        try:
+            reply = await ask(_request(upstream.spec.auth, server, subject), server)
+            kept.token = token = _read(reply, server, loop.time())
+            coming.set_result(None)
+        except UpstreamError as problem:
+            told = problem if isinstance(problem, NoToken) else _unreached(problem)
+            outcome, error, said = told.code, told.error, server.redact(told.said, *filter(None, [subject]))
+            if problem.code != "timeout":  # others may have more time
+                coming.set_result(told)
+            raise told from problem
+        else:
+            return token
+        finally:
+            coming.cancel()
+            kept.coming = None
+            self._emit(TokenAsked(upstream.name, outcome, time.perf_counter() - began, error, said))
+
+
+def _request(auth: Auth, server: Upstream, subject: str | None) -> Request:
+    """RFC 6749 4.4.2, RFC 8693 2.1; who asks is shown as RFC 6749 2.3.1 says."""
+    assert isinstance(auth, OAuth2)
+    form = dict(_form(auth, subject))
+    headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json")]
+    if auth.client_secret is not None and auth.client_authentication == "client_secret_basic":
+        pair = f"{_encoded(auth.client_id)}:{_encoded(auth.client_secret)}"
+        headers.append(("Authorization", f"Basic {b64encode(pair.encode()).decode()}"))
+    else:
+        form["client_id"] = auth.client_id
+        if auth.client_secret is not None:
+            form["client_secret"] = auth.client_secret
+    slash = "/" if auth.token_url.endswith("/") else ""
+    return Request("POST", server.spec.base_url + slash, tuple(headers), urlencode(form).encode())
+
+
+def _encoded(text: str) -> str:
+    """As in a form, but for blanks, whose + some servers take for one."""
+    return quote(text, safe="")
+
+
+def _form(auth: OAuth2, subject: str | None) -> Iterator[tuple[str, str]]:
+    if isinstance(auth, TokenExchangeAuth):
+        assert subject is not None
+        yield "grant_type", _EXCHANGE
+        yield "subject_token", subject
+        yield "subject_token_type", auth.subject_token_type
+        if auth.requested_token_type:
+            yield "requested_token_type", auth.requested_token_type
+    else:
+        yield "grant_type", "client_credentials"
+    if auth.scopes:
+        yield "scope", " ".join(auth.scopes)
+    if auth.audience:
+        yield "audience", auth.audience
+    if auth.resource:
+        yield "resource", auth.resource
+
+
+def _read(reply: Reply, server: Upstream, now: float) -> Token:
+    """RFC 6749 5.1 and 5.2; raises ``NoToken``."""
+    try:
+        words = decode(reply.content)
+    except NotJson:
+        words = None
+    if not isinstance(words, dict):
+        words = {}
+    place = f"The authorization server at {server.place}"
+    if reply.status == 429 or reply.status >= 500:
+        message = f"{place} answers with {reply.status}, and there is no token for this call. {_LATER}"
+        raise NoToken("no-token", message)
+    if reply.status != 200:
+        error, said = words.get("error"), words.get("error_description")
+        error = error if isinstance(error, str) and _ERROR.fullmatch(error) else str(reply.status)
+        message = f"{place} gives no token for this call ({error}). {_OPERATOR}"
+        raise NoToken("token-refused", message, error, said if isinstance(said, str) else "")
+    text, kind, life = words.get("access_token"), words.get("token_type"), words.get("expires_in", _LIFE)
+    if not isinstance(text, str) or not _TOKEN.fullmatch(text) or str(kind).lower() != "bearer":
+        raise NoToken("no-token", f"{place} gives no Bearer token (RFC 6750) that could be used. {_OPERATOR}")
+    seconds = max(0.0, float(life)) if isinstance(life, int | float | str) and _is_number(life) else _LIFE
+    return Token(text, now + seconds - min(_EARLY, seconds / 10))
+
+
+def _is_number(life: float | str) -> bool:
+    """Some servers write it as a text."""
+    return not isinstance(life, str) or (life.isascii() and life.isdigit())
+
+
+def _unreached(problem: UpstreamError) -> NoToken:
+    return NoToken("no-token", f"There is no token for this call. {problem}")

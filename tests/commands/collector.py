@@ -1,0 +1,87 @@
+"""A collector of traces (OTLP over HTTP) and an API, on one real socket."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import anyio
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1 import trace_pb2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bridge.server.http import serve_app
+
+_KINDS: Final = {trace_pb2.Span.SPAN_KIND_SERVER: "server", trace_pb2.Span.SPAN_KIND_CLIENT: "client"}
+
+
+class Span(NamedTuple):
+    """``trace``, ``id`` and ``parent`` are in hexadecimal; the parent of a first one is empty."""
+
+    service: str
+    name: str
+    kind: str
+    trace: str
+    id: str
+    parent: str
+    failed: bool
+    attributes: dict[str, Any]
+
+
+class Collector:
+    """``spans`` came in; ``calls`` are the requests that the API got, of which the first of ``/flaky`` fails."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.spans: list[Span] = []
+        self.calls: list[Request] = []
+
+    async def collect(self, request: Request) -> Response:
+        sent = ExportTraceServiceRequest.FromString(await request.body())
+        for group in sent.resource_spans:
+            service = _values(group.resource.attributes)["service.name"]
+            self.spans += [_read(service, span) for scope in group.scope_spans for span in scope.spans]
+        return Response(b"", media_type="application/x-protobuf")
+
+    async def api(self, request: Request) -> Response:
+        self.calls.append(request)
+        if request.url.path == "/api/flaky/1" and sum("flaky" in each.url.path for each in self.calls) == 1:
+            return Response(status_code=503)
+        return JSONResponse({"id": 1}, 404 if "missing" in request.url.path else 200)
+
+    def named(self, name: str) -> list[Span]:
+        return [span for span in self.spans if span.name == name]
+
+
+def _read(service: str, span: trace_pb2.Span) -> Span:
+    ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
+    failed = span.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    assert not span.events
+    return Span(service, span.name, _KINDS[span.kind], *ids, failed, _values(span.attributes))
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+
+
+@asynccontextmanager
+async def serving_collector() -> AsyncIterator[Collector]:
+    running, stop, up = Collector(), anyio.Event(), anyio.Event()
+    app = Starlette(
+        routes=[
+            Route("/v1/traces", running.collect, methods=["POST"]),
+            Route("/api/{rest:path}", running.api),
+        ]
+    )
+
+    def started(url: str) -> None:
+        running.url = url
+        up.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_app, app, "127.0.0.1", 0, stop, started)
+        await up.wait()
+        yield running
+        stop.set()

@@ -1,0 +1,164 @@
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.commands.collector import Collector, serving_collector
+from tests.commands.processes import HELLO, ROOT, request, restbridge
+from tests.server.support import META, Session, call
+from tests.server.support import request as asked
+
+pytestmark = pytest.mark.anyio
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+_UPSTREAM = "baseUrl: {url}/api\nauth: {{type: none}}\nforwardHeaders: [traceparent]\n"
+_TOOL = """\
+description: Calls {name}.
+upstream: api
+inputSchema: {{type: object, properties: {{id: {{type: integer, default: 1}}, q: {{type: string}}}}}}
+request: {{method: GET, url: "/{name}/{{id}}{{?q}}"}}
+"""
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    async with serving_collector() as running:
+        yield running
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tools(tmp_path: Path, collector: Collector) -> Path:
+    (tmp_path / "tools.d").mkdir()
+    (tmp_path / "tools.d/api.upstream.yaml").write_text(_UPSTREAM.format(url=collector.url))
+    for name in ("fine", "flaky", "missing"):
+        (tmp_path / f"tools.d/{name}.yaml").write_text(_TOOL.format(name=name))
+    return tmp_path
+
+
+@pytest.mark.parametrize("express", ["1", "0"])
+async def test_calls_over_http_are_traced_to_the_api(
+    tools: Path, collector: Collector, web: httpx.AsyncClient, express: str
+) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "RESTBRIDGE_EXPRESS": express}
+    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        await session.open()
+        await session.ask(asked("tools/list", 1))
+        await session.ask(call("fine", 2))
+        session.headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
+        await session.ask_modern(call("flaky", 3))
+        await session.ask_modern(call("missing", 4))
+        await session.ask_modern(call("nowhere", 5))
+        message = call("fine", 6, _meta=META | {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        message["params"]["arguments"] = {"q": "s3cret"}
+        headers = session.modern(message)["headers"]
+        assert "result" in (await session.post(message, **headers)).json()
+        assert await bridge.ends(signal.SIGTERM) == 0
+    assert {span.service for span in collector.spans} == {"restbridge"}
+    (listed,) = collector.named("tools/list")
+    assert (listed.kind, listed.failed) == ("server", False)
+    assert listed.attributes["mcp.protocol.version"] == "2025-11-25"
+    spans = collector.named("tools/call fine")
+    first, last = sorted(spans, key=lambda span: span.attributes["jsonrpc.request.id"])
+    assert first.attributes == {
+        "mcp.method.name": "tools/call",
+        "mcp.protocol.version": "2025-11-25",
+        "jsonrpc.request.id": "2",
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "fine",
+    }
+    assert (first.parent, last.parent, last.trace) == ("", PARENT, TRACE)
+    (flaky,) = collector.named("tools/call flaky")
+    tries = collector.named("GET /api/flaky/{id}")
+    assert {(span.kind, span.trace, span.parent) for span in tries} == {("client", flaky.trace, flaky.id)}
+    port = int(collector.url.rpartition(":")[2])
+    common = {
+        "http.request.method": "GET",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "url.template": "/api/flaky/{id}",
+    }
+    assert [span.attributes for span in tries] == [
+        common | {"http.response.status_code": 503, "error.type": "503"},
+        common | {"http.request.resend_count": 1, "http.response.status_code": 200},
+    ]
+    assert [span.failed for span in tries] == [True, False]
+    assert not flaky.failed
+    (missing,) = collector.named("tools/call missing")
+    assert (missing.failed, missing.attributes["error.type"]) == (True, "tool_error")
+    (unknown,) = collector.named("tools/call nowhere")
+    assert (unknown.failed, unknown.attributes["error.type"]) == (True, "-32602")
+    sent = {(span.trace, span.id) for span in collector.spans if span.kind == "client"}
+    heard = [each.headers.getlist("traceparent") for each in collector.calls]
+    assert {tuple(value.split("-")[1:3]) for (value,) in heard} == sent
+    assert len(sent) == len(heard) == 5
+    assert "s3cret" not in str(collector.spans)
+
+
+@pytest.mark.parametrize("express", ["1", "0"])
+async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, express: str) -> None:
+    env = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
+        "OTEL_SERVICE_NAME": "mine",
+        "RESTBRIDGE_EXPRESS": express,
+    }
+    async with restbridge("serve", cwd=tools, env=env) as bridge:
+        await bridge.sends(HELLO, {"jsonrpc": "2.0", "method": "notifications/initialized"})
+        for number in range(2, 5):
+            await bridge.sends(request(number, "tools/call", name="fine", arguments={}))
+            while "id" not in (answer := json.loads((await bridge.prints("")).string)) or answer["id"] == 1:
+                pass
+            assert answer["id"] == number
+        assert await bridge.hangs_up() == 0
+    spans = collector.named("tools/call fine")
+    assert [span.attributes["jsonrpc.request.id"] for span in spans] == ["2", "3", "4"]
+    assert {span.service for span in spans} == {"mine"}
+    assert [span.parent for span in collector.named("GET /api/fine/{id}")] == [span.id for span in spans]
+
+
+async def test_a_collector_that_is_not_there_holds_nothing_up(tools: Path, web: httpx.AsyncClient) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        answer = await session.ask_modern(call("fine"))
+        assert not answer["result"]["isError"]
+        assert await bridge.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"}]
+)
+async def test_without_being_asked_nothing_is_sent(
+    tools: Path, collector: Collector, web: httpx.AsyncClient, env: dict[str, str]
+) -> None:
+    env = {name: value.replace("COLLECTOR", collector.url) for name, value in env.items()}
+    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        await session.ask_modern(call("fine"))
+        assert await bridge.ends(signal.SIGTERM) == 0
+    assert collector.spans == []
+    assert "traceparent" not in collector.calls[0].headers
+
+
+async def test_without_the_extra_it_is_said_that_there_are_no_traces(
+    tools: Path, collector: Collector
+) -> None:
+    (tools / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry.exporter'] = None")
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": f"{tools}:{ROOT}"}
+    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+        text = (
+            r"OTEL_EXPORTER_OTLP_ENDPOINT is set, but no traces are made: restbridge\[otel\] is not installed"
+        )
+        await bridge.says(text)
+        await bridge.says(r"serving (\S+)")
+        assert await bridge.ends(signal.SIGTERM) == 0

@@ -1,0 +1,328 @@
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from bridge.diagnostics import InvalidSpec
+from bridge.errors import InvalidCall, NotSent
+from bridge.events import TokenAsked
+from bridge.exchange import Reply, Request
+from bridge.secrets import Sources, Upstream
+from bridge.spec import UpstreamSpec
+from bridge.tool.compiler import compile_upstream
+from tests.server.logins import token
+from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
+from tests.upstream.sending import Caller
+
+pytestmark = pytest.mark.anyio
+
+OWN = {"flow": "clientCredentials"}
+EXCHANGE = {"flow": "tokenExchange"}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Authorization]:
+    async with serving_authorization() as running:
+        yield running
+
+
+def upstream(server: Authorization, auth: dict[str, Any], **words: Any) -> Upstream:
+    whole = {
+        "type": "oauth2",
+        "tokenUrl": f"{server.url}/oauth/token/",
+        "clientId": BRIDGE,
+        "clientSecret": "${env:SECRET}",
+    }
+    known = {name: word for name, word in (whole | auth).items() if word is not None}
+    spec = UpstreamSpec.model_validate({"baseUrl": f"{server.url}/api", "auth": known, **words})
+    return compile_upstream("shop", spec, Sources({"SECRET": SECRET}))
+
+
+async def ask(
+    caller: Caller, to: Upstream, subject: str | None = None, method: str = "GET", within: float = 5
+) -> Reply:
+    return await caller.client.send(
+        Request(method, f"{to.spec.base_url}/who"),
+        to,
+        subject=subject,
+        deadline=anyio.current_time() + within,
+    )
+
+
+def you(reply: Reply) -> str:
+    assert reply.status == 200
+    return reply.content.decode().split('"you":"')[1].split('"')[0]
+
+
+def outcomes(caller: Caller) -> list[str]:
+    return [event.outcome for event in caller.events if isinstance(event, TokenAsked)]
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {},
+        {"clientAuthentication": "client_secret_post"},
+        {"clientSecret": None},
+    ],
+    ids=["basic", "post", "public"],
+)
+async def test_a_token_of_the_bridges_own_serves_all_calls(
+    caller: Caller, server: Authorization, auth: dict[str, Any]
+) -> None:
+    wanted = {"scopes": ["orders:read", "orders:write"], "audience": "shop", "resource": "https://shop/"}
+    to = upstream(server, OWN | wanted | auth)
+    assert [you(await ask(caller, to, subject)) for subject in (None, token(), None)] == [BRIDGE] * 3
+    (form,) = server.asked
+    assert (
+        form.items()
+        >= {
+            "grant_type": "client_credentials",
+            "scope": "orders:read orders:write",
+            "audience": "shop",
+            "resource": "https://shop/",
+        }.items()
+    )
+    assert ("client_secret" in form) is ("clientAuthentication" in auth)
+    assert outcomes(caller) == ["ok"]
+
+
+async def test_each_caller_has_a_token_of_their_own(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, EXCHANGE | {"requestedTokenType": "urn:ietf:params:oauth:token-type:access_token"})
+    subjects = {name: token(sub=name) for name in ("ann", "bob", "cid")}
+    seen: list[tuple[str, str]] = []
+
+    async def calls(name: str) -> None:
+        seen.extend([(name, you(await ask(caller, to, subjects[name]))) for _ in range(20)])
+
+    async with anyio.create_task_group() as tasks:
+        for name in subjects:
+            tasks.start_soon(calls, name)
+    assert len(seen) == 60
+    assert [pair for pair in seen if pair[0] != pair[1]] == []
+    assert sorted(form["subject_token"] for form in server.asked) == sorted(subjects.values())
+    assert {form["requested_token_type"] for form in server.asked} == {
+        "urn:ietf:params:oauth:token-type:access_token"
+    }
+    shown = {request.headers["authorization"].removeprefix("Bearer ") for request in server.calls}
+    assert shown == server.tokens.keys()
+    assert not shown & set(subjects.values())
+
+
+async def test_a_call_for_nobody_is_not_made(caller: Caller, server: Authorization) -> None:
+    with pytest.raises(InvalidCall, match="for whoever shows a token of theirs") as refused:
+        await ask(caller, upstream(server, EXCHANGE))
+    assert refused.value.code == "unknown-caller"
+    assert server.asked == server.calls == []
+
+
+async def test_many_who_need_a_token_at_once_ask_for_it_once(caller: Caller, server: Authorization) -> None:
+    to, subject = upstream(server, EXCHANGE, limits={"concurrency": 50}), token()
+    server.held = anyio.Event()
+    seen: list[str] = []
+
+    async def call() -> None:
+        seen.append(you(await ask(caller, to, subject)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(call)
+        await server.entered.wait()
+        await anyio.wait_all_tasks_blocked()
+        server.held.set()
+    assert seen == ["ann"] * 20
+    assert len(server.asked) == 1
+
+
+async def test_they_all_hear_that_there_is_none(caller: Caller, server: Authorization) -> None:
+    to, subject = upstream(server, EXCHANGE), token(aud="another")
+    server.held = anyio.Event()
+    refusals: list[str] = []
+
+    async def call() -> None:
+        with pytest.raises(NotSent) as refused:
+            await ask(caller, to, subject)
+        refusals.append(f"{refused.value.code}: {refused.value}")
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(call)
+        await server.entered.wait()
+        await anyio.wait_all_tasks_blocked()
+        server.held.set()
+    place = server.url.removeprefix("http://")
+    text = f"The authorization server at {place} gives no token for this call (invalid_request)."
+    assert refusals == [f"token-refused: {text} Tell the operator of this tool."] * 5
+    assert len(server.asked) == 1
+    assert server.calls == []
+    (event,) = (event for event in caller.events if isinstance(event, TokenAsked))
+    assert (event.outcome, event.error) == ("token-refused", "invalid_request")
+    assert event.said == "not a token: [redacted] of [redacted]"
+
+
+@pytest.mark.parametrize("ending", ["leaves", "has no more time"])
+async def test_when_the_one_who_asks_is_gone_another_asks(
+    caller: Caller, server: Authorization, ending: str
+) -> None:
+    to, subject = upstream(server, EXCHANGE), token()
+    server.held = anyio.Event()
+    first, ended = anyio.CancelScope(), anyio.Event()
+    seen: list[str] = []
+
+    async def impatient() -> None:
+        with first:
+            within = 5 if ending == "leaves" else 1
+            with pytest.raises(NotSent, match="time ran out while waiting for a token"):
+                await ask(caller, to, subject, within=within)
+        ended.set()
+
+    async def patient() -> None:
+        seen.append(you(await ask(caller, to, subject)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(impatient)
+        await server.entered.wait()
+        tasks.start_soon(patient)
+        await anyio.wait_all_tasks_blocked()
+        if ending == "leaves":
+            first.cancel()
+        await ended.wait()
+        server.held.set()
+    assert seen == ["ann"]
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_token_that_the_api_refuses_is_got_anew(
+    caller: Caller, server: Authorization, method: str
+) -> None:
+    to, subject = upstream(server, EXCHANGE), token()
+    before = await ask(caller, to, subject)
+    server.tokens.clear()
+    after = await ask(caller, to, subject, method)
+    assert you(before) == you(after) == "ann"
+    assert [request.method for request in server.calls] == ["GET", method, method]
+    assert len(server.asked) == 2
+    assert len(after.secrets) == 2
+    assert after.secrets[-1] in after.content.decode()
+    assert after.secrets[0] == before.secrets[0]
+
+
+async def test_of_an_api_that_refuses_every_token_not_each_call_asks_for_another(
+    caller: Caller, server: Authorization
+) -> None:
+    to = upstream(server, OWN)
+    server.refusing = True
+    statuses = [(await ask(caller, to)).status for _ in range(5)]
+    assert statuses == [401] * 5
+    assert (len(server.asked), len(server.calls)) == (2, 6)
+    server.refusing = False
+    assert you(await ask(caller, to)) == BRIDGE
+    server.tokens.clear()
+    assert you(await ask(caller, to)) == BRIDGE
+    assert len(server.asked) == 3
+
+
+async def test_many_whose_token_is_refused_get_one_new_one(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, OWN, limits={"concurrency": 50})
+    await ask(caller, to)
+    server.tokens.clear()
+
+    async def call() -> None:
+        assert you(await ask(caller, to)) == BRIDGE
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(call)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("failing", "text"),
+    [
+        (503, "answers with 503, and there is no token for this call. Please try again later."),
+        (429, "answers with 429, and there is no token for this call. Please try again later."),
+        (
+            {"access_token": "x", "token_type": "N_A"},
+            "gives no Bearer token (RFC 6750) that could be used. Tell the operator of this tool.",
+        ),
+        (
+            {"access_token": "x\r\ny", "token_type": "Bearer"},
+            "gives no Bearer token (RFC 6750) that could be used. Tell the operator of this tool.",
+        ),
+        ({}, "gives no Bearer token (RFC 6750) that could be used. Tell the operator of this tool."),
+    ],
+)
+async def test_a_server_that_gives_nothing_of_use_is_told_of(
+    caller: Caller, server: Authorization, failing: Any, text: str
+) -> None:
+    server.failing = failing
+    with pytest.raises(NotSent) as refused:
+        await ask(caller, upstream(server, OWN, retries={"max": 0}))
+    assert refused.value.code == "no-token"
+    assert str(refused.value) == f"The authorization server at {server.url[7:]} {text}"
+    assert outcomes(caller) == ["no-token"]
+
+
+async def test_a_refusal_without_a_word_that_can_be_shown_has_its_status(
+    caller: Caller, server: Authorization
+) -> None:
+    server.failing = 418
+    to = upstream(server, OWN | {"tokenUrl": f"{server.url}/nowhere"})
+    with pytest.raises(NotSent, match=r"gives no token for this call \(404\)") as refused:
+        await ask(caller, to)
+    assert refused.value.code == "token-refused"
+
+
+async def test_a_server_that_is_not_there_is_told_of(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, OWN | {"tokenUrl": "http://127.0.0.1:9/token"}, retries={"max": 0})
+    with pytest.raises(NotSent) as refused:
+        await ask(caller, to)
+    assert refused.value.code == "no-token"
+    there = "Cannot reach the authorization server at 127.0.0.1:9 (connection refused)"
+    assert str(refused.value) == f"There is no token for this call. {there}. Please try again later."
+
+
+@pytest.mark.parametrize(
+    ("life", "requests"), [(3600, 1), (0, 2), ("3600", 1), ("soon", 1), (None, 1), (-5, 2)]
+)
+async def test_a_token_is_used_as_long_as_it_lives(
+    caller: Caller, server: Authorization, life: Any, requests: int
+) -> None:
+    to = upstream(server, OWN)
+    server.tokens["fixed"] = BRIDGE
+    server.failing = {"access_token": "fixed", "token_type": "bearer", "expires_in": life}
+    for _ in range(2):
+        assert you(await ask(caller, to)) == BRIDGE
+    assert len(server.asked) == requests
+
+
+async def test_tokens_outlive_a_reload_but_not_another_auth(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, OWN)
+    await ask(caller, to)
+    caller.client.retire([upstream(server, OWN, timeout="9s")])
+    await ask(caller, upstream(server, OWN, timeout="9s"))
+    assert len(server.asked) == 1
+    await ask(caller, upstream(server, OWN | {"scopes": ["orders:read"]}))
+    assert len(server.asked) == 2
+
+
+async def test_of_many_callers_those_who_called_last_are_known(
+    caller: Caller, server: Authorization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.upstream.oauth._MOST", 2)
+    to, subjects = upstream(server, EXCHANGE), [token(sub=name) for name in ("ann", "bob", "cid")]
+    for number in (0, 1, 0, 2, 0, 1):
+        await ask(caller, to, subjects[number])
+    assert len(server.asked) == 4
+
+
+def test_an_address_that_is_none_is_told_of() -> None:
+    words = {"type": "oauth2", "flow": "clientCredentials", "tokenUrl": "login/token", "clientId": "x"}
+    spec = UpstreamSpec.model_validate({"baseUrl": "http://127.0.0.1:9", "auth": words})
+    with pytest.raises(InvalidSpec) as refused:
+        compile_upstream("shop", spec, Sources({}))
+    assert [(finding.code, finding.route) for finding in refused.value.findings] == [
+        ("bad-url", ("auth", "tokenUrl"))
+    ]
