@@ -84,7 +84,7 @@ def test_every_tool_and_upstream_file_is_right(
     monkeypatch.setenv("SHOP_API_KEY", "demo-key")
     assert main(["check", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["tools"], found["upstreams"]) == (3, 2)
+    assert (found["tools"], found["upstreams"]) == (3, 3)
     assert {diagnostic["code"] for diagnostic in found["diagnostics"]} == {"unset-secret"}
 
 

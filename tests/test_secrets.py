@@ -320,7 +320,7 @@ def test_the_base_url_and_the_name_of_a_key_are_no_secrets() -> None:
 
 def test_a_repr_shows_no_secret() -> None:
     upstream = resolved(auth=BEARER, headers={"X": "${env:PASSWORD}"}, proxy="http://user:secret@proxy.test")
-    assert repr(upstream) == "Upstream(name='shop', files=(), certificates='')"
+    assert repr(upstream) == "Upstream(name='shop', files=(), certificates='', role='API')"
     for shown in (repr(upstream.spec), str(upstream.spec)):
         assert "t0ken" not in shown
         assert "pass/word" not in shown

@@ -7,6 +7,7 @@ from typing import Final, Literal, TextIO, assert_never
 
 import click
 
+from bridge.codec import quote
 from bridge.diagnostics import Diagnostic
 from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
 from bridge.server import logs
@@ -148,7 +149,7 @@ def _token(event: TokenAsked) -> dict[str, str | int]:
     if event.error:
         fields["error"] = logs.fit(event.error)
     if event.said:
-        fields["said"] = logs.fit(event.said[:_SAID])
+        fields["said"] = quote(event.said, _SAID)
     fields["ms"] = round(event.seconds * 1000)
     return fields
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from opentelemetry.trace import Span, SpanKind, StatusCode, get_tracer
+from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider, get_tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bridge import __version__
@@ -39,10 +39,10 @@ class _Sending:
 
 
 class Tracing:
-    """Makes the spans that the SDK does not make; they go where its own go."""
+    """Makes the spans that the SDK does not make; they go where its own go, or to a ``provider``."""
 
-    def __init__(self) -> None:
-        self._tracer = get_tracer(NAME, __version__)
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._tracer = get_tracer(NAME, __version__, provider)
 
     @contextmanager
     def request(self, method: str, version: str, id: object, tool: str | None = None) -> Iterator[Span]:

@@ -160,7 +160,8 @@ class Client:
         request = call.request
 
         async def ask(request: Request, server: Upstream) -> Reply:
-            return await self.send(request, server, repeatable=True, deadline=call.deadline)
+            # The call's own time ends first: others who wait for the token may have more.
+            return await self.send(request, server, repeatable=True, deadline=call.deadline + 1)
 
         async def send(token: str) -> Reply:
             credentials = ("Authorization", f"Bearer {token}")

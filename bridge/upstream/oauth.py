@@ -138,8 +138,7 @@ class Tokens:
         except UpstreamError as problem:
             told = problem if isinstance(problem, NoToken) else _unreached(problem)
             outcome, error, said = told.code, told.error, server.redact(told.said, *filter(None, [subject]))
-            if problem.code != "timeout":  # others may have more time
-                coming.set_result(told)
+            coming.set_result(told)
             raise told from problem
         else:
             return token

@@ -1,4 +1,4 @@
-"""The official client finds the way from a bridge that refuses it to a token that counts (MCP, authorization)."""
+"""Tokens: the official client finds the way to one that counts (MCP, authorization), and the bridge gets others for it."""
 
 import json
 import signal
@@ -13,7 +13,8 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
 from tests.commands.processes import restbridge
 from tests.real_upstreams.processes import free_port
-from tests.server.logins import Login
+from tests.server.logins import Login, token
+from tests.upstream.authorization import BRIDGE, SECRET, serving_authorization
 
 pytestmark = pytest.mark.anyio
 
@@ -64,3 +65,37 @@ async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None
     assert not result.is_error
     assert storage.token
     assert storage.token.scope == "orders:read"
+
+
+_UPSTREAM = """\
+baseUrl: {url}/api
+auth: {{type: oauth2, flow: tokenExchange, tokenUrl: "{url}/oauth/token/", clientId: {bridge}, clientSecret: "${{env:SECRET}}"}}
+"""
+_TOOL = "description: Who am I?\nupstream: api\nrequest: {method: GET, url: /who}\n"
+
+
+async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) -> None:
+    (tmp_path / "tools.d").mkdir()
+    (tmp_path / "tools.d/who.yaml").write_text(_TOOL)
+    (tmp_path / "mine").write_text(token() + "\n")
+    async with serving_authorization() as server:
+        written = _UPSTREAM.format(url=server.url, bridge=BRIDGE)
+        (tmp_path / "tools.d/api.upstream.yaml").write_text(written)
+
+        async def said(*words: str) -> tuple[str, int]:
+            async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as running:
+                code = await running.ends()
+                return b"".join([chunk async for chunk in running.out]).decode(), code
+
+        text, code = await said("call", "who", "--token-file", "mine")
+        assert ('"you":"ann"' in text, code) == (True, 0)
+        text, code = await said("call", "who", "--token-file", "mine", "--format", "raw")
+        assert ("Bearer [redacted]" in text, code) == (True, 0)
+        text, code = await said("call", "who")
+        assert ("for whoever shows a token of theirs, and none is shown" in text, code) == (True, 1)
+        text, code = await said("explain", "who")
+        assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)
+        assert len(server.asked) == 2
+        async with restbridge("serve", cwd=tmp_path, env={"SECRET": SECRET}) as bridge:
+            await bridge.says("WARNING api: called for whoever shows a token of theirs, and here nobody does")
+            assert await bridge.hangs_up() == 0

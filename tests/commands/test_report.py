@@ -7,7 +7,7 @@ import pytest
 
 from bridge.commands import report
 from bridge.diagnostics import Diagnostic, Mark
-from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced
+from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
 
 WRONG = Diagnostic(
     "tools.d/a.yaml",
@@ -101,6 +101,11 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
         (
             RequestRetried(upstream="shop", attempt=1, reason="refused", wait=0.2),
             "retry upstream=shop attempt=1 reason=refused wait_ms=200",
+        ),
+        (TokenAsked("shop", "ok", 0.1), "token upstream=shop outcome=ok ms=100"),
+        (
+            TokenAsked("shop", "token-refused", 0.1, "invalid_scope", "no\nscope " + "x" * 400),
+            f'token upstream=shop outcome=token-refused error=invalid_scope said="no\\nscope {"x" * 291}"… ms=100',
         ),
         (
             SnapshotReplaced(

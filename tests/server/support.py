@@ -22,6 +22,7 @@ from bridge.server.http import serve_http
 from bridge.server.operator import Operator
 from bridge.server.resource import Resource
 from bridge.server.stdio import serve_stdio
+from bridge.server.tracing import Tracing
 from bridge.settingsfile import Limits, View
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
@@ -156,11 +157,14 @@ class Served:
         express: bool = True,
         alone: bool = True,
         limits: Limits | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.express = express
         self.registry = Registry()
         self.events: list[Event] = []
-        self.server = ToolServer(self.registry, client, self.events.append, alone=alone, limits=limits)
+        self.server = ToolServer(
+            self.registry, client, self.events.append, alone=alone, limits=limits, tracing=tracing
+        )
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self.scopes: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
 """Compiled projections against jmespath's own interpreter, on generated expressions and documents."""
 
 import jmespath
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import Parser
@@ -68,6 +68,7 @@ def selected(expression: str, document: Json) -> tuple[Selection, Json]:
 
 @settings(max_examples=180)
 @given(EXPRESSIONS, DOCUMENTS)
+@example("a[]", {"a": [[1], 2, [3]]})
 def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> None:
     try:
         expected = jmespath.search(expression, document)
