@@ -142,8 +142,8 @@ def _traces(beginning: Beginning) -> Callable[[], None] | None:
     try:
         from bridge.server.exporting import Exporter
     except ModuleNotFoundError:
-        if not beginning.told.silent:
-            _log.warning("%s is set, but no traces are made: restbridge[otel] is not installed", named)
+        level = logging.DEBUG if beginning.told.silent else logging.WARNING
+        _log.log(level, "%s is set, but no traces are made: restbridge[otel] is not installed", named)
         return None
     return Exporter().close
 

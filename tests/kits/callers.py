@@ -1,7 +1,7 @@
-"""Callers with keys, all at once: nobody is taken for another, sees another's tools or uses another's session.
+"""Callers with keys and with tokens, all at once: nobody is taken for another, sees another's tools or uses another's session.
 
 Each caller has a tool of its own, which alone asks for the scope that alone it has. The bridge's log says who
-called what.
+called what; of those with tokens, the API says by whose token it was called, which the bridge had in exchange.
 """
 
 import json
@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,28 +21,41 @@ import httpx
 
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http
+from tests.server.logins import ISSUER, RESOURCE, Login, token
 from tests.server.support import Session, call, request
+from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 from tests.upstream.conversation import Exchange, serve_faults
 
-_NAMES: Final = ("ann", "bob", "cid", "dan")
+_WITH_TOKENS: Final = ("cid", "dan")
+_NAMES: Final = ("ann", "bob", *_WITH_TOKENS)
 _BRUTES: Final = 4
 _LINE: Final = re.compile(rb"call tool=of_(\w+) caller=(\w+) .*outcome=ok")
 _REFUSED: Final = re.compile(rb"refused (?:a request|\d+ requests, the last one) from")
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
+_EXCHANGING: Final = """\
+baseUrl: {url}/api
+auth: {{type: oauth2, flow: tokenExchange, tokenUrl: "{url}/oauth/token/", clientId: {bridge}, clientSecret: "{secret}"}}
+"""
 _TOOL: Final = """\
 description: Answers with the id that it is called with.
-upstream: api
+upstream: {upstream}
 scopes: [{name}]
 inputSchema: {{type: object, required: [id], properties: {{id: {{type: string}}}}}}
-request: {{method: POST, url: "/ok?id={{id}}"}}
+request: {{method: POST, url: "{path}?id={{id}}"}}
 """
+
+
+@cache
+def _shown(name: str) -> str:
+    return token(sub=name, scope=name) if name in _WITH_TOKENS else f"key-of-{name}"
 
 
 async def run(*, long: bool) -> list[Figure]:
     calls, stolen = (10_000, 1000) if long else (800, 100)
-    async with _world() as bridge, httpx.AsyncClient(timeout=20, trust_env=False) as web:
+    async with _world() as (bridge, authorization), httpx.AsyncClient(timeout=20, trust_env=False) as web:
         return [
             *await _identities(bridge, web, calls),
+            at_most("tokens that were asked for in exchange", len(authorization.asked), 2, "tokens"),
             await _sessions(bridge, web, stolen),
             *await _brute_force(bridge, web, 1000 if long else 200),
         ]
@@ -58,7 +72,7 @@ async def _identities(bridge: Bridge, web: httpx.AsyncClient, calls: int) -> lis
             if not number % 10:
                 seen.extend(await _trespasses(name, asks, number))
             answer = await asks(_call(name, f"{name}-{number}"))
-            if answer["id"] != f"{name}-{number}" or f'"{name}-{number}\\"' not in json.dumps(answer):
+            if answer["id"] != f"{name}-{number}" or not _is_of(name, number, json.dumps(answer)):
                 lost.append(f"{name}-{number}: {json.dumps(answer)[:200]}")
 
     async with anyio.create_task_group() as tasks:
@@ -72,6 +86,12 @@ async def _identities(bridge: Bridge, web: httpx.AsyncClient, calls: int) -> lis
         none_of("  that the log has under another name", wrong, len(told)),
         none_of("looks at another's tool: listed, called, or told of", seen, calls // 10 * 2),
     ]
+
+
+def _is_of(name: str, number: int, answer: str) -> bool:
+    """Whether it holds the id that the call had, and the API knew whose it was."""
+    told = rf"\"you\":\"{name}\"" in answer or name not in _WITH_TOKENS
+    return told and rf'"{name}-{number}\"' in answer
 
 
 async def _trespasses(name: str, asks: Any, number: int) -> list[str]:
@@ -149,7 +169,7 @@ def _call(name: str, id: str) -> dict[str, Any]:
 
 def _session(name: str, bridge: Bridge, web: httpx.AsyncClient) -> Session:
     session = Session(web, bridge.url)
-    session.headers["authorization"] = f"Bearer key-of-{name}"
+    session.headers["authorization"] = f"Bearer {_shown(name)}"
     return session
 
 
@@ -164,19 +184,31 @@ async def _echo(exchange: Exchange) -> None:
 
 
 @asynccontextmanager
-async def _world() -> AsyncIterator[Bridge]:
-    """An upstream that answers with the query, and a bridge that asks for keys."""
+async def _world() -> AsyncIterator[tuple[Bridge, Authorization]]:
+    """An upstream that answers with the query, another that takes tokens, and a bridge that asks who calls."""
     with TemporaryDirectory() as name:
         tools, settings = Path(name) / "tools.d", Path(name) / "restbridge.yaml"
         tools.mkdir()
         entries = [
-            {"name": each, "sha256": sha256(f"key-of-{each}".encode()).hexdigest(), "scopes": [each]}
+            {"name": each, "sha256": sha256(_shown(each).encode()).hexdigest(), "scopes": [each]}
             for each in _NAMES
+            if each not in _WITH_TOKENS
         ]
-        settings.write_text(json.dumps({"access": {"apiKeys": entries}}))
-        async with serve_faults({"ok": _echo}) as faulty:
+        login = Login("ec-1")
+        async with (
+            serve_faults({"ok": _echo}) as faulty,
+            login.serving(),
+            serving_authorization() as authorization,
+        ):
+            issuers = [{"issuer": ISSUER, "jwks": login.url}]
+            access = {"apiKeys": entries, "jwt": issuers, "resource": RESOURCE}
+            settings.write_text(json.dumps({"access": access}))
             (tools / "api.upstream.yaml").write_text(_UPSTREAM.format(url=faulty.url))
+            written = _EXCHANGING.format(url=authorization.url, bridge=BRIDGE, secret=SECRET)
+            (tools / "exchanging.upstream.yaml").write_text(written)
             for each in _NAMES:
-                (tools / f"of_{each}.yaml").write_text(_TOOL.format(name=each))
+                upstream, path = ("exchanging", "/who") if each in _WITH_TOKENS else ("api", "/ok")
+                words = _TOOL.format(name=each, upstream=upstream, path=path)
+                (tools / f"of_{each}.yaml").write_text(words)
             async with over_http(tools, {"RESTBRIDGE_CONFIG": str(settings)}) as bridge:
-                yield bridge
+                yield bridge, authorization

@@ -155,7 +155,8 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
         who = None if self.refusing else self.tokens.get(shown.removeprefix("Bearer "))
         if who is None:
             return JSONResponse({"message": f"no token of ours: {shown}"}, 401)
-        return JSONResponse({"you": who, "shown": shown, "headers": dict(request.headers)})
+        query, headers = dict(request.query_params), dict(request.headers)
+        return JSONResponse({"you": who, "shown": shown, "headers": headers, "query": query})
 
 
 @asynccontextmanager
