@@ -4,9 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import anyio
+
 from bridge.exchange import RawHeaders
 from bridge.settingsfile import View
 from bridge.spec import Json
+
+
+class Stay:
+    """How long somebody may be here: until what let them in counts no more; then ``running`` ends, too.
+
+    Must be made where the event loop runs.
+    """
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.running: set[anyio.CancelScope] = set()
+
+    def end(self) -> None:
+        self.over.set()
+        for scope in self.running:
+            scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +33,7 @@ class Caller:
 
     Where nobody is asked who calls, there is no name, and scopes of None bind nobody. ``issuer`` is who says
     so, of those who show a ``token``: a name means nothing beside another one; ``claims`` is what that says.
-    ``known`` has the name and the claims by the names that tool files have for them.
+    ``known`` has the name and the claims by the names that tool files have for them. Who has a ``stay`` may be sent away.
     """
 
     name: str | None = None
@@ -24,6 +42,7 @@ class Caller:
     issuer: str | None = None
     claims: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
     token: str | None = field(default=None, compare=False, repr=False)
+    stay: Stay | None = field(default=None, compare=False, repr=False)
     known: Mapping[str, Json] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ Of keys the digests are known alone; tokens are kept while they count, as some A
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -13,13 +13,13 @@ from typing import Final
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from mcp_types import INVALID_REQUEST
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.caller import Caller
+from bridge.caller import Caller, Stay
 from bridge.server.announce import come_from
-from bridge.server.gate import error_reply, receive_until
+from bridge.server.gate import error_reply, later_reply, receive_until
 from bridge.server.operator import HEALTHY, READY
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
@@ -55,21 +55,22 @@ class Holder:
     proof: ApiKey | Token
     caller: Caller
     user: AuthenticatedUser
-    ended: anyio.Event = field(default_factory=anyio.Event)
+    stay: Stay
     visits: int = 0
 
     @classmethod
     def of(cls, proof: ApiKey | Token, text: str | None = None) -> "Holder":
         """``text`` is the token itself, by which others may be got."""
-        scopes, who = frozenset(proof.scopes), proof.name
+        scopes, who, stay = frozenset(proof.scopes), proof.name, Stay()
         if isinstance(proof, Token):
             issuer = proof.issuer.entry.issuer
-            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text)
+            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text, stay=stay)
             who = f"{issuer} {proof.name}"  # no key's name has a blank
         else:
-            caller = Caller(proof.name, scopes)
+            caller = Caller(proof.name, scopes, stay=stay)
         # The SDK binds sessions to the user, and asks nothing of the token itself.
-        return cls(proof, caller, AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[])))
+        user = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
+        return cls(proof, caller, user, stay)
 
     @property
     def is_over(self) -> bool:
@@ -104,7 +105,7 @@ class Access:
         kept = {id(holder) for holder in self._keys.values()}
         for holder in before.values():
             if id(holder) not in kept:
-                holder.ended.set()
+                holder.stay.end()
         issuers, self._issuers = self._issuers, {}
         for entry in words.jwt or ():
             old = issuers.get(entry.issuer)
@@ -121,13 +122,13 @@ class Access:
             self._changed = anyio.Event()
             now = time.time()
             holders = [*self._keys.values(), *self._tokens.values()]
-            times = [holder.proof.expires for holder in holders if not holder.ended.is_set()]
+            times = [holder.proof.expires for holder in holders if not holder.stay.over.is_set()]
             next_one = min((expires for expires in times if expires is not None), default=now + _FOREVER)
             with anyio.move_on_after(min(max(next_one - now, 0), _FOREVER)):
                 await self._changed.wait()
             for holder in self._keys.values():
                 if holder.is_over:
-                    holder.ended.set()
+                    holder.stay.end()
             self._weed()
 
     async def freshen(self, *, at_once: bool = False) -> None:
@@ -151,7 +152,7 @@ class Access:
         holder = self._keys.get(digest) or self._tokens.get(digest)
         if holder is None and self._issuers and key.count(b".") == 2:
             return await self._of_token(key, digest)
-        if holder is None or holder.is_over or holder.ended.is_set():
+        if holder is None or holder.is_over or holder.stay.over.is_set():
             raise Refused(_INVALID, "invalid_token")
         return holder
 
@@ -185,7 +186,7 @@ class Access:
                 or not token.counts
                 or holder.is_over
             ):
-                holder.ended.set()
+                holder.stay.end()
                 del self._tokens[digest]
 
 
@@ -222,21 +223,19 @@ class Door:
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)
-        visit = _Visit(holder.ended, receive, send)
+        visit = _Visit(holder.stay.over, receive, send)
         holder.visits += 1
         try:
             await self._app(scope, visit.receive, visit.send)
         finally:
             holder.visits -= 1
-        if holder.ended.is_set():
+        if holder.stay.over.is_set():
             await visit.close(scope, self._challenge(Refused(_INVALID, "invalid_token")))
 
     def _challenge(self, refused: Refused) -> Response:
         """RFC 6750 3: what is missing, or why what was shown does not count; RFC 9728 5.1: where to get a token."""
         if refused.later:
-            response = error_reply(503, str(refused), INTERNAL_ERROR)
-            response.headers["Retry-After"] = "10"
-            return response
+            return later_reply(503, str(refused), 10)
         words = ['realm="restbridge"']
         if refused.error:
             words += [f'error="{refused.error}"', f'error_description="{refused}"']
@@ -250,8 +249,8 @@ class Door:
 class _Visit:
     """A request and its reply, which end with the key: to the app the client then looks like one that leaves."""
 
-    def __init__(self, ended: anyio.Event, receive: Receive, send: Send) -> None:
-        self._ended = ended
+    def __init__(self, over: anyio.Event, receive: Receive, send: Send) -> None:
+        self._over = over
         self._receive = receive
         self._send = send
         self._has_begun = False
@@ -262,7 +261,7 @@ class _Visit:
         if not self._has_begun:  # the body is there, or is coming
             self._has_begun = True
             return await self._receive()
-        return await receive_until(self._ended, self._receive)
+        return await receive_until(self._over, self._receive)
 
     async def send(self, message: Message) -> None:
         self._is_answered = True

@@ -103,9 +103,12 @@ class Gate:
         if method == "POST" and media_type != "application/json":
             return error_reply(415, "Content-Type must be application/json")
         if self.stopping.is_set() and method != "DELETE":
-            stopping = error_reply(503, "The server is stopping", INTERNAL_ERROR)
+            stopping = later_reply(503, "The server is stopping", 1)
             stopping.headers["connection"] = "close"  # the next one may reach a server that does not
             return stopping
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self.max_body:
+            return error_reply(413, f"The body of a request may have {self.max_body} bytes")
         return None
 
     def stranger(self, headers: Headers) -> Response | None:
@@ -166,9 +169,7 @@ class Gate:
         """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
         status = 503 if error.in_all else 429
         self._refusals.tell(scope, status, str(error))
-        reply = error_reply(status, str(error), INTERNAL_ERROR, id)
-        reply.headers["retry-after"] = str(error.retry_after)
-        return reply
+        return later_reply(status, str(error), error.retry_after, id)
 
     @contextmanager
     def _one_stream(self, caller: Caller) -> Iterator[None]:
@@ -264,3 +265,10 @@ async def _gone() -> Message:
 def error_reply(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:
     """A reply whose text clients show, as it is a JSON-RPC error, too."""
     return JSONResponse({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)
+
+
+def later_reply(status: int, text: str, seconds: int, id: RequestId | None = None) -> Response:
+    """The same for one that may come again after some seconds (RFC 9110 10.2.3)."""
+    reply = error_reply(status, text, INTERNAL_ERROR, id)
+    reply.headers["retry-after"] = str(seconds)
+    return reply

@@ -223,8 +223,11 @@ class ToolServer(Server[TaskGroup]):
     ) -> dict[str, Any]:
         running = running or anyio.CancelScope()
         running.deadline = self._deadline
+        stay = inbound.caller.stay
         with running:
             self._running.add(running)
+            if stay:
+                stay.running.add(running)
             try:
                 result = await invoke(tool, arguments, self._client, self._emit, inbound)
             except Exception as fault:
@@ -233,6 +236,8 @@ class ToolServer(Server[TaskGroup]):
                 raise _failed("The bridge itself failed on this call, not the API", tool) from fault
             finally:
                 self._running.discard(running)
+                if stay:
+                    stay.running.discard(running)
         if running.cancelled_caught:
             if anyio.current_time() < running.deadline:
                 raise MCPError(CANCELLED, "Request cancelled")

@@ -54,6 +54,7 @@ async def serve_http(
     views: Mapping[str, View] = MappingProxyType({}),
     resource: Resource | None = None,
     shared: bool = False,
+    idle: float = _IDLE,
 ) -> None:
     """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
 
@@ -61,8 +62,8 @@ async def serve_http(
     ``resource`` where that is given; an ``operator`` is answered, too. ``views`` are by their names.
 
     ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
-    may address the server beside its own; other processes may serve on a port that is ``shared``. Raises
-    ``OSError`` where it cannot listen.
+    may address the server beside its own; other processes may serve on a port that is ``shared``. Sessions that are
+    ``idle`` for so many seconds end. Raises ``OSError`` where it cannot listen.
     """
     limits = server.limits.words
     manager = StreamableHTTPSessionManager(
@@ -70,7 +71,7 @@ async def serve_http(
         stateless=not server.alone,
         # The gate has checked it, exactly.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        session_idle_timeout=_IDLE,
+        session_idle_timeout=idle,
         max_request_body_size=limits.body,
         max_sessions=limits.in_all.sessions,
     )

@@ -45,6 +45,12 @@ request: {{method: POST, url: "{path}?id={{id}}"}}
 """
 
 
+def _forged(number: int) -> str:
+    """A token of Cid's with a signature that is another one each time."""
+    head, claims, signature = _shown("cid").split(".")
+    return f"{head}.{claims}.{number:08x}{signature[8:]}"
+
+
 @cache
 def _shown(name: str) -> str:
     return token(sub=name, scope=name) if name in _WITH_TOKENS else f"key-of-{name}"
@@ -131,6 +137,8 @@ async def _brute_force(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> li
             while True:
                 tried += 1
                 session = _session(f"guess-{number}-{tried}", bridge, own)
+                if tried % 2:
+                    session.headers["authorization"] = f"Bearer {_forged(tried)}"
                 if (reply := await session.post(request("tools/list"))).status_code != 401:
                     opened.append(f"{reply.status_code} {reply.text[:200]}")
 

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,15 +17,21 @@ from urllib.parse import urlsplit
 
 import anyio
 import httpx
+from anyio.lowlevel import checkpoint
 
-from tests.kits.figures import Figure, at_least, at_most, none_of
+from bridge.registry import Snapshot
+from bridge.upstream.client import Client
+from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http, over_pipes
-from tests.server.support import Session, call, initialize
+from tests.server.support import TOOLS, Served, Session, call, cancel, initialize, request, serving_api
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _GRACE: Final = 5
 _BOUND: Final = 30
 _CALLS: Final = 8
+_BACKLOG: Final = 1024
+"""Events that the SDK keeps for a listen stream before it gives up on it."""
+_HELD: Final = re.compile(rb"call tool=hold \S+ outcome=([\w-]+)")
 _LARGE: Final = b'"' + b"x" * 1_900_000 + b'"'
 _TOOL: Final = """\
 description: Answers {name}.
@@ -75,6 +83,10 @@ async def run(*, long: bool) -> list[Figure]:
         *await _long_line(),
         *await _sessions(1000),
         *await _crowd(500 if long else 100, long=long),
+        *await _cancelled(2000 if long else 200),
+        *await _unread_stream(modern=False),
+        *await _unread_stream(modern=True),
+        *await _past_the_grace(),
     ]
 
 
@@ -238,10 +250,11 @@ async def _crowd(count: int, *, long: bool) -> list[Figure]:
             _, writer = await asyncio.open_connection(where.hostname, where.port)
             stack.callback(writer.close)
             writer.write(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        readers = []
         for _ in range(30):
-            _, writer = await asyncio.open_connection(where.hostname, where.port, limit=1024)
-            stack.callback(writer.close)
-            writer.write(_raw_call(f"{where.hostname}:{where.port}"))
+            slow = stack.enter_context(_slow_socket(where.hostname, where.port))
+            slow.sendall(_raw_call(f"{where.hostname}:{where.port}"))
+            readers.append(slow)
         crowded = await _cost(bridge, Session(web, bridge.url), 200)
         held = bridge.rss - before
         figures = [
@@ -251,11 +264,33 @@ async def _crowd(count: int, *, long: bool) -> list[Figure]:
             at_most("  extra memory, with 30 unread answers of 1.9 MB", held, 200, "MB"),
         ]
         if long:
-            open_before = bridge.descriptors
             await anyio.sleep(60)
-            gone = open_before - bridge.descriptors
-            figures.append(at_least("  clients that never read, gone after a minute", gone, 30))
+            kept = [slow for slow in readers if _has_all(slow)]
+            figures.append(
+                at_most("  clients that read nothing for a minute, and still got all", len(kept), 0, "")
+            )
         return figures
+
+
+def _has_all(slow: socket.socket) -> bool:
+    """Whether a whole answer comes, or the connection has ended before."""
+    size = 0
+    with suppress(ConnectionError):
+        while chunk := slow.recv(1 << 20):
+            size += len(chunk)
+            if size >= len(_LARGE):
+                return True
+    return False
+
+
+@contextmanager
+def _slow_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """One that takes next to nothing while nobody reads."""
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        slow.settimeout(_BOUND)
+        slow.connect((host, port))
+        yield slow
 
 
 def _raw_call(host: str) -> bytes:
@@ -264,6 +299,139 @@ def _raw_call(host: str) -> bytes:
     headers = {"host": host, "content-length": str(len(content)), **modern["headers"]}
     lines = [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(["POST /mcp HTTP/1.1", *lines, "", ""]).encode() + content
+
+
+async def _cancelled(count: int) -> list[Figure]:
+    """Calls that are taken back, in both eras, while the upstream holds them."""
+    async with _tools() as (upstream, tools), over_http(tools) as bridge, _web() as web:
+        session = Session(web, bridge.url)
+        await session.open()
+        tasks_before = bridge.descriptors
+
+        async def take_back(id: int) -> None:
+            heard = len(upstream.heard)
+            async with anyio.create_task_group() as tasks:
+                if id % 2:
+                    tasks.start_soon(Session(web, bridge.url).ask_modern, call("hold", id))
+                else:
+                    tasks.start_soon(session.post, call("hold", id))
+                await upstream.until(lambda: len(upstream.heard) > heard)
+                if id % 2:
+                    tasks.cancel_scope.cancel()
+                else:
+                    await session.post(cancel(id))
+
+        for id in range(count):
+            await take_back(id)
+        await bridge.heard(_HELD, times=count)
+        others = [each.decode() for each in _HELD.findall(bridge.log) if each != b"cancelled"]
+        answer = await session.ask_modern(call("ok", count))
+        left = bridge.descriptors - tasks_before
+        return [
+            none_of("calls taken back that were not cancelled", others, count),
+            none_of("  the next call is not answered", [] if "result" in answer else [str(answer)], 1),
+            at_most("  descriptors that they left", left, 4, ""),
+        ]
+
+
+async def _unread_stream(*, modern: bool) -> list[Figure]:
+    """Changes until the socket of a client that reads nothing is full, and then more; another one hears each."""
+    era = "modern" if modern else "handshake"
+    async with serving_api() as api, _web() as web:
+        client = Client()
+        served = Served(api.url, client)
+        served.show(*TOOLS)
+        tools, limits = served.registry.current.tools, served.server.limits
+        versions = [Snapshot(tools), Snapshot(tools[1:])]
+        heard = changes = 0
+
+        async def change(events: AsyncIterator[Any]) -> None:
+            nonlocal heard, changes
+            changes += 1
+            served.registry.replace(versions[changes % 2])
+            await served.server.announcer.announce()
+            with anyio.move_on_after(_GRACE):
+                heard += (await anext(events))["method"] == "notifications/tools/list_changed"
+
+        async with served.http() as url:
+            slow, other = Session(web, url), Session(web, url)
+            await slow.open()
+            await other.open()
+            listen = slow.modern(request("subscriptions/listen", 5, notifications={"toolsListChanged": True}))
+            asked = listen if modern else {"headers": slow.headers}
+            with _unread(url, "POST" if modern else "GET", **asked):
+                async with other.stream() as events:
+                    while limits.now["streams"] < 2:
+                        await checkpoint()
+                    while limits.now["results"] == 0:
+                        await change(events)
+                    for _ in range(_BACKLOG + 100):
+                        await change(events)
+            after = await other.ask_modern(call("echo"))
+        await client.aclose()
+        missed = [f"{changes - heard} of them"] if heard < changes else []
+        return [
+            none_of(f"changes not heard beside a {era} stream that nobody reads", missed, changes),
+            none_of("  the next call is not answered", [] if "result" in after else [str(after)], 1),
+        ]
+
+
+@contextmanager
+def _unread(url: str, method: str, headers: dict[str, str], content: bytes = b"") -> Iterator[None]:
+    """A request of which as little of the answer is taken as can be."""
+    where = urlsplit(url)
+    lines = [f"{name}: {value}" for name, value in {"host": where.netloc, **headers}.items()]
+    head = "\r\n".join([f"{method} {where.path} HTTP/1.1", *lines, f"content-length: {len(content)}", "", ""])
+    with _slow_socket(where.hostname or "", where.port or 0) as slow:
+        slow.sendall(head.encode() + content)
+        yield
+
+
+async def _past_the_grace() -> list[Figure]:
+    """Calls that outlast the grace, over both transports at once: told so, and the process ends in time."""
+    told: list[str] = []
+    took: list[float] = []
+
+    async def over_stdio() -> None:
+        async with _tools() as (upstream, tools), over_pipes(tools, DEVNULL) as (process, pipe):
+            await pipe.send(call("hold"))
+            await upstream.until(lambda: len(upstream.heard) == 1)
+            began = anyio.current_time()
+            process.send_signal(signal.SIGTERM)
+            told.append(str(json.loads(await pipe.line(_BOUND))))
+            with anyio.fail_after(_BOUND):
+                await process.wait()
+            took.append(anyio.current_time() - began)
+
+    async def over_web(*workers: str) -> None:
+        async with (
+            _tools() as (upstream, tools),
+            _web() as web,
+            over_http(tools, None, "bridge", *workers) as bridge,
+        ):
+            async with anyio.create_task_group() as tasks:
+
+                async def ask(id: int) -> None:
+                    modern = Session(web, bridge.url)
+                    told.append(str(await modern.ask_modern(call("hold", id))))
+
+                for id in range(4):
+                    tasks.start_soon(ask, id)
+                await upstream.until(lambda: len(upstream.heard) == 4)
+                began = anyio.current_time()
+                os.kill(bridge.pid, signal.SIGTERM)
+            await bridge.ended()
+            took.append(anyio.current_time() - began)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(over_stdio)
+        tasks.start_soon(over_web)
+        tasks.start_soon(over_web, "--workers", "2")
+    text = "The server stopped before this call was done; it may have been carried out"
+    return [
+        none_of("calls past the grace that were not told so", [each for each in told if text not in each], 9),
+        at_most("  longest end, also with workers", max(took), _GRACE + 2, "s"),
+    ]
 
 
 async def _cost(bridge: Bridge, session: Session, count: int) -> float:

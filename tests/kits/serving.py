@@ -20,7 +20,7 @@ from tests import proc
 from tests.server.support import Pipe
 
 ROOT: Final = Path(__file__).parents[2]
-_URL: Final = re.compile(rb"serving (http://\S+)\n")
+_URL: Final = re.compile(rb"serving (http://[^\s;]+)[\s;]")
 _BOUND: Final = 30
 
 Transport = Literal["stdio", "HTTP modern", "HTTP handshake"]
@@ -78,10 +78,10 @@ class Bridge:
 
 @asynccontextmanager
 async def over_http(
-    directory: Path, env: Mapping[str, str] | None = None, module: str = "bridge"
+    directory: Path, env: Mapping[str, str] | None = None, module: str = "bridge", *words: str
 ) -> AsyncIterator[Bridge]:
     """Serves a directory on a free port; must end well when it is asked to."""
-    command = [sys.executable, "-m", module, "serve", "--http", "127.0.0.1:0", str(directory)]
+    command = [sys.executable, "-m", module, "serve", "--http", "127.0.0.1:0", *words, str(directory)]
     async with await anyio.open_process(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
     ) as process:

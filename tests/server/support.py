@@ -206,6 +206,7 @@ class Served:
         operator: Operator | None = None,
         views: Mapping[str, Json] | None = None,
         resource: Resource | None = None,
+        idle: float = 600,
     ) -> AsyncIterator[str]:
         """Serves over HTTP; yields the URL, and stops at the end if the test has not."""
         urls: list[str] = []
@@ -229,6 +230,7 @@ class Served:
                 operator=operator,
                 views={name: View.model_validate(words) for name, words in (views or {}).items()},
                 resource=resource,
+                idle=idle,
             )
             self.stopped.set()
 

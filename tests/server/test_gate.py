@@ -111,7 +111,17 @@ async def test_a_body_is_declared_as_json(media_type: str, status: int) -> None:
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(b"", -32700), (b"{", -32700), (b"[]", -32600), (b'{"jsonrpc":"1.0"}', -32600)],
+    [
+        (b"", -32700),
+        (b"{", -32700),
+        (b"[]", -32600),
+        (b'{"jsonrpc":"1.0"}', -32600),
+        (PING.replace(b"{}", b'{"n": NaN}'), -32700),
+        (PING.replace(b'"id"', b'"id": 2, "id"'), -32700),
+        (PING.replace(b"{}", b'{"n": %s}' % (b"[" * 300 + b"]" * 300)), -32700),
+        (PING.decode().encode("utf-16-le"), -32700),
+        (b"[" + PING + b"]", -32600),
+    ],
 )
 async def test_what_is_no_message_is_answered_without_the_sdk(body: bytes, code: int) -> None:
     reply = await send(gate(), body)
@@ -128,7 +138,8 @@ async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -
     stopping.stopping.set()
     reply = await send(stopping, method=method)
     assert reply.status_code == status
-    assert reply.headers.get("connection") == ("close" if status == 503 else None)
+    refused = ("close", "1") if status == 503 else (None, None)
+    assert (reply.headers.get("connection"), reply.headers.get("retry-after")) == refused
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -1,13 +1,18 @@
 import json
 import logging
+from typing import Any
 
+import httpx
 import pytest
+from mcp_types import PaginatedRequestParams
 
 from bridge import __version__
 from bridge.events import CallFinished
 from bridge.exchange import Reply
+from bridge.server.announce import Context
+from bridge.server.handlers import ToolServer
 from bridge.upstream.client import Client
-from tests.server.support import META, Api, Json, Pipe, Served, call, initialize, request
+from tests.server.support import META, Api, Json, Pipe, Served, Session, call, initialize, request
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +123,47 @@ async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.
         "fault: tool=echo id=1",
         "fault: tool=change id=2",
     ]
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_over_http_too_a_fault_of_ours_is_not_shown(
+    api: Api, web: httpx.AsyncClient, *, express: bool
+) -> None:
+    broken = Served(api.url, BrokenClient(), express=express)
+    broken.show("echo")
+    async with broken.http() as url:
+        session = Session(web, url)
+        await session.open()
+        answers = [await session.ask(call("echo")), await session.ask_modern(call("echo"))]
+    for answer in answers:
+        assert answer["error"]["message"] == "The bridge itself failed on this call, not the API"
+    assert "canary" not in str(answers)
+
+
+class Counting(ToolServer):
+    """Counts how often it is asked for all tools."""
+
+    listed = 0
+
+    async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        self.listed += 1
+        return await super()._list_tools(ctx, params)
+
+
+async def test_a_call_past_the_lane_does_not_list_the_tools(
+    api: Api, client: Client, web: httpx.AsyncClient
+) -> None:
+    served = Served(api.url, client, express=False)
+    served.server = server = Counting(served.registry, client, served.events.append)
+    served.show("echo")
+    async with served.http() as url:
+        session = Session(web, url)
+        await session.open()
+        assert "result" in await session.ask_modern(call("echo"))
+        assert "result" in await session.ask(call("echo"))
+        assert server.listed == 0
+        await session.ask_modern(request("tools/list"))
+    assert server.listed == 1
 
 
 async def test_structured_content_and_its_nulls_arrive(served: Served) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -103,6 +104,10 @@ def bound(api: Api, client: Client) -> Served:
 ACCESS = ("ann", "bob")
 
 
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
 @pytest.mark.parametrize("express", [True, False])
 async def test_a_call_too_many_is_told_to_the_model(
     bound: Served, api: Api, web: httpx.AsyncClient, *, express: bool
@@ -124,6 +129,40 @@ async def test_a_call_too_many_is_told_to_the_model(
     outcomes = [(event.caller, event.outcome) for event in bound.events if isinstance(event, CallFinished)]
     assert outcomes.count(("ann", "too-many-calls")) == 2
     assert len(outcomes) == 5
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_who_leaves_results_unread_makes_no_more_calls(
+    api: Api, web: httpx.AsyncClient, client: Client, *, express: bool
+) -> None:
+    served = Served(api.url, client, express=express, limits=words(perCaller={"results": "1MiB"}))
+    served.show("echo")
+    access = letting_in(map(entry, ACCESS))
+    async with served.http(access=access) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        served.server.limits.add("results", Caller("ann"), 1024**2)
+        refused = [await ann.ask(call("echo")), await ann.ask_modern(call("echo"))]
+        assert (await bob.ask(call("echo")))["result"]["isError"] is False
+        served.server.limits.add("results", Caller("ann"), -1)
+        assert (await ann.ask(call("echo")))["result"]["isError"] is False
+    for answer in refused:
+        (block,) = answer["result"]["content"]
+        assert block["text"].startswith("Too many bytes of results that wait to be read: at most 1048576 for")
+
+
+async def test_a_session_that_is_idle_ends_and_makes_room(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served.show("echo")
+    async with served.http(idle=0.1) as url:
+        first = Session(web, url)
+        await first.open()
+        with anyio.fail_after(5):
+            while served.server.announcer.sessions or served.server.limits.now["sessions"]:
+                await anyio.lowlevel.checkpoint()
+        assert (await first.post(call("echo"))).status_code == 404
+        await Session(web, url).open()
 
 
 async def test_a_session_too_many_is_refused_until_another_ends(
@@ -167,7 +206,8 @@ async def test_what_all_have_together_is_the_servers_to_refuse(
     served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
     async with served.http() as url:
         await Session(web, url).open()
-        assert (await Session(web, url).post(initialize())).status_code == 503
+        reply = await Session(web, url).post(initialize())
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
 
 
 @pytest.mark.parametrize("express", [True, False])
@@ -177,4 +217,10 @@ async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, expre
         message = session.modern(call("echo"))
         assert (await web.post(url, **message)).status_code == 200
         message["content"] += b" " * 1000
-        assert (await web.post(url, **message)).status_code == 413
+        reply = await web.post(url, **message)
+        assert (reply.status_code, reply.json()["error"]["message"]) == (
+            413,
+            "The body of a request may have 1000 bytes",
+        )
+        chunked = httpx.Request("POST", url, headers=message["headers"], content=_pieces(message["content"]))
+        assert (await web.send(chunked)).status_code == 413

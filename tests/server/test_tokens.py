@@ -287,7 +287,7 @@ async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more()
     holder = await access.holder(shown("ed-1"))
     kids[:] = ["ed-2"]
     await access.holder(shown("ed-2"))
-    assert holder.ended.is_set()
+    assert holder.stay.over.is_set()
     with pytest.raises(Refused, match="does not have"):
         await access.holder(shown("ed-1"))
 
