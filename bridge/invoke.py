@@ -85,7 +85,7 @@ async def invoke(
                 issuer=inbound.caller.issuer,
                 method=tool.spec.request.method,
                 read=len(course.reply.content) if course.reply else 0,
-                answered=sum(_size(block) for block in result.content) if result is not None else 0,
+                answered=sum(map(_size, result.content)) if result is not None else 0,
             )
         )
     return _redacted(result, tool.upstream, course.reply.secrets if course.reply else ())

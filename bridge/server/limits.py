@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -32,7 +31,7 @@ _KNOWN: Final = 1000
 class _Taken:
     """What one caller has, or all; by ``even`` the last call would have been made, had they come evenly."""
 
-    now: Counter[Kind] = field(default_factory=Counter)
+    now: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(_TOLD, 0))
     even: float = 0.0
 
 

@@ -55,7 +55,7 @@ def configure(level: int = logging.INFO, form: LogFormat = "text") -> None:
 def fit(value: object) -> str:
     """What others have chosen, such as an id, as it can stand in a line: nothing in it ends the line, or a word."""
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else quote(text)
+    return text if type(value) is int or _PLAIN.fullmatch(text) else quote(text)
 
 
 def event(name: str, fields: Mapping[str, str | int]) -> None:

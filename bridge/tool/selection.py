@@ -105,7 +105,7 @@ class Selection:
     """``select``, what that takes, and how large its result can be when it is written.
 
     Whoever calls it charges ``steps`` and ``created``. The result takes at most ``factor`` times what the
-    document takes, and ``extra`` bytes.
+    document takes, and ``extra`` bytes. Of what selects by names alone, these are its ``path``.
     """
 
     select: Select
@@ -113,6 +113,7 @@ class Selection:
     created: int = 0
     factor: float = 1
     extra: float = 0
+    path: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, node: Node) -> "Selection":
@@ -174,7 +175,7 @@ def _identity(_node: Node) -> Selection:
 
 def _field(node: Node) -> Selection:
     name = codec.clean(node["value"])
-    return Selection(lambda value, _budget: value.get(name) if type(value) is dict else None)
+    return Selection(lambda value, _budget: value.get(name) if type(value) is dict else None, path=(name,))
 
 
 def _literal(node: Node) -> Selection:
@@ -216,6 +217,7 @@ def _chain(node: Node) -> Selection:
             first.created + then.created,
             first.factor * then.factor,
             first.extra * then.factor + then.extra,
+            (*first.path, *then.path) if first.path and then.path else (),
         )
     return replace(first, steps=first.steps + 1)
 
@@ -232,7 +234,30 @@ def _multi_select_dict(node: Node) -> Selection:
     def select(value: Json, budget: Budget) -> Json:
         return None if value is None else {name: part(value, budget) for name, part in pairs}
 
-    return _made_of(inner, select, 100 + 60 * len(names), sum(map(len, names)))
+    paths = {name: each.path for name, each in zip(names, inner, strict=True) if each.path}
+    made = _record(paths, select) if len(paths) == len(names) else select
+    return _made_of(inner, made, 100 + 60 * len(names), sum(map(len, names)))
+
+
+def _record(paths: Mapping[str, tuple[str, ...]], otherwise: Select) -> Select:
+    """The same for an object, where all is selected by names alone: most projections make such."""
+    shallow = [(name, key) for name, (key, *deeper) in paths.items() if not deeper]
+    nested = [(name, key, deeper) for name, (key, *deeper) in paths.items() if deeper]
+    order = dict.fromkeys(paths) if nested else {}
+
+    def select(value: Json, budget: Budget) -> Json:
+        if type(value) is not dict:
+            return otherwise(value, budget)
+        get = value.get
+        found: dict[str, Json] = order | {name: get(key) for name, key in shallow}
+        for name, key, deeper in nested:
+            part = get(key)
+            for step in deeper:
+                part = part.get(step) if type(part) is dict else None
+            found[name] = part
+        return found
+
+    return select
 
 
 def _multi_select_list(node: Node) -> Selection:

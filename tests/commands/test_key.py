@@ -14,6 +14,7 @@ from tests.commands.conftest import Line
 from tests.commands.processes import Running, restbridge
 from tests.commands.test_workers import workers_of
 from tests.server.logins import ISSUER, RESOURCE, Login, token
+from tests.server.support import Session
 
 SERVE = ("serve", "--config", "restbridge.yaml")
 
@@ -109,7 +110,13 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
         await bridge.says(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
         await bridge.says(r"what it last said still holds; the keys that counted before count on$")
         assert [await status(url, key) for key in (ann, bob)] == [200, 200]
-        write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http, strict=True)
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as web:
+            session = Session(web, url)
+            session.headers["authorization"] = f"Bearer {ann}"
+            async with session.listen(toolsListChanged=True) as events:
+                await anext(events)
+                write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http, strict=True)
+                assert [event async for event in events] == []
         await bridge.says(
             r"WARNING restbridge.yaml: what changed there beside keys takes effect at the next start$"
         )

@@ -28,6 +28,7 @@ from tests.server.support import Api, Files, Json, Session, call, serving_api, t
 pytestmark = pytest.mark.anyio
 
 SERVE = ("serve", "--http", "0", "--workers", "2")
+CALLS = 8
 STREAMS = 24
 """Of which one worker gets all once in eight million times."""
 
@@ -135,17 +136,25 @@ async def test_a_signal_has_all_calls_answered_and_a_hangup_has_all_files_read(
         taken = Address("127.0.0.1", httpx.URL(url).port or 0)
         assert supervise(Settings((files,), workers=2), taken) == 2
 
-        async def hang() -> None:
-            answers.append(await Session(web, url).ask_modern(call("hang")))
+        async def hang(number: int) -> None:
+            session = Session(web, url)
+            asks = session.ask if number % 2 else session.ask_modern
+            answers.append(await asks(call("hang", number)))
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(hang)
-            await api.entered.wait()
+        session = Session(web, url)
+        async with session.listen(toolsListChanged=True) as events, anyio.create_task_group() as tasks:
+            await anext(events)
+            for number in range(CALLS):
+                tasks.start_soon(hang, number)
+            while api.hanging < CALLS:
+                await anyio.lowlevel.checkpoint()
             bridge.hears(signal.SIGTERM)
+            (end,) = [event async for event in events]
+            assert "result" in end
             api.release.set()
         assert await bridge.ends() == 0
         assert "reload" not in await bridge.rest()
-    assert answers[0]["result"]["isError"] is False
+    assert [answer["result"]["isError"] for answer in answers] == [False] * CALLS
 
 
 async def test_workers_do_not_outlive_who_started_them(tools: Path) -> None:

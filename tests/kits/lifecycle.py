@@ -32,6 +32,7 @@ _CALLS: Final = 8
 _BACKLOG: Final = 1024
 """Events that the SDK keeps for a listen stream before it gives up on it."""
 _HELD: Final = re.compile(rb"call tool=hold \S+ outcome=([\w-]+)")
+_ANSWERED: Final = re.compile(rb"call tool=large \S+ outcome=ok")
 _LARGE: Final = b'"' + b"x" * 1_900_000 + b'"'
 _TOOL: Final = """\
 description: Answers {name}.
@@ -255,6 +256,7 @@ async def _crowd(count: int, *, long: bool) -> list[Figure]:
             slow = stack.enter_context(_slow_socket(where.hostname, where.port))
             slow.sendall(_raw_call(f"{where.hostname}:{where.port}"))
             readers.append(slow)
+        await bridge.heard(_ANSWERED, times=len(readers))
         crowded = await _cost(bridge, Session(web, bridge.url), 200)
         held = bridge.rss - before
         figures = [

@@ -62,6 +62,7 @@ class Api:
     def __init__(self) -> None:
         self.url = ""
         self.entered = anyio.Event()
+        self.hanging = 0
         self.left = anyio.Event()
         self.release = anyio.Event()
 
@@ -87,6 +88,7 @@ class Api:
 
     async def _released(self, reader: asyncio.StreamReader) -> bool:
         self.entered.set()
+        self.hanging += 1
         async with anyio.create_task_group() as tasks:
 
             async def wait() -> None:

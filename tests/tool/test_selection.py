@@ -69,6 +69,8 @@ def selected(expression: str, document: Json) -> tuple[Selection, Json]:
 @settings(max_examples=180)
 @given(EXPRESSIONS, DOCUMENTS)
 @example("a[]", {"a": [[1], 2, [3]]})
+@example("[].{z: a.b.c, a: a, c: x.y}", [{"a": {"b": {"c": 1}}, "x": [2]}, 3, None, {"a": 0}])
+@example("{a: b.c, a: d}", {"b": {"c": 1}, "d": 2})
 def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> None:
     try:
         expected = jmespath.search(expression, document)
