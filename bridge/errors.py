@@ -17,6 +17,7 @@ CODES: Final[Mapping[str, str]] = {
     "arguments-too-large": "The arguments are larger than 1 MiB, or nested deeper than 64.",
     "bad-encoding": "The reply is compressed in a way that was not asked for, or damaged.",
     "busy": "Too many calls to this API are running, and none ended in time.",
+    "circuit-open": "The API failed again and again, and is left alone for a while (`circuit`).",
     "connect-failed": "No connection, for another reason than those below.",
     "connect-refused": "Nobody listens at the API's host and port.",
     "connect-timeout": "No connection within `timeout.connect`.",

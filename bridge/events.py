@@ -50,6 +50,14 @@ class TokenAsked(NamedTuple):
     said: str = ""
 
 
+class CircuitChanged(NamedTuple):
+    """An upstream is left alone from now on, after so many ``failures``, or no more."""
+
+    upstream: str
+    is_open: bool
+    failures: int
+
+
 class SnapshotReplaced(NamedTuple):
     """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
 
@@ -65,5 +73,5 @@ class SnapshotReplaced(NamedTuple):
     seconds: float
 
 
-Event: TypeAlias = CallFinished | RequestRetried | TokenAsked | SnapshotReplaced
+Event: TypeAlias = CallFinished | RequestRetried | TokenAsked | CircuitChanged | SnapshotReplaced
 Ear: TypeAlias = Callable[[Event], None]

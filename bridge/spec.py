@@ -172,6 +172,13 @@ class Limits(Words):
     queue: Duration = Field(default=5.0, description="How long a call waits for its turn. Default 5s.")
 
 
+class Circuit(Words):
+    """An API that fails again and again is left alone for a while."""
+
+    failures: int = Field(default=5, ge=1, le=1000, description="Calls in a row that fail first. Default 5.")
+    open_for: Duration = Field(default=10.0, description="How long no call is made then. Default 10s.")
+
+
 def _total(value: object) -> object:
     return {"total": value} if isinstance(value, str) else value
 
@@ -465,7 +472,7 @@ class Tls(Words):
 class UpstreamSpec(Words):
     """One API that tools call: the file NAME.upstream.yaml."""
 
-    later = frozenset({"circuit", "cache"})
+    later = frozenset({"cache"})
 
     base_url: str = Field(min_length=1, description="Scheme, host and path prefix; no tool can leave it.")
     auth: Auth = Field(description="Required: how calls authenticate; {type: none} where they do not.")
@@ -478,6 +485,9 @@ class UpstreamSpec(Words):
     timeout: TimeoutOrTotal = Field(default=Timeout(), description="30s, or {total, connect}.")
     retries: Retries = Field(default=Retries(), description="Repeat what failed before it was done.")
     limits: Limits = Field(default=Limits(), description="What the API can bear.")
+    circuit: Circuit | None = Field(
+        default=None, description="Leave an API alone that fails again and again. Default: never."
+    )
     max_bytes: Size = Field(
         default=2 * 1024**2, description="Bound of a reply as read, wire and decoded. Default 2MiB."
     )

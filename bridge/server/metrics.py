@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
-from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import CallFinished, CircuitChanged, Event, RequestRetried, SnapshotReplaced, TokenAsked
 from bridge.server.limits import Kind
 
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -97,6 +97,12 @@ class Metrics:
         self._good = gauge("last_good_reload_timestamp_seconds", "When all files were right at last.")
         self._files = gauge("tool_files", "Tool files, by state.", "state")
         self._digest = gauge("files_digest", "A number that is the same where the same files are served.")
+        self._circuits = gauge(
+            "circuit_open",
+            "Whether an API is left alone; how many processes do.",
+            "upstream",
+            of_all="livesum",
+        )
         self._gauges = {key: gauge(*words, of_all="livesum") for key, words in _NOW.items()}
 
     def hear(self, event: Event) -> None:
@@ -107,6 +113,8 @@ class Metrics:
                 self._retries.labels(upstream, reason).inc()
             case TokenAsked():
                 self._tokens.labels(event.upstream, event.outcome).inc()
+            case CircuitChanged():
+                self._circuits.labels(event.upstream).set(event.is_open)
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)

@@ -17,6 +17,7 @@ from bridge.secrets import Upstream
 from bridge.spec import Limits
 from bridge.upstream import failures
 from bridge.upstream.addresses import Lookup, look_up
+from bridge.upstream.circuit import Circuit
 from bridge.upstream.incoming import Progress
 from bridge.upstream.limits import Slots, Turn
 from bridge.upstream.oauth import Tokens
@@ -43,6 +44,7 @@ class _Standing:
     slots: Slots
     retrying: Retrying
     tokens: Tokens
+    circuit: Circuit
     roads: dict[int, "_Road"] = field(default_factory=dict)
 
 
@@ -124,8 +126,17 @@ class Client:
         standing = self._standing(upstream.name)
         standing.retrying.earn()
         call = _Call(request, upstream, repeatable, deadline, tool)
+        if upstream.spec.circuit is None:
+            return await self._in_time(call, standing, subject)
+        with standing.circuit.passing(upstream) as answered:
+            reply = await self._in_time(call, standing, subject)
+            answered(reply)
+            return reply
+
+    async def _in_time(self, call: _Call, standing: _Standing, subject: str | None) -> Reply:
+        upstream = call.upstream
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(call.deadline):
                 if upstream.tokens:
                     return await self._with_token(call, standing, subject)
                 return await self._in_turns(call, standing)
@@ -153,7 +164,8 @@ class Client:
     def _standing(self, name: str) -> _Standing:
         if name not in self._upstreams:
             retrying = Retrying(self._random, self._now)
-            self._upstreams[name] = _Standing(Slots(), retrying, Tokens(self._emit))
+            circuit = Circuit(self._emit, self._now)
+            self._upstreams[name] = _Standing(Slots(), retrying, Tokens(self._emit), circuit)
         return self._upstreams[name]
 
     async def _with_token(self, call: _Call, standing: _Standing, subject: str | None) -> Reply:

@@ -7,7 +7,7 @@ import pytest
 
 from bridge.commands import report
 from bridge.diagnostics import Diagnostic, Mark
-from bridge.events import CallFinished, Event, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import CallFinished, CircuitChanged, Event, RequestRetried, SnapshotReplaced, TokenAsked
 
 WRONG = Diagnostic(
     "tools.d/a.yaml",
@@ -101,6 +101,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
         (
             RequestRetried(upstream="shop", attempt=1, reason="refused", wait=0.2),
             "retry upstream=shop attempt=1 reason=refused wait_ms=200",
+        ),
+        (
+            CircuitChanged("shop", is_open=True, failures=5),
+            "circuit upstream=shop state=open failures=5",
         ),
         (TokenAsked("shop", "ok", 0.1), "token upstream=shop outcome=ok ms=100"),
         (
