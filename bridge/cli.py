@@ -1,5 +1,6 @@
 """Words typed become a command; a command is imported when it is asked for."""
 
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,6 +118,7 @@ def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 
 
 _DEFAULT: Final = Path("tools.d")
+_LONGEST_TOKEN: Final = 8 * 1024
 _DIRECTORY: Final = click.Path(path_type=Path)
 
 
@@ -139,6 +141,17 @@ _UPSTREAMS: Final = click.option(
     metavar="DIR",
     help="Take upstream files from DIR alone; elsewhere they are errors.",
 )
+
+
+def _shown(file: TextIO) -> str:
+    """The token in a file."""
+    token = file.read(_LONGEST_TOKEN + 1).strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", token) or len(token) > _LONGEST_TOKEN:
+        raise click.BadParameter(
+            "that file holds no token: one word of ASCII, at most 8 KiB; put what the caller shows there",
+            param_hint="--token-file",
+        )
+    return token
 
 
 def _format(*words: str, help: str) -> Callable[[_Command], _Command]:  # noqa: A002 - click's word
@@ -389,7 +402,7 @@ def call(
     from bridge.caller import Caller
     from bridge.commands.call import run
 
-    who = Caller(caller, claims=claims, token=token.read().strip() if token else None)
+    who = Caller(caller, claims=claims, token=_shown(token) if token else None)
     return run(_settings(directories, config, upstreams=upstreams), tool, arguments, format_, who)
 
 

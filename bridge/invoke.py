@@ -114,12 +114,22 @@ async def _answer(
     tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, inbound: Inbound
 ) -> Result:
     request, course.reply = await ask(tool, arguments, client, inbound)
-    reply = course.reply
+    reply = _clean(tool, course.reply)
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:
         with suppress(Unfinished):
             return read(QUICK_STEPS)
     return await to_thread.run_sync(read, MAX_STEPS, abandon_on_cancel=True)
+
+
+def _clean(tool: Tool, reply: Reply) -> Reply:
+    """The reply without secrets, where it may be cut: of a part of one nobody could tell later what it is."""
+    upstream, others = tool.upstream, reply.secrets
+    is_whole = _is_valid(tool, reply.status) and len(reply.content) <= tool.spec.response.max_bytes
+    if is_whole or not (upstream.secrets or others):
+        return reply
+    headers = {name: upstream.redact(value, *others) for name, value in reply.headers.items()}
+    return reply._replace(headers=headers, content=upstream.redact_bytes(reply.content, *others))
 
 
 def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:

@@ -87,6 +87,14 @@ class Upstream:
             return pattern.sub("[redacted]", text)
         return text
 
+    def redact_bytes(self, content: bytes, *others: str) -> bytes:
+        """The same of a reply as it came, but for secrets of digits alone, which may be numbers of its JSON."""
+        words = tuple(secret for secret in self.secrets + others if not secret.isdecimal())
+        forms, pattern = _raw_redaction(words)
+        if any(form in content for form in forms):
+            return pattern.sub(b"[redacted]", content)
+        return content
+
 
 class Sources:
     """Where secrets come from: a process's environment, and files.
@@ -400,6 +408,13 @@ def _redaction(secrets: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[st
     forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _spellings(secret)}
     ordered = tuple(sorted(forms, key=lambda form: (-len(form), form)))
     return ordered, re.compile("|".join(map(re.escape, ordered)))
+
+
+@lru_cache(maxsize=1024)
+def _raw_redaction(secrets: tuple[str, ...]) -> tuple[tuple[bytes, ...], re.Pattern[bytes]]:
+    """The same in UTF-8."""
+    forms = tuple(form.encode() for form in _redaction(secrets)[0])
+    return forms, re.compile(b"|".join(map(re.escape, forms)))
 
 
 def _spellings(secret: str) -> Iterator[str]:

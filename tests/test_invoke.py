@@ -260,6 +260,29 @@ async def test_a_secret_that_the_api_repeats_is_not_passed_on(bridge: Bridge) ->
     assert result.content[0]["type"] == "image"
 
 
+async def test_of_a_secret_that_is_cut_in_two_no_part_is_passed_on(bridge: Bridge) -> None:
+    for before in range(440, 500, 10):
+        bridge.says({"detail": f"{'x' * before} {KEY} and more {'y' * 100}"}, 401)
+        assert KEY[:8] not in words(await bridge.call())
+    bridge.says(b"", 302, f"Location: https://x.example/{'x' * 465}{KEY}")
+    assert KEY[:8] not in words(await bridge.call())
+    for before in range(60, 100, 5):
+        bridge.says(f"{'x' * before}{KEY}{'y' * 200}".encode(), 200, "Content-Type: text/plain")
+        assert KEY[:8] not in words(await bridge.call(response={"maxBytes": 100}))
+
+
+def test_a_secret_of_digits_leaves_numbers_alone_where_a_reply_may_be_cut() -> None:
+    upstream = compile_upstream(
+        "api",
+        UpstreamSpec.model_validate(
+            {"baseUrl": "http://x", "auth": {"type": "http", "scheme": "bearer", "credentials": "1234567890"}}
+        ),
+        Sources({}),
+    )
+    assert upstream.redact_bytes(b'{"id":1234567890}') == b'{"id":1234567890}'
+    assert upstream.redact_bytes(b"a-secret b", "a-secret") == b"[redacted] b"
+
+
 async def test_a_large_reply_is_read_beside_the_event_loop(bridge: Bridge) -> None:
     bridge.says([{"id": number, "text": "x" * 100} for number in range(5000)])
     result = await bridge.call(response={"jmespath": "[-1].id"})

@@ -1,15 +1,18 @@
 """``restbridge call``: one call of one tool, with the result that an agent would get."""
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 
 from bridge.caller import Caller, Inbound
+from bridge.codec import quote
 from bridge.commands import arguments, loading, report
 from bridge.errors import BridgeError
+from bridge.events import Event, TokenAsked
 from bridge.invoke import ask, invoke
 from bridge.settings import Settings
 from bridge.spec import Json
@@ -19,6 +22,7 @@ from bridge.tool.content import Result
 from bridge.upstream.client import Client, ignore
 
 _T = TypeVar("_T")
+_SAID: Final = 300
 
 
 def run(
@@ -55,8 +59,15 @@ def _raw(tool: Tool, values: dict[str, Json], caller: Caller) -> int:
     return 0
 
 
+def _hear(event: Event) -> None:
+    """What an authorization server says is for whoever runs the bridge, and no model reads it."""
+    if isinstance(event, TokenAsked) and event.error:
+        said = f": {quote(event.said, _SAID)}" if event.said else ""
+        print(f"no token for {event.upstream}: {quote(event.error)}{said}", file=sys.stderr)
+
+
 async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
-    client = Client()
+    client = Client(emit=_hear)
     try:
         return await send(client)
     finally:

@@ -20,7 +20,6 @@ from bridge.server import logs
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import FirstAnswers
 from bridge.settings import Settings
-from bridge.spec import TokenExchangeAuth
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.shelf import Shelf
 
@@ -81,14 +80,6 @@ def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> N
             ),
             len(loaded.tools),
             left_out,
-        )
-    upstreams = {tool.upstream.name: tool.upstream.spec.auth for tool in served.tools}
-    exchanging = [name for name, auth in upstreams.items() if isinstance(auth, TokenExchangeAuth)]
-    if exchanging and not (settings.http and settings.guarded):
-        _log.warning(
-            "%s: called for whoever shows a token of theirs, and here nobody does; serve --http, and set access.jwt "
-            "in the settings file",
-            ", ".join(exchanging),
         )
     if settings.http and not settings.guarded and any(tool.spec.scopes for tool in served.tools):
         _log.warning(

@@ -37,6 +37,7 @@ from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
 from bridge.server.tracing import Tracing
 from bridge.settings import Settings
+from bridge.spec import TokenExchangeAuth
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
 from bridge.upstream.fetching import fetch_or_read
@@ -167,11 +168,14 @@ class Bridge:
             self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
         )
         self.metrics = Metrics(lambda: self.server.limits.now, self._files)
+        self.metrics.begin(good=not self._shelf.loaded.broken)
         self._ears: list[Ear] = [report.ear]
         if settings.http:
             self._ears.append(self.metrics.hear)
         if self.audit:
             self._ears.append(self.audit.hear)
+        if not beginning.told.silent:
+            self._tell_of_nobody()
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self.desk = Desk(
@@ -183,6 +187,14 @@ class Bridge:
             self.views,
             self._digest,
         )
+
+    def _tell_of_nobody(self) -> None:
+        """Whom no token is shown for."""
+        upstreams = {tool.upstream.name: tool.upstream.spec.auth for tool in self.registry.current.tools}
+        exchanging = [name for name, auth in upstreams.items() if isinstance(auth, TokenExchangeAuth)]
+        if exchanging and not (self.live and self.live.access and self.live.access.issuers):
+            text = "%s: called in the name of who shows a token, and here nobody can; set access.jwt, and serve HTTP"
+            _log.warning(text, ", ".join(exchanging))
 
     def _files(self) -> tuple[Mapping[str, int], str]:
         """How many tool files are in which state, and the digest of all."""

@@ -4,6 +4,7 @@ It is opened anew when it was moved away, as those do who rotate logs. Several p
 """
 
 import logging
+import sys
 from contextlib import suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -59,7 +60,10 @@ class Audit:
     def _append(self, name: str, **fields: object) -> None:
         said = {"event": name} | {key: value for key, value in fields.items() if value is not None}
         record = logging.makeLogRecord({"msg": name, "levelname": "INFO", "fields": said})
-        self._file.handle(record)
+        try:
+            self._file.handle(record)
+        except OSError as problem:  # it was moved away, and cannot be made anew
+            self._file.tell(problem)
 
 
 class _File(WatchedFileHandler):
@@ -68,5 +72,10 @@ class _File(WatchedFileHandler):
         self.setFormatter(JsonLines())
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
+        problem = sys.exception()
+        assert isinstance(problem, OSError)
+        self.tell(problem)
+
+    def tell(self, problem: OSError) -> None:
         """What is lost here, the log tells of."""
-        _log.error("audit: a line could not be written to %s", self.baseFilename, exc_info=True)
+        _log.error("audit: a line could not be written to %s: %s", self.baseFilename, problem.strerror)

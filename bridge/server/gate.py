@@ -223,7 +223,7 @@ def _shown(headers: Headers) -> str:
 
 def _name(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.fullmatch(text.lower())
-    return match["name"] if match else ""
+    return match["name"].removesuffix(".") if match else ""
 
 
 def _is_address(name: str) -> bool:

@@ -105,6 +105,11 @@ class Metrics:
         )
         self._gauges = {key: gauge(*words, of_all="livesum") for key, words in _NOW.items()}
 
+    def begin(self, *, good: bool) -> None:
+        """That files were read at the start; ``good``: all were right."""
+        if good:
+            self._good.set(time.time())
+
     def hear(self, event: Event) -> None:
         match event:
             case CallFinished():
@@ -118,8 +123,7 @@ class Metrics:
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)
-                if not event.broken:
-                    self._good.set(time.time())
+                self.begin(good=not event.broken)
                 if event.visible:
                     self._changes.inc()
             case _:

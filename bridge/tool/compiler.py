@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
+from bridge.address import is_loopback
 from bridge.codec import encode
-from bridge.diagnostics import Finding, Findings, InvalidSpec, Route
+from bridge.diagnostics import Finding, Findings, InvalidSpec, Route, invalid
 from bridge.secrets import Sources, Upstream, resolve
 from bridge.spec import (
     IDEMPOTENT_METHODS,
@@ -81,6 +83,10 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     if isinstance(spec.auth, OAuth2) and isinstance(upstream.spec.auth, OAuth2):
         with findings.at("auth", "tokenUrl"):
             token_url = _canonical(spec.auth.token_url, upstream.spec.auth.token_url)
+            if token_url.startswith("http:") and not is_loopback(urlsplit(token_url).hostname or ""):
+                raise invalid(
+                    "bad-url", "over http anybody on the way could read secrets and tokens; use https"
+                )
     _check_headers(upstream.spec, findings)
     _check_auth(upstream.spec.auth, findings)
     if upstream.spec.tls.key_file and not upstream.spec.tls.cert_file:
@@ -121,6 +127,10 @@ def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
     for index, name in enumerate(spec.forward_headers):
         with findings.at("forwardHeaders", index, at_key=False):
             check_forwarded(name, _reserved(spec))
+        if (lower := name.lower()) in names:
+            message = f"{name} stands here as {names[lower]} already; keep one"
+            findings.error("duplicate-header", message, "forwardHeaders", index)
+        names[lower] = name
 
 
 def _check_auth(auth: Auth, findings: Findings) -> None:

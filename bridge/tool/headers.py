@@ -36,6 +36,11 @@ _KEPT: Final = {
     "authorization": "what callers show to the bridge is for the bridge alone, and auth is how calls authenticate",
     "cookie": "what callers show to the bridge is for the bridge alone",
     "mcp-session-id": "whoever knows a session's id could take part in it",
+    "content-encoding": "it is for what has the body to say",
+    "range": "the reply would be a part",
+    **dict.fromkeys(
+        ("x-http-method-override", "x-http-method", "x-method-override"), "the method is for the tool to say"
+    ),
     "accept": "what the reply may be is for the tool to say",
     "accept-encoding": "it is for the bridge to read the reply",
 }
@@ -62,13 +67,14 @@ class Field:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise not_unicode(arguments)
         where = f"the {'cookie' if self.is_cookie else 'header'} {self.name}"
-        raise InvalidCall(
-            "unsafe-argument", f"argument {arguments} cannot stand in {where}: the value {problem}"
-        )
+        what = f"argument {arguments}" if arguments else "what is known of who calls"
+        raise InvalidCall("unsafe-argument", f"{what} cannot stand in {where}: the value {problem}")
 
 
 def check_forwarded(name: str, reserved: frozenset[str]) -> None:
     """Raise ``InvalidSpec`` for a name of which nothing that a caller sends may go on to an API."""
+    if name == "*":
+        raise _wrong_name("bad-name", "* stands for nothing; name each header")
     why = _KEPT.get(name.lower())
     if why:
         raise _wrong_name("reserved-name", f"{name} cannot be sent on: {why}; take it out")

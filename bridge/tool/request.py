@@ -133,11 +133,14 @@ class RequestTemplate:
     def _check_asked(self, known: Mapping[str, Json]) -> None:
         """All of the caller that is asked for must be there: leaving it out could show one's data to another."""
         for name in self._asked:
-            if not isinstance(known.get(name), str | int):
+            value = known.get(name)
+            if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
                 what = (
                     "who calls" if name == "$caller" else f"the claim {name.removeprefix(CLAIM)} of who calls"
                 )
-                message = f"this tool needs to know {what}, and does not; tell the user"
+                message = (
+                    f"This tool needs to know {what}, and does not. Tell the user, who may have to log in."
+                )
                 raise InvalidCall("unknown-caller", message)
 
     def placement(self, values: Mapping[str, Json]) -> dict[str, tuple[str, ...]]:

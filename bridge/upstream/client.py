@@ -26,6 +26,7 @@ from bridge.upstream.pools import Pools
 from bridge.upstream.retry import Retrying, reason
 from bridge.upstream.transport import Transport
 
+_PREPARING: Final = "getting a token"
 _ROADS: Final = 256
 """Ways to one upstream that are kept; reloads leave some behind that nobody goes any more."""
 
@@ -141,7 +142,9 @@ class Client:
                     return await self._with_token(call, standing, subject)
                 return await self._in_turns(call, standing)
         except TimeoutError as error:
-            raise failures.out_of_time(upstream, call.progress.phase, sent=call.progress.sent) from error
+            phase, sent = call.progress.phase, call.progress.sent
+            slow = upstream.tokens if phase == _PREPARING and upstream.tokens else upstream
+            raise failures.out_of_time(slow, phase, sent=sent) from error
 
     def retire(self, keep: Iterable[Upstream]) -> None:
         """After a reload: let go of what belongs to none of these upstreams, once its calls have ended."""
@@ -179,10 +182,12 @@ class Client:
             credentials = ("Authorization", f"Bearer {token}")
             call.request = request._replace(headers=(*request.headers, credentials))
             call.progress = Progress()
-            return await self._in_turns(call, standing)
+            reply = await self._in_turns(call, standing)
+            call.progress = Progress(_PREPARING)  # should this one be refused
+            return reply
 
-        call.progress.phase = "waiting for a token"
-        reply, tokens = await standing.tokens.send(call.upstream, subject, send, ask)
+        call.progress = Progress(_PREPARING)
+        reply, tokens = await standing.tokens.send(call.upstream, subject, send, ask, call.deadline)
         return reply._replace(secrets=tokens)
 
     async def _in_turns(self, call: _Call, standing: _Standing) -> Reply:

@@ -28,8 +28,8 @@ class Progress:
 
     __slots__ = ("phase", "sent")
 
-    def __init__(self) -> None:
-        self.phase = "waiting for its turn"
+    def __init__(self, phase: str = "waiting for its turn") -> None:
+        self.phase = phase
         self.sent = False
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode
 
 from bridge.codec import NotJson, decode
-from bridge.errors import InvalidCall, NotSent, UpstreamError
+from bridge.errors import InvalidCall, NotSent, UnusableReply, UpstreamError
 from bridge.events import Ear, TokenAsked
 from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream
@@ -26,12 +26,28 @@ Ask: TypeAlias = Callable[[Request, Upstream], Awaitable[Reply]]
 
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_ERROR: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")
-"""RFC 6749 5.2, and no longer than such words are."""
+_ERRORS: Final = frozenset(
+    {
+        *("invalid_request", "invalid_client", "invalid_grant", "invalid_scope", "invalid_target"),
+        *(
+            "unauthorized_client",
+            "unsupported_grant_type",
+            "access_denied",
+            "login_required",
+            "consent_required",
+        ),
+        *("interaction_required", "temporarily_unavailable", "server_error"),
+    }
+)
+"""Words that mean something (RFC 6749 5.2, RFC 8693 2.2.2): no other is shown to a model."""
 _LIFE: Final = 300.0
 """Seconds that a token is taken to live of which nothing is said."""
 _EARLY: Final = 30.0
 """Seconds before its end from which on a token is not used any more, but no more than a tenth of its life."""
+_VAIN: Final = 10.0
+"""Seconds for which an API that did not take a new token either is not offered another."""
+_LEAST: Final = 1.0
+"""Seconds that a call must have left to ask once more, where another one had no answer in its time."""
 _MOST: Final = 2000
 """Callers whose tokens are kept, of one upstream; those of others are got again."""
 _LATER: Final = "Please try again later."
@@ -58,12 +74,12 @@ class NoToken(NotSent):
 class _Kept:
     """The token of one caller; while one is ``coming``, all who need it wait for that, and learn if there is none.
 
-    ``vain``: the API did not take the last one that was got anew either.
+    ``vain_until``: the API did not take the last one that was got anew either, and until then none is.
     """
 
     token: Token | None = None
     coming: asyncio.Future[NoToken | None] | None = None
-    vain: bool = False
+    vain_until: float = 0.0
 
 
 class Tokens:
@@ -75,24 +91,35 @@ class Tokens:
         self._kept: dict[bytes, _Kept] = {}
 
     async def send(
-        self, upstream: Upstream, subject: str | None, call: Callable[[str], Awaitable[Reply]], ask: Ask
+        self,
+        upstream: Upstream,
+        subject: str | None,
+        call: Callable[[str], Awaitable[Reply]],
+        ask: Ask,
+        deadline: float,
     ) -> tuple[Reply, tuple[str, ...]]:
         """The reply to a call that is made with a token, and the tokens: with another one where the first is refused.
 
-        ``subject`` is the token that the caller shows. Raises ``InvalidCall`` if there is none and one is needed,
-        and ``NotSent`` if the authorization server gives none, besides what ``call`` raises.
+        ``subject`` is the token that the caller shows, ``deadline`` is on the event loop's clock. Raises ``InvalidCall``
+        if there is no subject and one is needed, and ``NotSent`` if the authorization server gives no token, besides
+        what ``call`` raises.
         """
-        kept = self._of(upstream, subject)
-        token = await self._token(kept, upstream, subject, ask)
+        loop, kept = asyncio.get_running_loop(), self._of(upstream, subject)
+
+        async def get() -> Token:
+            return await self._token(kept, upstream, subject, ask, deadline)
+
+        token = await get()
         reply = await call(token.text)
-        if reply.status != 401 or kept.vain:
-            kept.vain &= reply.status == 401
+        if reply.status != 401:
+            kept.vain_until = 0.0
+        if reply.status != 401 or loop.time() < kept.vain_until:
             return reply, (token.text,)
         if kept.token is token:
             kept.token = None
-        another = await self._token(kept, upstream, subject, ask)
+        another = await get()
         reply = await call(another.text)
-        kept.vain = reply.status == 401
+        kept.vain_until = loop.time() + _VAIN if reply.status == 401 else 0.0
         return reply, (token.text, another.text)
 
     def _of(self, upstream: Upstream, subject: str | None) -> _Kept:
@@ -103,8 +130,10 @@ class Tokens:
         key = b""
         if isinstance(auth, TokenExchangeAuth):
             if subject is None:
-                message = "this tool calls its API for whoever shows a token of theirs, and none is shown"
-                raise InvalidCall("unknown-caller", f"{message}; tell the user")
+                message = (
+                    "This tool calls its API in the name of who shows a token of theirs, and none was shown."
+                )
+                raise InvalidCall("unknown-caller", f"{message} Tell the user, who may have to log in.")
             key = sha256(subject.encode()).digest()
         kept = self._kept.pop(key, None) or _Kept()
         self._kept[key] = kept  # those that were used last stand last
@@ -112,11 +141,18 @@ class Tokens:
             del self._kept[next(iter(self._kept))]
         return kept
 
-    async def _token(self, kept: _Kept, upstream: Upstream, subject: str | None, ask: Ask) -> Token:
+    async def _token(
+        self, kept: _Kept, upstream: Upstream, subject: str | None, ask: Ask, deadline: float
+    ) -> Token:
         """The one that is kept, or is coming; whoever finds neither asks for it."""
-        loop = asyncio.get_running_loop()
+        loop, coming = asyncio.get_running_loop(), None
         while kept.token is None or kept.token.expires <= loop.time():
             if kept.coming is None:
+                if coming and deadline - loop.time() < _LEAST:
+                    server = upstream.tokens
+                    assert server
+                    message = f"The authorization server at {server.place} gave no token in time. {_LATER}"
+                    raise NoToken("no-token", message)
                 return await self._asked(kept, upstream, subject, ask)
             coming = kept.coming
             await asyncio.wait([coming])
@@ -129,15 +165,18 @@ class Tokens:
         loop, server = asyncio.get_running_loop(), upstream.tokens
         assert server
         kept.coming = coming = loop.create_future()
-        began, outcome = time.perf_counter(), "ok"
+        began, outcome = time.perf_counter(), "cancelled"
         error = said = ""
         try:
             reply = await ask(_request(upstream.spec.auth, server, subject), server)
             kept.token = token = _read(reply, server, loop.time())
+            outcome = "ok"
             coming.set_result(None)
         except UpstreamError as problem:
-            told = problem if isinstance(problem, NoToken) else _unreached(problem)
-            outcome, error, said = told.code, told.error, server.redact(told.said, *filter(None, [subject]))
+            told = problem if isinstance(problem, NoToken) else _unreached(problem, server)
+            hidden = [subject] if subject else []
+            outcome = told.code
+            error, said = (server.redact(words, *hidden) for words in (told.error, told.said))
             coming.set_result(told)
             raise told from problem
         else:
@@ -198,15 +237,17 @@ def _read(reply: Reply, server: Upstream, now: float) -> Token:
     place = f"The authorization server at {server.place}"
     if reply.status == 429 or reply.status >= 500:
         message = f"{place} answers with {reply.status}, and there is no token for this call. {_LATER}"
-        raise NoToken("no-token", message)
+        raise NoToken("no-token", message, str(reply.status))
     if reply.status != 200:
         error, said = words.get("error"), words.get("error_description")
-        error = error if isinstance(error, str) and _ERROR.fullmatch(error) else str(reply.status)
-        message = f"{place} gives no token for this call ({error}). {_OPERATOR}"
-        raise NoToken("token-refused", message, error, said if isinstance(said, str) else "")
+        why = error if error in _ERRORS else reply.status
+        message = f"{place} gives no token for this call ({why}). {_OPERATOR}"
+        told = (word if isinstance(word, str) else "" for word in (error or str(reply.status), said))
+        raise NoToken("token-refused", message, *told)
     text, kind, life = words.get("access_token"), words.get("token_type"), words.get("expires_in", _LIFE)
     if not isinstance(text, str) or not _TOKEN.fullmatch(text) or str(kind).lower() != "bearer":
-        raise NoToken("no-token", f"{place} gives no Bearer token (RFC 6750) that could be used. {_OPERATOR}")
+        message = f"{place} gives no Bearer token (RFC 6750) that could be used. {_OPERATOR}"
+        raise NoToken("no-token", message, "no-bearer-token")
     seconds = max(0.0, float(life)) if isinstance(life, int | float | str) and _is_number(life) else _LIFE
     return Token(text, now + seconds - min(_EARLY, seconds / 10))
 
@@ -216,5 +257,8 @@ def _is_number(life: float | str) -> bool:
     return not isinstance(life, str) or (life.isascii() and life.isdigit())
 
 
-def _unreached(problem: UpstreamError) -> NoToken:
-    return NoToken("no-token", f"There is no token for this call. {problem}")
+def _unreached(problem: UpstreamError, server: Upstream) -> NoToken:
+    if isinstance(problem, UnusableReply):
+        what = f"what the authorization server at {server.place} answers cannot be read. {_OPERATOR}"
+        return NoToken("no-token", f"There is no token for this call: {what}", problem.code)
+    return NoToken("no-token", f"There is no token for this call. {problem}", problem.code)

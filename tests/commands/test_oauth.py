@@ -92,12 +92,14 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         text, code = await said("call", "who", "--token-file", "mine", "--format", "raw")
         assert ("Bearer [redacted]" in text, code) == (True, 0)
         text, code = await said("call", "who")
-        assert ("for whoever shows a token of theirs, and none is shown" in text, code) == (True, 1)
+        assert ("in the name of who shows a token of theirs, and none was shown" in text, code) == (True, 1)
         text, code = await said("explain", "who")
         assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)
         assert len(server.asked) == 2
         words = ("serve", "--http", "127.0.0.1:0")
         async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as bridge:
-            await bridge.says("WARNING api: called for whoever shows a token of theirs, and here nobody does")
+            await bridge.says(
+                "WARNING api: called in the name of who shows a token, and here nobody can; set access.jwt"
+            )
             await bridge.says("serving")
             assert await bridge.ends(signal.SIGTERM) == 0

@@ -98,4 +98,20 @@ def test_a_line_that_cannot_be_written_is_told_of(
 ) -> None:
     with caplog.at_level(logging.ERROR):
         auditing(Path("/dev/full")).hear(CallFinished("pay", "ok", 0, "shop", 200, method="PUT"))
-    assert caplog.messages == ["audit: a line could not be written to /dev/full"]
+    assert caplog.messages == ["audit: a line could not be written to /dev/full: No space left on device"]
+
+
+def test_a_file_that_cannot_be_made_anew_is_told_of_and_lines_go_on_once_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, auditing: Callable[[Path], Audit]
+) -> None:
+    path, paid = tmp_path / "audit.jsonl", CallFinished("pay", "ok", 0, "shop", 200, method="PUT")
+    audit = auditing(path)
+    path.rename(tmp_path / "elsewhere")
+    path.mkdir()
+    with caplog.at_level(logging.ERROR):
+        audit.hear(paid)
+        audit.hear(paid)
+    assert caplog.messages == [f"audit: a line could not be written to {path}: Is a directory"] * 2
+    path.rmdir()
+    audit.hear(paid)
+    assert [line["tool"] for line in lines(path)] == ["pay"]

@@ -460,7 +460,7 @@ async def test_an_api_learns_who_calls_of_the_bridge_alone(
         for name in shown:
             tasks.start_soon(ask, name, url)
     known = '{"path":"/of/%s","text":"x","nothing":null}'
-    unknown = "this tool needs to know the claim email of who calls, and does not; tell the user"
+    unknown = "This tool needs to know the claim email of who calls, and does not. Tell the user, who may have to log in."
     assert answers["ann"] == [known % "ann"] * 20
     assert answers["bob"] == [known % "bob", unknown] * 10
     assert answers["key"] == [known % "ann", unknown] * 10

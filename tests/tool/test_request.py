@@ -350,7 +350,7 @@ def test_what_is_known_of_the_caller_is_put_in_and_nothing_is_sent_without_it() 
         ({}, "who calls"),
         (CALLER | {"$caller.email": None}, "the claim email of who calls"),
     ):
-        with pytest.raises(InvalidCall, match=f"this tool needs to know {what}, and does not") as refused:
+        with pytest.raises(InvalidCall, match=f"This tool needs to know {what}, and does not") as refused:
             template.build({}, caller)
         assert refused.value.code == "unknown-caller"
     listed = compiled({"method": "GET", "url": "/x", "headers": {"X-List": "{$caller.list}"}}, {})

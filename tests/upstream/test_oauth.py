@@ -111,7 +111,7 @@ async def test_each_caller_has_a_token_of_their_own(caller: Caller, server: Auth
 
 
 async def test_a_call_for_nobody_is_not_made(caller: Caller, server: Authorization) -> None:
-    with pytest.raises(InvalidCall, match="for whoever shows a token of theirs") as refused:
+    with pytest.raises(InvalidCall, match="in the name of who shows a token of theirs") as refused:
         await ask(caller, upstream(server, EXCHANGE))
     assert refused.value.code == "unknown-caller"
     assert server.asked == server.calls == []
@@ -173,7 +173,9 @@ async def test_when_the_one_who_asks_is_gone_another_asks(
     async def impatient() -> None:
         with first:
             within = 5 if ending == "leaves" else 1
-            with pytest.raises(NotSent, match="time ran out while waiting for a token"):
+            with pytest.raises(
+                NotSent, match=r"authorization server at .* time ran out while getting a token"
+            ):
                 await ask(caller, to, subject, within=within)
         ended.set()
 
@@ -191,6 +193,27 @@ async def test_when_the_one_who_asks_is_gone_another_asks(
         server.held.set()
     assert seen == ["ann"]
     assert len(server.asked) == 2
+
+
+async def test_those_whose_time_is_up_as_well_do_not_ask_one_after_the_other(
+    caller: Caller, server: Authorization
+) -> None:
+    to, subject = upstream(server, EXCHANGE), token()
+    server.held = anyio.Event()
+    codes: list[str] = []
+
+    async def call() -> None:
+        with pytest.raises(NotSent) as refused:
+            await ask(caller, to, subject, within=1)
+        codes.append(refused.value.code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(call)
+    assert len(codes) == 10
+    assert set(codes) <= {"timeout", "no-token"}
+    assert len(server.asked) == 1
+    assert outcomes(caller) == ["cancelled"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -241,6 +264,7 @@ async def test_many_whose_token_is_refused_get_one_new_one(caller: Caller, serve
 @pytest.mark.parametrize(
     ("failing", "text"),
     [
+        ({"access_token": "x" * 100_000}, "CANNOT BE READ"),
         (503, "answers with 503, and there is no token for this call. Please try again later."),
         (429, "answers with 429, and there is no token for this call. Please try again later."),
         (
@@ -261,7 +285,13 @@ async def test_a_server_that_gives_nothing_of_use_is_told_of(
     with pytest.raises(NotSent) as refused:
         await ask(caller, upstream(server, OWN, retries={"max": 0}))
     assert refused.value.code == "no-token"
-    assert str(refused.value) == f"The authorization server at {server.url[7:]} {text}"
+    if text == "CANNOT BE READ":
+        what = f"what the authorization server at {server.url[7:]} answers cannot be read"
+        assert (
+            str(refused.value) == f"There is no token for this call: {what}. Tell the operator of this tool."
+        )
+    else:
+        assert str(refused.value) == f"The authorization server at {server.url[7:]} {text}"
     assert outcomes(caller) == ["no-token"]
 
 
@@ -318,8 +348,9 @@ async def test_of_many_callers_those_who_called_last_are_known(
     assert len(server.asked) == 4
 
 
-def test_an_address_that_is_none_is_told_of() -> None:
-    words = {"type": "oauth2", "flow": "clientCredentials", "tokenUrl": "login/token", "clientId": "x"}
+@pytest.mark.parametrize("url", ["login/token", "http://login.example.com/token"])
+def test_an_address_that_will_not_do_is_told_of(url: str) -> None:
+    words = {"type": "oauth2", "flow": "clientCredentials", "tokenUrl": url, "clientId": "x"}
     spec = UpstreamSpec.model_validate({"baseUrl": "http://127.0.0.1:9", "auth": words})
     with pytest.raises(InvalidSpec) as refused:
         compile_upstream("shop", spec, Sources({}))
