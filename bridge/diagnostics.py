@@ -75,6 +75,7 @@ CODES: Final[Mapping[str, str]] = {
     "too-large": "The file is too large.",
     "too-many-aliases": "The file has too many YAML aliases.",
     "too-many-values": "The file holds too many values, counting what its aliases stand for.",
+    "unclear-caller": "A warning: callers cannot be told apart, or have no token, and a tool sends who calls.",
     "unknown-alias": "A YAML alias names no anchor before it.",
     "unknown-argument": "A placeholder names no argument.",
     "unknown-dialect": "A $schema that is not known, or not at the root.",

@@ -16,7 +16,7 @@ from bridge.commands.loading import load
 from bridge.diagnostics import Diagnostic
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.toolfiles.configuration import of_views, read_configuration
+from bridge.toolfiles.configuration import beside_tools, read_configuration
 from bridge.toolfiles.files import Place
 from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
 from bridge.toolfiles.words import Told
@@ -59,7 +59,7 @@ def _of_settings(path: Path | None, loaded: Loaded) -> Told:
     if path is None:
         return ()
     configuration = read_configuration(path, Sources(os.environ))
-    return (*configuration.diagnostics, *of_views(path, configuration, loaded.snapshot))
+    return (*configuration.diagnostics, *beside_tools(path, configuration, loaded.snapshot))
 
 
 def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:

@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """What makes the request of each call."""
+    """What makes the request of each call; ``asked`` is what of the caller goes into it, as ``$caller.email``."""
 
     method: str
     _base_url: str
@@ -68,7 +68,7 @@ class RequestTemplate:
     _properties: Collection[str]
     _is_open: bool
     _has_builtins: bool
-    _asked: tuple[str, ...]
+    asked: tuple[str, ...]
     _left: tuple[str, ...]
     _is_written: bool
 
@@ -104,7 +104,7 @@ class RequestTemplate:
             _properties=arguments.properties,
             _is_open=arguments.open,
             _has_builtins=any(name in _written(spec) for name in BUILTINS),
-            _asked=tuple(sorted(set(_ASKED.findall(_written(spec))))),
+            asked=tuple(sorted(set(_ASKED.findall(_written(spec))))),
             _left=parts.left,
             _is_written=parts.is_written,
         )
@@ -132,7 +132,7 @@ class RequestTemplate:
 
     def _check_asked(self, known: Mapping[str, Json]) -> None:
         """All of the caller that is asked for must be there: leaving it out could show one's data to another."""
-        for name in self._asked:
+        for name in self.asked:
             value = known.get(name)
             if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
                 what = (

@@ -16,7 +16,7 @@ from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
 from bridge.registry import Snapshot
 from bridge.secrets import Sources, resolved
 from bridge.settingsfile import Access, ApiKey, Issuer, SettingsFile, matches
-from bridge.spec import Json
+from bridge.spec import Json, TokenExchangeAuth
 from bridge.tool.baseurl import split
 from bridge.toolfiles.document import Document
 from bridge.toolfiles.files import Content, Place, read
@@ -58,12 +58,14 @@ def read_configuration(path: Path, sources: Sources) -> Configuration:
     return Configuration(content, words, told(place, map(document.locate, findings)))
 
 
-def of_views(path: Path, configuration: Configuration, snapshot: Snapshot) -> Told:
-    """Warnings of what its views name in vain, beside the tools of ``snapshot``."""
+def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -> Told:
+    """Warnings of what it says in vain, or leaves open, beside the tools of ``snapshot``."""
     if configuration.words is None or not isinstance(configuration.content, bytes):
         return ()
     document = Document.parse(configuration.content, str(path), _PRIVATE)
     findings = Findings()
+    if configuration.words.access:
+        _check_callers(configuration.words.access, snapshot, findings)
     for name, view in configuration.words.views.items():
         for key, patterns in (("tools", view.tools), ("tags", view.tags), ("without", view.without)):
             for index, pattern in enumerate(patterns):
@@ -72,6 +74,23 @@ def of_views(path: Path, configuration: Configuration, snapshot: Snapshot) -> To
         if not snapshot.seen_by(Caller(view=view)).tools:
             findings.warn("idle-view", "no tool is in this view", "views", name, at_key=True)
     return told(_place(path), map(document.locate, findings))
+
+
+def _check_callers(access: Access, snapshot: Snapshot, findings: Findings) -> None:
+    """Whether those who may call can be told apart, and have what tools need of them."""
+    issuers, keys = len(access.jwt or ()), bool(access.api_keys)
+    for tool in snapshot.tools:
+        asked = tool.request.asked
+        if "$caller" in asked and "$caller.iss" not in asked and issuers + keys > 1:
+            what = "two issuers" if issuers > 1 else "a key and a token"
+            message = f"the tool {tool.name} sends {{$caller}}, and of {what} two callers may have one name"
+            findings.warn("unclear-caller", f"{message}; send {{$caller.iss}}, too", "access", at_key=True)
+            break
+    for tool in snapshot.tools:
+        if not issuers and isinstance(tool.upstream.spec.auth, TokenExchangeAuth):
+            message = f"the tool {tool.name} is called in the name of who shows a token, and here nobody can"
+            findings.warn("unclear-caller", f"{message}; name jwt", "access", at_key=True)
+            break
 
 
 def _in_vain(pattern: str, snapshot: Snapshot, *, tags: bool) -> str | None:

@@ -5,11 +5,11 @@ import pytest
 
 from bridge.address import Address
 from bridge.registry import Snapshot
-from bridge.secrets import Sources
+from bridge.secrets import Sources, Upstream
 from bridge.settingsfile import View
-from bridge.spec import ToolSpec
-from bridge.tool.compiler import compile_tool
-from bridge.toolfiles.configuration import Configuration, of_views, read_configuration
+from bridge.spec import ToolSpec, UpstreamSpec
+from bridge.tool.compiler import Tool, compile_tool, compile_upstream
+from bridge.toolfiles.configuration import Configuration, beside_tools, read_configuration
 
 DIGEST = "0123456789abcdef" * 4
 ENTRY = f"{{name: ann, sha256: {DIGEST}"
@@ -122,7 +122,7 @@ views:
     spec = ToolSpec.model_validate(words | {"tags": ["red"], "aliases": ["old_name"]})
     tool, _ = compile_tool("get_a", spec, None, Sources({}))
     configuration = read_configuration(path, Sources({}))
-    warnings = of_views(path, configuration, Snapshot([tool]))
+    warnings = beside_tools(path, configuration, Snapshot([tool]))
     assert [str(each).partition("/restbridge.yaml:")[2] for each in warnings] == [
         '2:24: warning: no tool has the name "get[" [idle-view]',
         '2:32: warning: no tool has the name "old_name"; old_name is an alias of get_a: write that [idle-view]',
@@ -133,7 +133,40 @@ views:
         '3:48: warning: no tool has the name "nope" [idle-view]',
     ]
     broken = read(tmp_path, "tols: [a]\n")
-    assert of_views(path, broken, Snapshot([tool])) == ()
+    assert beside_tools(path, broken, Snapshot([tool])) == ()
+
+
+def test_callers_who_cannot_be_told_apart_or_show_no_token_are_warned_of(tmp_path: Path) -> None:
+    auth = {"type": "oauth2", "flow": "tokenExchange", "tokenUrl": "https://x/token", "clientId": "x"}
+    upstream = compile_upstream(
+        "api", UpstreamSpec.model_validate({"baseUrl": "https://x", "auth": auth}), Sources({})
+    )
+
+    def tool(name: str, url: str, upstream: Upstream | None = None) -> Tool:
+        words = {"description": "x", "request": {"method": "GET", "url": url}}
+        return compile_tool(name, ToolSpec.model_validate(words), upstream, Sources({}))[0]
+
+    who = tool("who", "https://x/{$caller}")
+    both = tool("both", "https://x/{$caller.iss}/{$caller}")
+    exchanging = tool("mine", "/x", upstream)
+    one = "{issuer: a, jwks: a}"
+    jwt, two = f"jwt: [{one}]", f"jwt: [{one}, {{issuer: b, jwks: b}}]"
+    keys = f"apiKeys: [{ENTRY}}}]"
+    unclear = "the tool who sends {$caller}, and of %s two callers may have one name; send {$caller.iss}, too"
+    for access, told in (
+        (jwt, []),
+        (f"{jwt}, {keys}", [unclear % "a key and a token"]),
+        (two, [unclear % "two issuers"]),
+        (
+            keys,
+            ["the tool mine is called in the name of who shows a token, and here nobody can; name jwt"],
+        ),
+    ):
+        path = tmp_path / "restbridge.yaml"
+        found = read(tmp_path, f"access: {{resource: 'https://x/mcp', {access}}}\n")
+        warnings = beside_tools(path, found, Snapshot([who, both, exchanging]))
+        assert [warning.message for warning in warnings] == told
+        assert all(str(warning).endswith("[unclear-caller]") for warning in warnings)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
