@@ -138,6 +138,9 @@ def test_who_calls_is_said_on_the_command_line(
     assert "X-Mail: a@b=c" in out
     for command in ("explain", "call"):
         code, out, _ = line(command, "mine")
-        assert (code, out) == (1, "this tool needs to know who calls, and does not; tell the user\n")
+        assert (code, out) == (
+            1,
+            "This tool needs to know who calls, and does not. Tell the user, who may have to log in.\n",
+        )
     code, _, err = line("explain", "mine", "--claim", "email")
     assert (code, "write NAME=TEXT" in err) == (2, True)

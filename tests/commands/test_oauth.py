@@ -85,7 +85,8 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         async def said(*words: str) -> tuple[str, int]:
             async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as running:
                 code = await running.ends()
-                return b"".join([chunk async for chunk in running.out]).decode(), code
+                out = b"".join([chunk async for chunk in running.out]).decode()
+                return out + await running.rest(), code
 
         text, code = await said("call", "who", "--token-file", "mine")
         assert ('"you":"ann"' in text, code) == (True, 0)
@@ -96,6 +97,13 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         text, code = await said("explain", "who")
         assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)
         assert len(server.asked) == 2
+        (tmp_path / "mine").write_text("")
+        text, code = await said("call", "who", "--token-file", "mine")
+        assert ("--token-file: that file holds no token" in text, code) == (True, 2)
+        (tmp_path / "mine").write_text(token(aud="another"))
+        text, code = await said("call", "who", "--token-file", "mine")
+        assert 'no token for api: "invalid_request": "not a token: [redacted] of [redacted]"' in text
+        assert ("gives no token for this call (invalid_request)" in text, code) == (True, 1)
         words = ("serve", "--http", "127.0.0.1:0")
         async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as bridge:
             await bridge.says(

@@ -53,13 +53,13 @@ async def test_a_process_answers_what_is_in_flight_and_ends_well(
         pipe = Pipe(process.stdin.fileno(), process.stdout.fileno())
         await pipe.open(patience=30)
         await pipe.send(call("hang"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await api.entered.wait()
         process.send_signal(number)
         api.release.set()
         assert (await pipe.answer())["result"]["isError"] is False
         assert await pipe.line() == b""
-        assert process.wait(5) == 0
+        assert process.wait(20) == 0
 
 
 @pytest.fixture
