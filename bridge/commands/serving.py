@@ -138,10 +138,11 @@ def _give_back_memory() -> None:
     """Have large buffers mapped one by one, so that each is given back when it is freed (mallopt(3)).
 
     Left alone, glibc learns from the first large replies to cut such buffers from its heap, and for hours that grows
-    by the holes that they leave there. Other libraries know no such word.
+    by the holes that they leave there. Other libraries know no such word. What asyncio reads with, 256 KiB each time,
+    stays in the heap: to map that costs more than the rest of a call.
     """
     with suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 320 * 1024)
 
 
 class Bridge:

@@ -113,10 +113,10 @@ class Gate:
 
     def stranger(self, headers: Headers) -> Response | None:
         """The same for one that means another server, or comes from another one's page."""
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_here(host):
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._is_here(hosts[0]):
             return error_reply(421, "The Host header names another server")
-        if origin is not None and _name(_ORIGIN, origin) not in self._names:
+        if any(_name(_ORIGIN, origin) not in self._names for origin in headers.getlist("origin")):
             return error_reply(403, "This Origin may not call this server")
         return None
 

@@ -83,8 +83,8 @@ Watch: TypeAlias = Callable[[Request, Upstream, int], AbstractContextManager[Sen
 class Client:
     """Holds all that outlives a reload: limits and retry budgets by upstream, and pools of connections.
 
-    ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``lookup`` is DNS; ``watch``
-    sees each request leave.
+    ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``clock`` is in seconds, for circuits;
+    ``lookup`` is DNS; ``watch`` sees each request leave.
     """
 
     def __init__(
@@ -93,12 +93,14 @@ class Client:
         emit: Ear = ignore,
         random: Callable[[], float] = random.random,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         lookup: Lookup = look_up,
         watch: Watch | None = None,
     ) -> None:
         self._emit = emit
         self._random = random
         self._now = now
+        self._clock = clock
         self._watch = watch
         self._pools = Pools(lookup)
         self._upstreams: dict[str, _Standing] = {}
@@ -167,7 +169,7 @@ class Client:
     def _standing(self, name: str) -> _Standing:
         if name not in self._upstreams:
             retrying = Retrying(self._random, self._now)
-            circuit = Circuit(self._emit, self._now)
+            circuit = Circuit(self._emit, self._clock)
             self._upstreams[name] = _Standing(Slots(), retrying, Tokens(self._emit), circuit)
         return self._upstreams[name]
 

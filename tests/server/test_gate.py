@@ -1,5 +1,6 @@
 import json
 
+import anyio
 import httpx
 import pytest
 from starlette.responses import JSONResponse
@@ -9,7 +10,7 @@ from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.lines import MAX_BYTES
-from tests.server.support import request
+from tests.server.support import Served, request
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +41,32 @@ async def send(
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:65535", "[::1]", "[::1]:8000", "api.example"],
+    [
+        "localhost.",
+        "localhost",
+        "localhost:8000",
+        "LOCALHOST:1",
+        "127.0.0.1:65535",
+        "[::1]",
+        "[::1]:8000",
+        "api.example",
+    ],
 )
 async def test_a_host_that_is_ours_passes(host: str) -> None:
     assert (await send(gate("api.example"), host=host)).json() == {"method": "POST", "size": len(PING)}
+
+
+async def test_two_hosts_or_origins_are_not_taken_for_the_first(served: Served) -> None:
+    async with served.http() as url:
+        port = httpx.URL(url).port
+        for extra, status in (
+            (b"Host: evil.example\r\n", b"421"),
+            (b"Origin: http://localhost\r\nOrigin: https://evil.example\r\n", b"403"),
+        ):
+            async with await anyio.connect_tcp("127.0.0.1", port or 0) as stream:
+                head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                await stream.send(b"%s%sContent-Length: 2\r\n\r\n{}" % (head, extra))
+                assert (await stream.receive()).startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.parametrize(

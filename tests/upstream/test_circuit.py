@@ -32,7 +32,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def caller(clock: Clock) -> AsyncIterator[Caller]:
     events: list[Event] = []
-    client = Client(emit=events.append, now=clock)
+    client = Client(emit=events.append, clock=clock)
     yield Caller(client, events)
     await client.aclose()
 
