@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-import anyio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 from starlette.applications import Starlette
@@ -12,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bridge.server.http import serve_app
+from tests.upstream.apps import serving
 
 _KINDS: Final = {trace_pb2.Span.SPAN_KIND_SERVER: "server", trace_pb2.Span.SPAN_KIND_CLIENT: "client"}
 
@@ -68,20 +67,12 @@ def _values(attributes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving_collector() -> AsyncIterator[Collector]:
-    running, stop, up = Collector(), anyio.Event(), anyio.Event()
+    running = Collector()
     app = Starlette(
         routes=[
             Route("/v1/traces", running.collect, methods=["POST"]),
             Route("/api/{rest:path}", running.api),
         ]
     )
-
-    def started(url: str) -> None:
-        running.url = url
-        up.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_app, app, "127.0.0.1", 0, stop, started)
-        await up.wait()
+    async with serving(app) as running.url:
         yield running
-        stop.set()

@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bridge.server.http import serve_app
 from tests.server.logins import RESOURCE, private
+from tests.upstream.apps import serving
 
 BRIDGE: Final = "the-bridge"
 SECRET: Final = "s3cret of+the/bridge"
@@ -161,22 +161,14 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
 
 @asynccontextmanager
 async def serving_authorization() -> AsyncIterator[Authorization]:
-    running, stop, up = Authorization(), anyio.Event(), anyio.Event()
+    running = Authorization()
     app = Starlette(
         routes=[
             Route("/oauth/token/", running.token, methods=["POST"]),
             Route("/api/who", running.api, methods=["GET", "POST"]),
         ]
     )
-
-    def started(url: str) -> None:
-        running.url = url
-        up.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_app, app, "127.0.0.1", 0, stop, started)
-        await up.wait()
+    async with serving(app) as running.url:
         yield running
         if running.held:
             running.held.set()
-        stop.set()
