@@ -1,9 +1,12 @@
 """An API on a real socket, a bridge in front of it, and clients that speak JSON-RPC by hand."""
 
 import asyncio
+import fcntl
 import json
 import os
 import sys
+import termios
+from array import array
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -253,8 +256,8 @@ class Served:
             yield pipe
 
     @asynccontextmanager
-    async def stdio_after(self, *messages: Json, read: int) -> AsyncIterator["Pipe"]:
-        """The same, after first answers of which the client has read so many, and waits for the next one."""
+    async def stdio_after(self, *messages: Json, read: int, waiting: int = 1) -> AsyncIterator["Pipe"]:
+        """The same, after first answers of which the client has read so many, and so many bytes wait for it."""
         source, to_server = os.pipe()
         from_server, sink = os.pipe()
         pipe = Pipe(to_server, from_server)
@@ -263,7 +266,7 @@ class Served:
         await pipe.send(*messages)
         for _ in range(read):
             await pipe.line()
-        await pipe.readable()
+        await pipe.readable(waiting)
         async with self._stdio(source, sink, pipe, before=first.stop()):
             yield pipe
 
@@ -309,9 +312,12 @@ class Pipe:
     async def send(self, *messages: Json) -> None:
         await self.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
-    async def readable(self) -> None:
-        """The server has begun to write."""
-        await anyio.wait_readable(self._from_server)
+    async def readable(self, size: int = 1) -> None:
+        """The server has written so many bytes that are not read yet."""
+        written = array("i", [0])
+        while written[0] < size:
+            await anyio.lowlevel.checkpoint()
+            fcntl.ioctl(self._from_server, termios.FIONREAD, written)
 
     async def line(self, patience: float = 5) -> bytes:
         """The next line, empty at the end."""

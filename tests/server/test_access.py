@@ -197,6 +197,19 @@ async def test_a_call_in_flight_ends_with_its_key(
     assert '"result"' not in replies[0].text
 
 
+async def test_a_request_that_is_still_coming_ends_with_its_key(served: Served) -> None:
+    access = letting_in([entry("ann")])
+    async with served.http(access=access) as url:
+        head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+        async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as stream:
+            await stream.send(f"{head}Authorization: Bearer key-of-ann\r\n\r\n{{".encode())
+            with anyio.fail_after(5):
+                while not any(holder.visits for holder in access._keys.values()):
+                    await anyio.lowlevel.checkpoint()
+                access.replace(words_of([]))
+                assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
+
+
 async def test_who_leaves_takes_back_the_call(served: Served, api: Api, web: httpx.AsyncClient) -> None:
     async with served.http(access=letting_in([entry("ann")])) as url:
         async with anyio.create_task_group() as tasks:

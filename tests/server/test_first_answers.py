@@ -208,11 +208,12 @@ async def test_it_leaves_when_nobody_reads(served: Served) -> None:
 
 
 async def test_an_answer_that_waits_for_its_reader_is_finished_by_the_sdk(served: Served) -> None:
-    served.show(*[f"tool_{number}" for number in range(400)])
-    async with served.stdio_after(initialize(), INITIALIZED, request("tools/list", 1), read=1) as pipe:
+    served.show(*[f"tool_{number}" for number in range(700)])
+    said = (initialize(), INITIALIZED, request("tools/list", 1))
+    async with served.stdio_after(*said, read=1, waiting=60_000) as pipe:
         await pipe.send(request("ping", 2))
         listing, pong = [await pipe.answer() for _ in range(2)]
-    assert len(listing["result"]["tools"]) == 400
+    assert len(listing["result"]["tools"]) == 700
     assert pong == {"jsonrpc": "2.0", "id": 2, "result": {}}
 
 
