@@ -145,6 +145,8 @@ class _Gathered:
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
+        if self._inner.is_closing():  # the client is gone, and uvloop would raise
+            return
         if sum(map(len, parts)) <= _COPIED:
             parts = [b"".join(parts)]
         # Not writelines: asyncio's of Python 3.12 and 3.13 never ends one with an empty part.

@@ -2,15 +2,17 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.errors import TooMany
 from bridge.server.announce import come_from
-from bridge.server.connection import Patience
+from bridge.server.connection import Patience, _Gathered
 from bridge.server.http import serve_app
 from bridge.server.limits import Limits
 from bridge.settingsfile import Limits as Words
@@ -143,3 +145,24 @@ async def test_who_reads_after_a_while_gets_all() -> None:
             assert len(await reader.read()) > LARGE
             assert not _too_many(limits)
         writer.close()
+
+
+def test_what_is_written_to_a_client_that_is_gone_is_dropped() -> None:
+    faults: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, fault: faults.append(fault))
+        async with await asyncio.start_server(
+            lambda _reader, writer: writer.close(), "127.0.0.1", 0
+        ) as server:
+            port = server.sockets[0].getsockname()[1]
+            transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+            gathered = _Gathered(transport)
+            gathered.write(b"late")
+            transport.abort()
+            await asyncio.sleep(0)
+            gathered.close()
+
+    uvloop.run(main())
+    assert faults == []
