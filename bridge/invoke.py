@@ -114,7 +114,7 @@ async def _answer(
     tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, inbound: Inbound
 ) -> Result:
     request, course.reply = await ask(tool, arguments, client, inbound)
-    reply = _clean(tool, course.reply)
+    reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:
         with suppress(Unfinished):
@@ -134,6 +134,7 @@ def _clean(tool: Tool, reply: Reply) -> Reply:
 
 def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:
     """The reply as the tool file wants it seen; ``steps`` bounds a projection, which may be ``Unfinished``."""
+    reply = _clean(tool, reply)
     if not _is_valid(tool, reply.status):
         wait = retry_after(reply.headers.get("retry-after", ""), time.time())
         raise status_error(
@@ -186,7 +187,10 @@ def _redacted(result: Result, upstream: Upstream, others: tuple[str, ...]) -> Re
     """The result without the upstream's secrets, and others, should its reply have held one."""
     if not upstream.secrets and not others:
         return result
-    redact = partial(_redact, upstream, others)
+
+    def redact(text: str) -> str:
+        return upstream.redact(text, *others)
+
     blocks = [_redacted_block(block, redact) for block in result.content]
     if blocks == result.content:
         return result
@@ -194,10 +198,6 @@ def _redacted(result: Result, upstream: Upstream, others: tuple[str, ...]) -> Re
     if structured is not None:
         structured = codec.decode(redact(codec.encode(structured).decode()))
     return replace(result, content=blocks, structured=structured)
-
-
-def _redact(upstream: Upstream, others: tuple[str, ...], text: str) -> str:
-    return upstream.redact(text, *others)
 
 
 def _redacted_block(block: dict[str, Json], redact: Callable[[str], str]) -> dict[str, Json]:

@@ -57,8 +57,8 @@ class Upstream:
     ``spec.base_url`` is canonical: no trailing slash, lower-case host, no default port. ``name`` is
     the key of what outlives reloads (limits, tokens). ``secrets`` are the values to redact. ``files``
     are the files that were read; ``certificates`` changes when what is in those of ``tls`` does.
-    ``warnings`` are about files that are gone. ``role`` is what kind of server it is, for texts. Where calls need a token,
-    ``tokens`` is where it is got: an upstream whose ``base_url`` is the whole address.
+    ``warnings`` are about files that are gone. ``role`` is what kind of server it is, for texts. Where calls
+    need a token, ``tokens`` is where it is got: an upstream whose ``base_url`` is the whole address.
     """
 
     name: str
@@ -79,6 +79,11 @@ class Upstream:
         has_port = ":" in host.rpartition("]")[2]
         object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "place", host if has_port else f"{host}:{443 if scheme == 'https' else 80}")
+
+    @property
+    def server(self) -> str:
+        """What is at the other end, for texts: ``API server at api.example.com:443``."""
+        return f"{self.role} server at {self.place}"
 
     def redact(self, text: str, *others: str) -> str:
         """The text without this upstream's secrets, and others, also where they are escaped, quoted or in base64."""

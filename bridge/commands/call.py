@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 
@@ -22,7 +22,6 @@ from bridge.tool.content import Result
 from bridge.upstream.client import Client, ignore
 
 _T = TypeVar("_T")
-_SAID: Final = 300
 
 
 def run(
@@ -62,7 +61,7 @@ def _raw(tool: Tool, values: dict[str, Json], caller: Caller) -> int:
 def _hear(event: Event) -> None:
     """What an authorization server says is for whoever runs the bridge, and no model reads it."""
     if isinstance(event, TokenAsked) and event.error:
-        said = f": {quote(event.said, _SAID)}" if event.said else ""
+        said = f": {quote(event.said, report.SAID)}" if event.said else ""
         print(f"no token for {event.upstream}: {quote(event.error)}{said}", file=sys.stderr)
 
 

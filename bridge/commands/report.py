@@ -22,7 +22,7 @@ _log: Final = logging.getLogger("bridge")
 _NAMED: Final = 3
 """Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""
 
-_SAID: Final = 300
+SAID: Final = 300
 """Characters of what others say that a line has at most."""
 
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING}
@@ -152,7 +152,7 @@ def _token(event: TokenAsked) -> dict[str, str | int]:
     if event.error:
         fields["error"] = logs.fit(event.error)
     if event.said:
-        fields["said"] = quote(event.said, _SAID)
+        fields["said"] = quote(event.said, SAID)
     fields["ms"] = round(event.seconds * 1000)
     return fields
 

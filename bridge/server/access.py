@@ -1,6 +1,7 @@
 """Who may come in over HTTP: in front of everything else, every request shows a key or a token, but for a few that are open.
 
-Of keys the digests are known alone; tokens are kept while they count, as some APIs take others in exchange. What one opened, a stream above all, ends when it does.
+Of keys the digests are known alone; tokens are kept while they count, as some APIs take others in exchange. What one
+opened, a stream above all, ends when it does.
 """
 
 import time

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from bridge.address import is_loopback
+from bridge.address import is_in_the_open
 from bridge.codec import encode
 from bridge.diagnostics import Finding, Findings, InvalidSpec, Route, invalid
 from bridge.secrets import Sources, Upstream, resolve
@@ -83,7 +82,7 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     if isinstance(spec.auth, OAuth2) and isinstance(upstream.spec.auth, OAuth2):
         with findings.at("auth", "tokenUrl"):
             token_url = _canonical(spec.auth.token_url, upstream.spec.auth.token_url)
-            if token_url.startswith("http:") and not is_loopback(urlsplit(token_url).hostname or ""):
+            if is_in_the_open(token_url):
                 raise invalid(
                     "bad-url", "over http anybody on the way could read secrets and tokens; use https"
                 )

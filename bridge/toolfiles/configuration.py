@@ -7,9 +7,8 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from bridge.address import is_loopback
+from bridge.address import is_in_the_open
 from bridge.caller import Caller
 from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
@@ -170,8 +169,7 @@ def _issuer(
         with findings.at(*route, "jwks"):
             origin, rest = _url(jwks)
             jwks = origin + rest
-            host = urlsplit(origin).hostname or ""
-            if origin.startswith("http:") and not is_loopback(host):
+            if is_in_the_open(jwks):
                 message = "over http anybody on the way could change the keys; use https, or name a file"
                 raise invalid("bad-url", message)
     else:

@@ -37,9 +37,8 @@ class Circuit:
         if self._until is not None:
             left = self._until - self._now()
             if left > 0 or self._is_trying:
-                server = f"{upstream.role} server at {upstream.place}"
                 wait = f"{max(1, round(left))} s" if left > 0 else "a moment"
-                message = f"The {server} failed {self._failures} times in a row, and is left alone for now."
+                message = f"The {upstream.server} failed {self._failures} times in a row, and is left alone for now."
                 raise NotSent("circuit-open", f"{message} Please try again in {wait}.")
             self._is_trying = True
         is_well: bool | None = None

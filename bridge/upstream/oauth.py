@@ -20,6 +20,7 @@ from bridge.events import Ear, TokenAsked
 from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream
 from bridge.spec import Auth, OAuth2, TokenExchangeAuth
+from bridge.upstream.failures import LATER, OPERATOR
 
 Ask: TypeAlias = Callable[[Request, Upstream], Awaitable[Reply]]
 """Sends a request of ours, in the time that there is for a call; raises ``UpstreamError``."""
@@ -28,15 +29,19 @@ _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _ERRORS: Final = frozenset(
     {
-        *("invalid_request", "invalid_client", "invalid_grant", "invalid_scope", "invalid_target"),
-        *(
-            "unauthorized_client",
-            "unsupported_grant_type",
-            "access_denied",
-            "login_required",
-            "consent_required",
-        ),
-        *("interaction_required", "temporarily_unavailable", "server_error"),
+        "access_denied",
+        "consent_required",
+        "interaction_required",
+        "invalid_client",
+        "invalid_grant",
+        "invalid_request",
+        "invalid_scope",
+        "invalid_target",
+        "login_required",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_grant_type",
     }
 )
 """Words that mean something (RFC 6749 5.2, RFC 8693 2.2.2): no other is shown to a model."""
@@ -50,8 +55,6 @@ _LEAST: Final = 1.0
 """Seconds that a call must have left to ask once more, where another one had no answer in its time."""
 _MOST: Final = 2000
 """Callers whose tokens are kept, of one upstream; those of others are got again."""
-_LATER: Final = "Please try again later."
-_OPERATOR: Final = "Tell the operator of this tool."
 
 
 class Token(NamedTuple):
@@ -151,7 +154,7 @@ class Tokens:
                 if coming and deadline - loop.time() < _LEAST:
                     server = upstream.tokens
                     assert server
-                    message = f"The authorization server at {server.place} gave no token in time. {_LATER}"
+                    message = f"The {server.server} gave no token in time. {LATER}"
                     raise NoToken("no-token", message)
                 return await self._asked(kept, upstream, subject, ask)
             coming = kept.coming
@@ -234,19 +237,20 @@ def _read(reply: Reply, server: Upstream, now: float) -> Token:
         words = None
     if not isinstance(words, dict):
         words = {}
-    place = f"The authorization server at {server.place}"
     if reply.status == 429 or reply.status >= 500:
-        message = f"{place} answers with {reply.status}, and there is no token for this call. {_LATER}"
+        message = (
+            f"The {server.server} answers with {reply.status}, and there is no token for this call. {LATER}"
+        )
         raise NoToken("no-token", message, str(reply.status))
     if reply.status != 200:
         error, said = words.get("error"), words.get("error_description")
         why = error if error in _ERRORS else reply.status
-        message = f"{place} gives no token for this call ({why}). {_OPERATOR}"
+        message = f"The {server.server} gives no token for this call ({why}). {OPERATOR}"
         told = (word if isinstance(word, str) else "" for word in (error or str(reply.status), said))
         raise NoToken("token-refused", message, *told)
     text, kind, life = words.get("access_token"), words.get("token_type"), words.get("expires_in", _LIFE)
     if not isinstance(text, str) or not _TOKEN.fullmatch(text) or str(kind).lower() != "bearer":
-        message = f"{place} gives no Bearer token (RFC 6750) that could be used. {_OPERATOR}"
+        message = f"The {server.server} gives no Bearer token (RFC 6750) that could be used. {OPERATOR}"
         raise NoToken("no-token", message, "no-bearer-token")
     seconds = max(0.0, float(life)) if isinstance(life, int | float | str) and _is_number(life) else _LIFE
     return Token(text, now + seconds - min(_EARLY, seconds / 10))
@@ -259,6 +263,6 @@ def _is_number(life: float | str) -> bool:
 
 def _unreached(problem: UpstreamError, server: Upstream) -> NoToken:
     if isinstance(problem, UnusableReply):
-        what = f"what the authorization server at {server.place} answers cannot be read. {_OPERATOR}"
+        what = f"what the {server.server} answers cannot be read. {OPERATOR}"
         return NoToken("no-token", f"There is no token for this call: {what}", problem.code)
     return NoToken("no-token", f"There is no token for this call. {problem}", problem.code)

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -48,6 +48,17 @@ async def ask(
         subject=subject,
         deadline=anyio.current_time() + within,
     )
+
+
+async def at_once(server: Authorization, call: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
+    """So many calls, of which all wait before the first is given a token."""
+    server.held = held = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(times):
+            tasks.start_soon(call)
+        await server.entered.wait()
+        await anyio.wait_all_tasks_blocked()
+        held.set()
 
 
 def you(reply: Reply) -> str:
@@ -119,25 +130,18 @@ async def test_a_call_for_nobody_is_not_made(caller: Caller, server: Authorizati
 
 async def test_many_who_need_a_token_at_once_ask_for_it_once(caller: Caller, server: Authorization) -> None:
     to, subject = upstream(server, EXCHANGE, limits={"concurrency": 50}), token()
-    server.held = anyio.Event()
     seen: list[str] = []
 
     async def call() -> None:
         seen.append(you(await ask(caller, to, subject)))
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(20):
-            tasks.start_soon(call)
-        await server.entered.wait()
-        await anyio.wait_all_tasks_blocked()
-        server.held.set()
+    await at_once(server, call, 20)
     assert seen == ["ann"] * 20
     assert len(server.asked) == 1
 
 
 async def test_they_all_hear_that_there_is_none(caller: Caller, server: Authorization) -> None:
     to, subject = upstream(server, EXCHANGE), token(aud="another")
-    server.held = anyio.Event()
     refusals: list[str] = []
 
     async def call() -> None:
@@ -145,12 +149,7 @@ async def test_they_all_hear_that_there_is_none(caller: Caller, server: Authoriz
             await ask(caller, to, subject)
         refusals.append(f"{refused.value.code}: {refused.value}")
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(5):
-            tasks.start_soon(call)
-        await server.entered.wait()
-        await anyio.wait_all_tasks_blocked()
-        server.held.set()
+    await at_once(server, call, 5)
     place = server.url.removeprefix("http://")
     text = f"The authorization server at {place} gives no token for this call (invalid_request)."
     assert refusals == [f"token-refused: {text} Tell the operator of this tool."] * 5
