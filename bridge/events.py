@@ -58,6 +58,12 @@ class CircuitChanged(NamedTuple):
     failures: int
 
 
+class RequestRefused(NamedTuple):
+    """A client's HTTP request was turned away with this status, before any tool heard of it."""
+
+    status: int
+
+
 class SnapshotReplaced(NamedTuple):
     """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
 
@@ -73,5 +79,7 @@ class SnapshotReplaced(NamedTuple):
     seconds: float
 
 
-Event: TypeAlias = CallFinished | RequestRetried | TokenAsked | CircuitChanged | SnapshotReplaced
+Event: TypeAlias = (
+    CallFinished | RequestRetried | TokenAsked | CircuitChanged | RequestRefused | SnapshotReplaced
+)
 Ear: TypeAlias = Callable[[Event], None]

@@ -9,7 +9,15 @@ import click
 
 from bridge.codec import quote
 from bridge.diagnostics import Diagnostic
-from bridge.events import CallFinished, CircuitChanged, Event, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import (
+    CallFinished,
+    CircuitChanged,
+    Event,
+    RequestRefused,
+    RequestRetried,
+    SnapshotReplaced,
+    TokenAsked,
+)
 from bridge.server import logs
 from bridge.settingsfile import View
 from bridge.toolfiles.loaded import Loaded
@@ -80,6 +88,8 @@ def ear(event: Event) -> None:
         case CircuitChanged(upstream, is_open, failures):
             state = "open" if is_open else "closed"
             logs.event("circuit", {"upstream": upstream, "state": state, "failures": failures})
+        case RequestRefused():
+            pass  # too many for a line each: who refuses them tells of some
         case SnapshotReplaced():
             _log.info(_reload_line(event), extra={"fields": _reload(event)})
         case _:

@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bridge.caller import Caller, Stay
 from bridge.server.announce import come_from
 from bridge.server.gate import error_reply, later_reply, receive_until
+from bridge.server.guesses import Guesses
 from bridge.server.operator import HEALTHY, READY
-from bridge.server.refusals import Refusals
+from bridge.server.refusals import Refusals, client_of
 from bridge.server.resource import Resource
 from bridge.server.tokens import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
@@ -199,14 +200,16 @@ def is_over(proof: ApiKey | Token) -> bool:
 class Door:
     """An ASGI app in front of ``app``: nobody comes past without a key or a token that counts.
 
-    With ``resource``, whoever does not is told where to get a token, and so is everybody who asks.
+    With ``resource``, whoever does not is told where to get a token, and so is everybody who asks. Who tries again and
+    again waits for the answer.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, resource: Resource | None) -> None:
+    def __init__(self, app: ASGIApp, access: Access, resource: Resource | None, refusals: Refusals) -> None:
         self._app = app
         self._access = access
         self._resource = resource
-        self._refusals = Refusals()
+        self._refusals = refusals
+        self._guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
@@ -220,6 +223,8 @@ class Door:
         except Refused as refused:
             challenge = self._challenge(refused)
             self._refusals.tell(scope, challenge.status_code, str(refused))
+            if not refused.later and (wait := self._guesses.wait(client_of(scope))):
+                await _let_wait(wait, receive)
             await challenge(scope, receive, send)
             return
         scope["user"] = holder.user
@@ -245,6 +250,13 @@ class Door:
         response = error_reply(401, str(refused), INVALID_REQUEST)
         response.headers["WWW-Authenticate"] = f"Bearer {', '.join(words)}"
         return response
+
+
+async def _let_wait(seconds: float, receive: Receive) -> None:
+    """As long as the client does."""
+    with anyio.move_on_after(seconds):
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
 
 class _Visit:

@@ -51,6 +51,7 @@ class Gate:
         self,
         app: ASGIApp,
         announcer: Announcer,
+        refusals: Refusals,
         names: Collection[str],
         *,
         any_address: bool,
@@ -64,7 +65,7 @@ class Gate:
         self._post = RequestBodyLimitMiddleware(self._post_whole, max_body)
         self._announcer = announcer
         self._limits = announcer.limits
-        self._refusals = Refusals()
+        self.refusals = refusals
         self._names = names
         self._any_address = any_address
         self._sessions = sessions
@@ -75,7 +76,7 @@ class Gate:
         headers = Headers(scope=scope)
         if refused := self.refusal(scope["method"], headers):
             if not self.stopping.is_set():
-                self._refusals.tell(scope, refused.status_code, _shown(headers))
+                self.refusals.tell(scope, refused.status_code, shown(headers))
             await refused(scope, receive, send)
         elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
             await error_reply(404, "Session not found")(scope, receive, send)
@@ -168,7 +169,7 @@ class Gate:
     def _too_many(self, error: TooMany, scope: Scope, id: RequestId | None = None) -> Response:
         """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
         status = 503 if error.in_all else 429
-        self._refusals.tell(scope, status, str(error))
+        self.refusals.tell(scope, status, str(error))
         return later_reply(status, str(error), error.retry_after, id)
 
     @contextmanager
@@ -216,7 +217,7 @@ async def receive_until(ended: anyio.Event, receive: Receive) -> Message:
     return message
 
 
-def _shown(headers: Headers) -> str:
+def shown(headers: Headers) -> str:
     """What a request was judged by, on one line."""
     return " ".join(f"{name}={quote(headers[name])}" for name in _JUDGED if name in headers)
 

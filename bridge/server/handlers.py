@@ -36,6 +36,7 @@ from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
 from bridge.server.logs import fit
+from bridge.server.refusals import Refusals
 from bridge.server.tracing import Tracing
 from bridge.settingsfile import Limits as LimitWords
 from bridge.spec import NAME_PATTERN, Json
@@ -71,6 +72,7 @@ class ToolServer(Server[TaskGroup]):
     ) -> None:
         self.alone = alone
         self.limits = Limits(limits)
+        self.refusals = Refusals(emit)
         self.announcer = Announcer(registry, self.limits)
         self._registry = registry
         self._client = client

@@ -79,6 +79,7 @@ async def serve_http(
     gate = Gate(
         StreamableHTTPASGIApp(manager),
         server.announcer,
+        server.refusals,
         LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
         sessions=server.alone,
@@ -96,9 +97,9 @@ async def serve_http(
     )
     app.router.redirect_slashes = False
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
-    front = Views(front, views, PATH)
+    front = Views(front, views, PATH, server.refusals)
     if access:
-        front = Door(front, access, resource)
+        front = Door(front, access, resource, server.refusals)
     await serve_app(
         front,
         host,

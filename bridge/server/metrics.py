@@ -17,7 +17,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
-from bridge.events import CallFinished, CircuitChanged, Event, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import (
+    CallFinished,
+    CircuitChanged,
+    Event,
+    RequestRefused,
+    RequestRetried,
+    SnapshotReplaced,
+    TokenAsked,
+)
 from bridge.server.limits import Kind
 
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -89,6 +97,9 @@ class Metrics:
             "upstream",
             "outcome",
         )
+        self._refused = counter(
+            "requests_refused", "Requests that were turned away before any tool heard of them.", "status"
+        )
         self._reloads = counter(
             "reloads", "Reloads; broken are those that left a file with errors.", "outcome"
         )
@@ -120,6 +131,8 @@ class Metrics:
                 self._tokens.labels(event.upstream, event.outcome).inc()
             case CircuitChanged():
                 self._circuits.labels(event.upstream).set(event.is_open)
+            case RequestRefused(status):
+                self._refused.labels(status).inc()
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)

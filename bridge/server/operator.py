@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from bridge.server.announce import caller_in
-from bridge.server.gate import Gate
+from bridge.server.gate import Gate, shown
 from bridge.spec import Json
 
 HEALTHY: Final = "/-/healthy"
@@ -64,6 +64,12 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
 def _refusal(request: Request, gate: Gate, scope: str = SCOPE) -> Response | None:
     scopes = caller_in(request.scope).scopes
     if scopes is not None and scopes.isdisjoint({scope, SCOPE}):
+        why = f"{request.url.path} takes the scope {scope}"
         challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{scope}"'
-        return PlainTextResponse(f"This takes the scope {scope}\n", 403, {"WWW-Authenticate": challenge})
-    return gate.stranger(request.headers)
+        refused: Response | None = PlainTextResponse(f"{why}\n", 403, {"WWW-Authenticate": challenge})
+    else:
+        why = shown(request.headers)
+        refused = gate.stranger(request.headers)
+    if refused:
+        gate.refusals.tell(request.scope, refused.status_code, why)
+    return refused

@@ -18,11 +18,11 @@ class Views:
     What asks for another one is told so, as clients show what JSON-RPC says.
     """
 
-    def __init__(self, app: ASGIApp, views: Mapping[str, View], path: str) -> None:
+    def __init__(self, app: ASGIApp, views: Mapping[str, View], path: str, refusals: Refusals) -> None:
         self._app = app
         self._path = path
         self._views = views
-        self._refusals = Refusals()
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removesuffix("/")

@@ -156,7 +156,9 @@ async def _measure(rounds: int, calls: int, bridge: Bridge, _stop: anyio.Event) 
     """A transport to nobody, put together as ``serve_http`` puts its own together; each round has new sessions."""
     server = ToolServer(bridge.registry, _Ready(), report.ear)
     manager = StreamableHTTPSessionManager(server)
-    gate = Gate(StreamableHTTPASGIApp(manager), server.announcer, LOCAL_NAMES, any_address=False)
+    gate = Gate(
+        StreamableHTTPASGIApp(manager), server.announcer, server.refusals, LOCAL_NAMES, any_address=False
+    )
     sdk = Starlette(routes=[Route(PATH, gate)])
     took: dict[str, list[float]] = defaultdict(list)
     async with manager.run():

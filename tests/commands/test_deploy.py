@@ -110,7 +110,7 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
                     }:
                         pass
         assert (found[0]["metric"]["outcome"], found[0]["value"][1]) == ("ok", "1")
-        assert len(rules) == 8
+        assert len(rules) == 9
         assert await bridge.ends(signal.SIGTERM) == 0
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from bridge.events import CallFinished
-from bridge.server.access import Access
+from bridge.events import CallFinished, RequestRefused
+from bridge.server.access import Access, Door
+from bridge.server.refusals import Refusals
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import ApiKey
 from tests.server.support import INITIALIZED, Api, Json, Served, Session, call, cancel, request
@@ -69,9 +71,10 @@ async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: ht
         (["Bearer key-of-ann", "Bearer key-of-ann"], False),
         (["Bearer key-of-ann\u00fc"], True),
     ]
+    tried = list(product(wrong, ("GET", "POST", "DELETE", "OPTIONS")))
     access = letting_in([entry("ann"), entry("old", expires="2020-01-01")])
     async with served.http(access=access) as url:
-        for (shown, error), method in product(wrong, ("GET", "POST", "DELETE", "OPTIONS")):
+        for (shown, error), method in tried:
             headers = [*Session(web, url).headers.items(), *(("authorization", each) for each in shown)]
             encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers]
             content = json.dumps(call("echo")).encode()
@@ -86,7 +89,7 @@ async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: ht
                     "Show one key: there is more than one Authorization header",
                     "This key is not known here, or counts no more",
                 )
-    assert served.events == []
+    assert served.events == [RequestRefused(401)] * 2 * len(tried)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
@@ -237,6 +240,54 @@ async def test_who_tries_keys_does_not_flood_the_log(
         "refused a request from 127.0.0.1 with 401: This key is not known here, or counts no more"
     )
     assert "key-of" not in caplog.text
+
+
+async def test_who_tries_keys_waits_and_who_has_one_does_not(served: Served, web: httpx.AsyncClient) -> None:
+    done: list[str] = []
+
+    async def guess(number: int) -> None:
+        assert (await session_of(f"eve-{number}", web, url).post(call("echo"))).status_code == 401
+        done.append("eve")
+
+    async with served.http(access=letting_in([entry("ann")])) as url, anyio.create_task_group() as tasks:
+        for number in range(60):  # the last of whom waits for a second
+            tasks.start_soon(guess, number)
+        with anyio.fail_after(20):
+            while len(done) < 40:
+                await anyio.lowlevel.checkpoint()
+        for _ in range(3):
+            assert "result" in await session_of("ann", web, url).ask_modern(call("echo"))
+        done.append("ann")
+    assert (len(done), done[-1]) == (61, "eve")
+
+
+async def test_who_tries_keys_and_leaves_is_not_waited_for() -> None:
+    done: list[str] = []
+
+    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
+        """Nobody comes as far as here."""
+
+    async def answer(message: Message) -> None:
+        assert message["type"].startswith("http.response")
+
+    async def guess(name: str, *messages: Message) -> None:
+        left = list(messages)
+
+        async def receive() -> Message:
+            if not left:
+                await anyio.sleep_forever()
+            return left.pop(0)
+
+        await door({"type": "http", "path": "/mcp", "headers": []}, receive, answer)
+        done.append(name)
+
+    door = Door(nobody, letting_in([entry("ann")]), None, Refusals(lambda _event: None))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(guess, "stays", {"type": "http.request"})
+        for _ in range(20):
+            tasks.start_soon(guess, "leaves", {"type": "http.request"}, {"type": "http.disconnect"})
+    assert (done[:60], done[60:]) == (["stays"] * 40 + ["leaves"] * 20, ["stays"] * 20)
 
 
 async def test_everybody_lists_and_calls_what_their_scopes_allow(

@@ -247,7 +247,7 @@ async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:  # noqa
 
 async def status_of(what: Wild, session: str, served: Served, *, stopping: bool = False) -> int:
     """What the lane answers with nothing behind it, to a client that leaves after its request."""
-    gate = Gate(passed_on, served.server.announcer, LOCAL_NAMES, any_address=False)
+    gate = Gate(passed_on, served.server.announcer, served.server.refusals, LOCAL_NAMES, any_address=False)
     if stopping:
         gate.stopping.set()
     messages: list[Message] = [{"type": "http.request", "body": what.content, "more_body": False}]

@@ -4,12 +4,14 @@ import anyio
 import httpx
 import pytest
 from starlette.responses import JSONResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.events import Ear, Event, RequestRefused
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.lines import MAX_BYTES
+from bridge.server.refusals import Refusals
 from tests.server.support import Served, request
 
 pytestmark = pytest.mark.anyio
@@ -17,13 +19,20 @@ pytestmark = pytest.mark.anyio
 PING = json.dumps(request("ping")).encode()
 
 
+def _nobody(event: Event) -> None:
+    """Hears it."""
+
+
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = (await receive()).get("body", b"")
     await JSONResponse({"method": scope["method"], "size": len(body)})(scope, receive, send)
 
 
-def gate(*names: str, any_address: bool = False) -> Gate:
-    return Gate(echo, Announcer(Registry()), LOCAL_NAMES | set(names), any_address=any_address)
+def gate(
+    *names: str, app: ASGIApp = echo, any_address: bool = False, sessions: bool = True, emit: Ear = _nobody
+) -> Gate:
+    known = LOCAL_NAMES | set(names)
+    return Gate(app, Announcer(Registry()), Refusals(emit), known, any_address=any_address, sessions=sessions)
 
 
 async def send(
@@ -87,7 +96,9 @@ async def test_two_hosts_or_origins_are_not_taken_for_the_first(served: Served) 
     ],
 )
 async def test_another_host_is_misdirected(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert (await send(gate(), host=host)).status_code == 421
+    heard: list[Event] = []
+    assert (await send(gate(emit=heard.append), host=host)).status_code == 421
+    assert heard == [RequestRefused(421)]
     assert f'refused a request from 127.0.0.1 with 421: host="{host}"' in caplog.text
 
 
@@ -167,7 +178,7 @@ async def test_while_it_stops_only_a_good_bye_passes(method: str, status: int) -
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_without_sessions_there_is_nothing_to_get_or_to_delete(method: str) -> None:
-    without = Gate(echo, Announcer(Registry()), LOCAL_NAMES, any_address=False, sessions=False)
+    without = gate(sessions=False)
     reply = await send(without, method=method)
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
     assert (await send(without)).status_code == 200
@@ -199,5 +210,5 @@ async def test_what_a_request_was_received_by_is_let_go_with_it() -> None:
         kept.append(receive)
         await echo(scope, receive, send)
 
-    await send(Gate(keep, Announcer(Registry()), LOCAL_NAMES, any_address=False))
+    await send(gate(app=keep))
     assert await kept[0]() == {"type": "http.disconnect"}

@@ -2,7 +2,14 @@ import re
 
 import pytest
 
-from bridge.events import CallFinished, CircuitChanged, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import (
+    CallFinished,
+    CircuitChanged,
+    RequestRefused,
+    RequestRetried,
+    SnapshotReplaced,
+    TokenAsked,
+)
 from bridge.server.limits import Kind
 from bridge.server.metrics import Metrics
 
@@ -30,6 +37,7 @@ def test_what_happened_is_counted() -> None:
     metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
     metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
     metrics.hear(TokenAsked("shop", "token-refused", 0.1))
+    metrics.hear(RequestRefused(401))
     metrics.hear(CircuitChanged("shop", is_open=True, failures=5))
     metrics.hear(CircuitChanged("other", is_open=True, failures=5))
     metrics.hear(CircuitChanged("other", is_open=False, failures=7))
@@ -49,6 +57,7 @@ def test_what_happened_is_counted() -> None:
         'restbridge_upstream_replies_total{status="404",upstream="shop"}': 1,
         'restbridge_upstream_retries_total{reason="timeout",upstream="shop"}': 1,
         'restbridge_tokens_total{outcome="token-refused",upstream="shop"}': 1,
+        'restbridge_requests_refused_total{status="401"}': 1,
         'restbridge_circuit_open{upstream="shop"}': 1,
         'restbridge_circuit_open{upstream="other"}': 0,
         'restbridge_reloads_total{outcome="broken"}': 1,

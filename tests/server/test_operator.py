@@ -2,6 +2,7 @@ import anyio
 import httpx
 import pytest
 
+from bridge.events import RequestRefused
 from bridge.server.operator import SCOPE, Operator
 from tests.server.support import Api, Json, Served, call
 from tests.server.test_access import entry, letting_in, session_of
@@ -46,7 +47,7 @@ async def test_probes_are_answered_to_all_the_rest_to_operators(
             assert ann.headers["www-authenticate"].endswith(
                 'error="insufficient_scope", scope="restbridge:operate"'
             )
-            assert ann.text == "This takes the scope restbridge:operate\n"
+            assert ann.text == f"{path} takes the scope restbridge:operate\n"
             assert (ops.status_code, ops.json()) == (200, body)
         for name, expected in (("ops", 200), ("prometheus", 200), ("ann", 403)):
             headers = session_of(name, web, url).headers | {"accept": "text/x"}
@@ -56,6 +57,7 @@ async def test_probes_are_answered_to_all_the_rest_to_operators(
                 assert (reply.text, reply.headers["content-type"]) == ("figures", "text/x")
         assert (await web.get(f"{base(url)}/metrics")).status_code == 401
         assert (await web.get(f"{base(url)}/-/reload", headers=ops.request.headers)).status_code == 405
+    assert served.events == [RequestRefused(status) for status in (401, 403, 401, 403, 403, 401)]
 
 
 async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
@@ -69,6 +71,7 @@ async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
             assert (await web.request(method, base(url) + path, headers=evil)).status_code == 403
             rebound = {"host": "evil.example"}
             assert (await web.request(method, base(url) + path, headers=rebound)).status_code == 421
+    assert served.events == [RequestRefused(403), RequestRefused(421)] * 2
 
 
 async def test_a_server_that_stops_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
