@@ -11,7 +11,8 @@ class CallFinished(NamedTuple):
 
     ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it,
     and ``issuer`` who gave it, if that is not the bridge. ``request`` is the id that the client gave it, fit for
-    a log. ``read`` and ``answered`` are the bytes of the reply and of what was made of it.
+    a log. ``read`` and ``answered`` are the bytes of the reply and of what was made of it. ``trace`` is the id of
+    the trace that it belongs to, if there are any.
     """
 
     tool: str
@@ -26,6 +27,7 @@ class CallFinished(NamedTuple):
     method: str | None = None
     read: int = 0
     answered: int = 0
+    trace: str | None = None
 
 
 class RequestRetried(NamedTuple):

@@ -154,6 +154,8 @@ def _call(event: CallFinished) -> dict[str, str | int]:
     fields["ms"] = round(event.seconds * 1000)
     if event.request is not None:
         fields["id"] = event.request
+    if event.trace:
+        fields["trace"] = event.trace
     return fields
 
 

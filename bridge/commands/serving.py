@@ -23,7 +23,7 @@ from bridge.commands import report
 from bridge.commands.live import LiveSettings
 from bridge.commands.operating import Desk, Digest
 from bridge.commands.serve import Beginning
-from bridge.events import Ear, Event, SnapshotReplaced
+from bridge.events import CallFinished, Ear, Event, SnapshotReplaced
 from bridge.registry import Registry
 from bridge.server.audit import Audit
 from bridge.server.descriptors import private_stdio
@@ -150,6 +150,7 @@ class Bridge:
 
     def __init__(self, beginning: Beginning, tracing: Tracing | None = None) -> None:
         settings = beginning.settings
+        self._tracing = tracing
         self.express = settings.express
         self.views = settings.offered
         self.host_names = settings.host_names
@@ -209,6 +210,8 @@ class Bridge:
             self.live.ask()
 
     def _ear(self, event: Event) -> None:
+        if self._tracing and isinstance(event, CallFinished):
+            event = self._tracing.outcome(event)
         for ear in self._ears:
             ear(event)
 

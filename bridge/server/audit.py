@@ -42,6 +42,7 @@ class Audit:
             status=event.status,
             ms=round(event.seconds * 1000),
             id=event.request,
+            trace=event.trace,
         )
 
     def reloaded(self, event: SnapshotReplaced, before: str, after: str) -> None:

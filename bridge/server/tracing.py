@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider, get_tracer
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    StatusCode,
+    TracerProvider,
+    format_trace_id,
+    get_current_span,
+    get_tracer,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bridge import __version__
 from bridge.errors import BridgeError
+from bridge.events import CallFinished
 from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.server.facts import NAME
@@ -69,6 +78,12 @@ class Tracing:
         """A tool's own error is none of the protocol's, and is told of all the same."""
         if result["isError"]:
             _fail(span, "tool_error")
+
+    def outcome(self, event: CallFinished) -> CallFinished:
+        """How the call ended whose span is the current one; the event with its trace, for the log to name."""
+        span = get_current_span()
+        span.set_attribute("restbridge.outcome", event.outcome)
+        return event._replace(trace=format_trace_id(span.get_span_context().trace_id))
 
     @contextmanager
     def sending(self, request: Request, upstream: Upstream, attempt: int) -> Iterator[_Sending]:

@@ -63,6 +63,8 @@ async def test_calls_over_http_are_traced_to_the_api(
         message["params"]["arguments"] = {"q": "s3cret"}
         headers = session.modern(message)["headers"]
         assert "result" in (await session.post(message, **headers)).json()
+        told = await bridge.says(r"call tool=missing .* id=4 trace=([0-9a-f]{32})")
+        await bridge.says(rf"call tool=fine .* id=6 trace={TRACE}")
         assert await bridge.ends(signal.SIGTERM) == 0
     assert {span.service for span in collector.spans} == {"restbridge"}
     (listed,) = collector.named("tools/list")
@@ -76,6 +78,7 @@ async def test_calls_over_http_are_traced_to_the_api(
         "jsonrpc.request.id": "2",
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "fine",
+        "restbridge.outcome": "ok",
     }
     assert (first.parent, last.parent, last.trace) == ("", PARENT, TRACE)
     (flaky,) = collector.named("tools/call flaky")
@@ -96,8 +99,10 @@ async def test_calls_over_http_are_traced_to_the_api(
     assert not flaky.failed
     (missing,) = collector.named("tools/call missing")
     assert (missing.failed, missing.attributes["error.type"]) == (True, "tool_error")
+    assert (missing.trace, missing.attributes["restbridge.outcome"]) == (told[1], "http-404")
     (unknown,) = collector.named("tools/call nowhere")
     assert (unknown.failed, unknown.attributes["error.type"]) == (True, "-32602")
+    assert unknown.attributes["restbridge.outcome"] == "unknown-tool"
     sent = {(span.trace, span.id) for span in collector.spans if span.kind == "client"}
     heard = [each.headers.getlist("traceparent") for each in collector.calls]
     assert {tuple(value.split("-")[1:3]) for (value,) in heard} == sent
