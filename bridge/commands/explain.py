@@ -12,7 +12,16 @@ from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.secrets import Upstream
 from bridge.settings import Settings
-from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2
+from bridge.spec import (
+    ApiKeyAuth,
+    Auth,
+    BasicAuth,
+    BearerAuth,
+    ClientCredentialsAuth,
+    NoAuth,
+    OAuth2,
+    TokenExchangeAuth,
+)
 from bridge.upstream.outgoing import Outgoing
 
 HIDDEN: Final = "[hidden]"
@@ -32,11 +41,14 @@ def run(
     except InvalidCall as refusal:
         print(refusal)
         return 1
-    placement = tool.request.placement(values)
+    placement, token = tool.request.placement(values), _token(tool.upstream)
     if format_ == "json":
-        print(json.dumps(_as_json(request) | {"arguments": placement}, ensure_ascii=False, indent=2))
+        whole = _as_json(request) | ({"token": token} if token else {}) | {"arguments": placement}
+        print(json.dumps(whole, ensure_ascii=False, indent=2))
     else:
         print(*_lines(request), "", *_where(placement), sep="\n")
+        if token:
+            print(f"token ← {token['tokenUrl']} ({token['flow']})")
     return 0
 
 
@@ -67,6 +79,14 @@ def _marked(auth: Auth) -> Auth:
             return auth
         case _:
             assert_never(auth)
+
+
+def _token(upstream: Upstream) -> dict[str, str] | None:
+    """Where a token comes from before the request is sent, if there is none yet that counts."""
+    match upstream.spec.auth:
+        case ClientCredentialsAuth() | TokenExchangeAuth() as auth:
+            return {"flow": auth.flow, "tokenUrl": _unmarked(_without(auth.token_url, upstream.secrets))}
+    return None
 
 
 def _shown(request: Request) -> Request:

@@ -15,6 +15,7 @@ _ODD: Final = re.compile(r"[\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?P<colon>:(?P<port>[^:]*))?\Z")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}\Z")
 _PREFIX: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*\Z")
+_NO_QUERY: Final = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]|%(?![0-9A-Fa-f]{2})")
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _WIDE: Final = re.compile(r"[^\x00-\x7f]")
@@ -44,12 +45,26 @@ def canonical(text: str) -> str:
         raise _bad(f"{what}; take it out", odd.start())
     if mark := re.search(r"[?#]", rest):
         message = "an address has no ? and no #; write query parameters in the tools"
+        if mark[0] == "#":
+            message = "a fragment is sent to nobody; take # and what follows out"
         raise _bad(message, match.start("rest") + mark.start())
     prefix = rest.removesuffix("/")
     if not _PREFIX.match(prefix) or leads_elsewhere(prefix):
         message = "expected a path of plain or percent-encoded segments, without //, . and ..; correct it"
         raise _bad(message, match.start("rest"))
     return f"{scheme}://{_authority(scheme, authority, match.start('authority'))}{prefix}"
+
+
+def endpoint(text: str) -> tuple[str, str]:
+    """The canonical address of what is asked at one URL alone, and how that ends: its slash and its query as written.
+
+    Raises ``InvalidSpec`` as ``canonical`` does.
+    """
+    address, mark, query = text.partition("?")
+    if odd := _NO_QUERY.search(query):
+        message = f"{shown(odd[0])} cannot stand in a query; percent-encode it"
+        raise _bad(message, len(address) + 1 + odd.start())
+    return canonical(address), "/" * address.endswith("/") + mark + query
 
 
 def split(url: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """A spec becomes a tool: everything that can be known before a call is decided here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, TypeVar
@@ -29,6 +30,7 @@ from bridge.tool.projection import Projection
 from bridge.tool.request import RequestTemplate
 
 _W = TypeVar("_W", bound=Words)
+_Address = TypeVar("_Address")
 
 _ACCEPT: Final = {
     "auto": "application/json, */*;q=0.5",
@@ -76,12 +78,13 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
     """The upstream with its secrets resolved and its address canonical; raises ``InvalidSpec``."""
     upstream = resolve(name, spec, sources)
     findings = Findings()
-    base_url = token_url = ""
+    auth, base_url, token_url = upstream.spec.auth, "", ""
     with findings.at("baseUrl"):
-        base_url = _canonical(spec.base_url, upstream.spec.base_url)
-    if isinstance(spec.auth, OAuth2) and isinstance(upstream.spec.auth, OAuth2):
+        base_url = _read(baseurl.canonical, spec.base_url, upstream.spec.base_url)
+    if isinstance(spec.auth, OAuth2) and isinstance(auth, OAuth2):
         with findings.at("auth", "tokenUrl"):
-            token_url = _canonical(spec.auth.token_url, upstream.spec.auth.token_url)
+            token_url, end = _read(baseurl.endpoint, spec.auth.token_url, auth.token_url)
+            auth = auth.model_copy(update={"token_url": token_url + end})
             if is_in_the_open(token_url):
                 raise invalid(
                     "bad-url", "over http anybody on the way could read secrets and tokens; use https"
@@ -93,7 +96,8 @@ def compile_upstream(name: str, spec: UpstreamSpec, sources: Sources) -> Upstrea
         findings.error("missing-key", message, "tls")
     findings.raise_errors()
     tokens = _tokens(token_url, upstream, spec, sources) if token_url else None
-    return replace(upstream, spec=upstream.spec.model_copy(update={"base_url": base_url}), tokens=tokens)
+    update = {"base_url": base_url, "auth": auth}
+    return replace(upstream, spec=upstream.spec.model_copy(update=update), tokens=tokens)
 
 
 def _tokens(url: str, upstream: Upstream, spec: UpstreamSpec, sources: Sources) -> Upstream:
@@ -104,10 +108,10 @@ def _tokens(url: str, upstream: Upstream, spec: UpstreamSpec, sources: Sources) 
     return replace(tokens, secrets=upstream.secrets, role="authorization")
 
 
-def _canonical(written: str, resolved: str) -> str:
-    """As ``baseurl.canonical``; an offset into a resolved text would be none into the written one."""
+def _read(how: Callable[[str], _Address], written: str, resolved: str) -> _Address:
+    """An address; an offset into a resolved text would be none into the written one."""
     try:
-        return baseurl.canonical(resolved)
+        return how(resolved)
     except InvalidSpec as problem:
         if written == resolved:
             raise

@@ -171,7 +171,7 @@ class Tokens:
         began, outcome = time.perf_counter(), "cancelled"
         error = said = ""
         try:
-            reply = await ask(_request(upstream.spec.auth, server, subject), server)
+            reply = await ask(_request(upstream.spec.auth, subject), server)
             kept.token = token = _read(reply, server, loop.time())
             outcome = "ok"
             coming.set_result(None)
@@ -190,7 +190,7 @@ class Tokens:
             self._emit(TokenAsked(upstream.name, outcome, time.perf_counter() - began, error, said))
 
 
-def _request(auth: Auth, server: Upstream, subject: str | None) -> Request:
+def _request(auth: Auth, subject: str | None) -> Request:
     """RFC 6749 4.4.2, RFC 8693 2.1; who asks is shown as RFC 6749 2.3.1 says."""
     assert isinstance(auth, OAuth2)
     form = dict(_form(auth, subject))
@@ -202,8 +202,7 @@ def _request(auth: Auth, server: Upstream, subject: str | None) -> Request:
         form["client_id"] = auth.client_id
         if auth.client_secret is not None:
             form["client_secret"] = auth.client_secret
-    slash = "/" if auth.token_url.endswith("/") else ""
-    return Request("POST", server.spec.base_url + slash, tuple(headers), urlencode(form).encode())
+    return Request("POST", auth.token_url, tuple(headers), urlencode(form).encode())
 
 
 def _encoded(text: str) -> str:

@@ -96,6 +96,10 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         assert ("in the name of who shows a token of theirs, and none was shown" in text, code) == (True, 1)
         text, code = await said("explain", "who")
         assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)
+        place = f"{server.url}/oauth/token/"
+        assert text.endswith(f"token ← {place} (tokenExchange)\n")
+        text, _ = await said("explain", "who", "--format", "json")
+        assert json.loads(text)["token"] == {"flow": "tokenExchange", "tokenUrl": place}
         assert len(server.asked) == 2
         (tmp_path / "mine").write_text("")
         text, code = await said("call", "who", "--token-file", "mine")

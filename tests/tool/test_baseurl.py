@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.diagnostics import InvalidSpec
-from bridge.tool.baseurl import canonical, split
+from bridge.tool.baseurl import canonical, endpoint, split
 
 FOUR_PARTS = "expected four numbers from 0 to 255"
 
@@ -52,7 +52,7 @@ def test_an_address_gets_one_spelling(text: str, spelling: str) -> None:
         ("http://example.com/{id}", "an address holds no arguments"),
         ("http://{host}/", "an address holds no arguments"),
         ("http://example.com?key=1", "an address has no ? and no #"),
-        ("http://example.com/#top", "an address has no ? and no #"),
+        ("http://example.com/#top", "a fragment is sent to nobody"),
         ("http://example.com/a/../b", "expected a path of plain or percent-encoded segments"),
         ("http://example.com/.", "expected a path of plain"),
         ("http://example.com/%2e%2e/b", "expected a path of plain"),
@@ -151,3 +151,33 @@ def test_scheme_and_authority_never_hold_an_argument(url: str, offset: int, said
     with pytest.raises(InvalidSpec, match=said) as caught:
         split(url)
     assert caught.value.findings[0].offset == offset
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("HTTPS://Login.example.com:443/token", ("https://login.example.com/token", "")),
+        (
+            "https://login.example.com/token/?p=a%20b&q=/?",
+            ("https://login.example.com/token", "/?p=a%20b&q=/?"),
+        ),
+        ("https://login.example.com/?", ("https://login.example.com", "/?")),
+    ],
+)
+def test_an_endpoint_keeps_its_slash_and_its_query(url: str, parts: tuple[str, str]) -> None:
+    assert endpoint(url) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "offset"),
+    [
+        ("https://login.example.com/token?a b", 33),
+        ("https://login.example.com/token?a#b", 33),
+        ("https://login.example.com/token?a%2", 33),
+        ("https://login.example.com/token#?a", 31),
+    ],
+)
+def test_an_endpoint_that_could_be_read_in_two_ways_is_none(url: str, offset: int) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        endpoint(url)
+    assert [finding.offset for finding in caught.value.findings] == [offset]

@@ -97,7 +97,7 @@ class _Asked(OAuth2Request):  # type: ignore[misc]
 
 
 class Authorization(AuthorizationServer):  # type: ignore[misc]
-    """``tokens`` are those that count, with whose they are; ``asked`` are the forms that came.
+    """``tokens`` are those that count, with whose they are; ``asked`` are the forms that came, and the query as ``?NAME``.
 
     While it is ``held`` it answers nothing, and with ``failing`` that status, or that document.
     """
@@ -137,7 +137,7 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
 
     async def token(self, request: Request) -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
-        self.asked.append(form)
+        self.asked.append(form | {f"?{name}": value for name, value in request.query_params.items()})
         self.entered.set()
         if self.held:
             await self.held.wait()

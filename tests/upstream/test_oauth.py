@@ -99,6 +99,14 @@ async def test_a_token_of_the_bridges_own_serves_all_calls(
     assert outcomes(caller) == ["ok"]
 
 
+async def test_an_endpoint_may_have_a_query(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, OWN | {"tokenUrl": f"{server.url}/oauth/token/?p=b2c_1%20in&q"})
+    assert you(await ask(caller, to)) == BRIDGE
+    assert [(form["?p"], form["?q"], form["grant_type"]) for form in server.asked] == [
+        ("b2c_1 in", "", "client_credentials")
+    ]
+
+
 async def test_each_caller_has_a_token_of_their_own(caller: Caller, server: Authorization) -> None:
     to = upstream(server, EXCHANGE | {"requestedTokenType": "urn:ietf:params:oauth:token-type:access_token"})
     subjects = {name: token(sub=name) for name in ("ann", "bob", "cid")}
