@@ -100,8 +100,8 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
     http, several = settings.http, settings.workers > 1 and worker is None
     if http and not (settings.guarded or settings.insecure):
         require_loopback(http)
-    if several and not http:
-        raise click.UsageError("--workers is for HTTP; say where to serve it, too: --http [HOST:]PORT")
+    if not http:
+        _refuse_idle(settings)
     places = directories(settings)
     logs.configure(form=settings.log_format)
     if several and http:
@@ -160,6 +160,18 @@ def held_signals() -> Iterator[list[int]]:
 
     before = {each: signal.signal(each, hold) for each in (signal.SIGTERM, signal.SIGINT)}
     yield held
+
+
+def _refuse_idle(settings: Settings) -> None:
+    """Raises ``click.UsageError`` for what means nothing over stdio."""
+    chosen = {
+        "--workers": settings.workers > 1,
+        "--host-name": bool(settings.host_names),
+        "--stateless": settings.stateless,
+        "--insecure": settings.insecure,
+    }
+    if idle := [option for option, is_chosen in chosen.items() if is_chosen]:
+        raise click.UsageError(f"{idle[0]} is for HTTP; say where to serve it, too: --http [HOST:]PORT")
 
 
 def require_loopback(address: Address) -> None:

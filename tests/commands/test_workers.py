@@ -192,10 +192,12 @@ def test_who_looks_after_workers_does_without_the_sdk() -> None:
     assert said.stdout == b"False\n"
 
 
-def test_over_stdio_there_is_one_process(line: Line, tools: Path) -> None:
-    code, _, err = line("serve", "--workers", "2", str(tools))
+@pytest.mark.parametrize("words", ["--workers 2", "--host-name x", "--stateless", "--insecure"])
+def test_what_is_for_http_is_refused_over_stdio(line: Line, tools: Path, words: str) -> None:
+    option, *value = words.split()
+    code, _, err = line("serve", option, *value, str(tools))
     assert code == 2
-    assert err.endswith("Error: --workers is for HTTP; say where to serve it, too: --http [HOST:]PORT\n")
+    assert err.endswith(f"Error: {option} is for HTTP; say where to serve it, too: --http [HOST:]PORT\n")
 
 
 def test_where_ports_cannot_be_shared_there_are_no_workers(
