@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain
 from typing import Any
@@ -11,8 +12,9 @@ from bridge.caller import Caller
 from bridge.commands import report
 from bridge.commands.live import LiveSettings
 from bridge.registry import Registry
+from bridge.server.access import is_over
 from bridge.server.announce import Announcer
-from bridge.settingsfile import View
+from bridge.settingsfile import ApiKey, View
 from bridge.toolfiles.files import Content, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.reloader import Reloader
@@ -54,7 +56,10 @@ class Desk:
     digest: Digest
 
     def status(self) -> dict[str, Any]:
-        """Every file, its state and what is wrong with it; ``digest`` is the same where the same files are served."""
+        """Every file, its state and what is wrong with it; ``digest`` is the same where the same files are served.
+
+        Keys by their names, and until when they count (RFC 3339).
+        """
         loaded = self.shelf.loaded
         return {
             "version": __version__,
@@ -64,6 +69,7 @@ class Desk:
                 name: len(self.registry.current.seen_by(Caller(view=view)).tools)
                 for name, view in self.views.items()
             },
+            "keys": [_key(key) for key in self.live.access.keys] if self.live and self.live.access else [],
             "sessions": self.announcer.sessions,
             "watching": self.reloader.mode,
             "files": [
@@ -86,6 +92,11 @@ class Desk:
             "broken": event.broken,
             "seconds": round(event.seconds, 3),
         }
+
+
+def _key(key: ApiKey) -> dict[str, Any]:
+    expires = key.expires and datetime.fromtimestamp(key.expires, UTC).isoformat()
+    return {"name": key.name, "scopes": key.scopes, "expires": expires, "counts": not is_over(key)}
 
 
 def _number(place: Place, content: Content | None) -> int:

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import logging
+import math
 import os
 import sys
 from collections import Counter
@@ -169,7 +170,7 @@ class Bridge:
         self.server = ToolServer(
             self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
         )
-        self.metrics = Metrics(lambda: self.server.limits.now, self._files)
+        self.metrics = Metrics(lambda: self.server.limits.now, self._files, self._next_expiry)
         self.metrics.begin(good=not self._shelf.loaded.broken)
         self._ears: list[Ear] = [report.ear]
         if settings.http:
@@ -202,6 +203,9 @@ class Bridge:
         """How many tool files are in which state, and the digest of all."""
         loaded = self._shelf.loaded
         return Counter(file.state for file in loaded.tools.values()), self._digest.of(loaded)
+
+    def _next_expiry(self) -> float:
+        return self.live.access.next_expiry if self.live and self.live.access else math.inf
 
     def ask(self) -> None:
         """Have all files read again soon."""

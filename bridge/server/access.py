@@ -4,6 +4,7 @@ Of keys the digests are known alone; tokens are kept while they count, as some A
 opened, a stream above all, ends when it does.
 """
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -97,6 +98,16 @@ class Access:
     def issuers(self) -> tuple[str, ...]:
         """Those whose tokens count."""
         return tuple(self._issuers)
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """All, those that have expired among them."""
+        return tuple(holder.proof for holder in self._keys.values() if isinstance(holder.proof, ApiKey))
+
+    @property
+    def next_expiry(self) -> float:
+        """When the next key expires, in seconds since 1970; infinite where none does."""
+        return min((key.expires for key in self.keys if key.expires and not is_over(key)), default=math.inf)
 
     def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""

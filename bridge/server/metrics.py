@@ -61,12 +61,19 @@ class _OfTool:
 
 
 class Metrics:
-    """``now`` tells how much there is at the moment, by the keys of ``_NOW``; ``files`` how many in which state, and a digest."""
+    """``now`` tells how much there is at the moment, by the keys of ``_NOW``; ``files`` how many in which state, and a digest.
+
+    ``next_expiry`` tells when a key expires, in seconds since 1970.
+    """
 
     def __init__(
-        self, now: Callable[[], Mapping[Kind, int]], files: Callable[[], tuple[Mapping[str, int], str]]
+        self,
+        now: Callable[[], Mapping[Kind, int]],
+        files: Callable[[], tuple[Mapping[str, int], str]],
+        next_expiry: Callable[[], float],
     ) -> None:
         self._now = now
+        self._next_expiry = next_expiry
         self._files_now = files
         self._states: set[str] = set()
         self._tools: dict[str, _OfTool] = {}
@@ -108,6 +115,9 @@ class Metrics:
         self._good = gauge("last_good_reload_timestamp_seconds", "When all files were right at last.")
         self._files = gauge("tool_files", "Tool files, by state.", "state")
         self._digest = gauge("files_digest", "A number that is the same where the same files are served.")
+        self._expiry = gauge(
+            "next_key_expiry_timestamp_seconds", "When the next key of a caller expires; +Inf if none does."
+        )
         self._circuits = gauge(
             "circuit_open",
             "Whether an API is left alone; how many processes do.",
@@ -158,6 +168,7 @@ class Metrics:
     def _refresh(self) -> None:
         for key, number in self._now().items():
             self._gauges[key].set(number)
+        self._expiry.set(self._next_expiry())
         self._count_files()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:

@@ -223,7 +223,8 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
 @pytest.mark.anyio
 async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line) -> None:
     ops, entry = new(line, "--name", "ops", "--scope", "restbridge:operate")
-    others = [new(line, "--name", name)[1] for name in ("ann", "bob")]
+    names = {"ann": "2090-01-02", "bob": "2020-01-02"}
+    others = [new(line, "--name", name, "--expires", expires)[1] for name, expires in names.items()]
     write(tools.parent, entry, poll="60s", upstreams="tools.d")
     async with restbridge(*SERVE, cwd=tools.parent) as bridge:
         await bridge.says(r"INFO keys: 1 count$")
@@ -233,9 +234,18 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
         await bridge.says(r"INFO keys: 2 count \(\+ann\)$")
         write(tools.parent, entry, *others, poll="60s", upstreams="tools.d")
         async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {ops}"}) as web:
-            reply = await web.post(f"{url.removesuffix('/mcp')}/-/reload")
+            base = url.removesuffix("/mcp")
+            reply = await web.post(f"{base}/-/reload")
+            told = (await web.get(f"{base}/-/status")).json()["keys"]
+            figures = (await web.get(f"{base}/metrics")).text
         assert (reply.status_code, reply.json()["broken"]) == (200, [])
-        await bridge.says(r"INFO keys: 3 count \(\+bob\)$")
+        assert {key["name"]: (key["scopes"], key["expires"], key["counts"]) for key in told} == {
+            "ops": (["restbridge:operate"], None, True),
+            "ann": ([], "2090-01-02T00:00:00+00:00", True),
+            "bob": ([], "2020-01-02T00:00:00+00:00", False),
+        }
+        assert "restbridge_next_key_expiry_timestamp_seconds 3.7869984e+09\n" in figures
+        await bridge.says(r"INFO keys: 2 count \(\+bob\)$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 

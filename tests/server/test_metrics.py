@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -31,7 +32,7 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
 
 def test_what_happened_is_counted() -> None:
     files: list[tuple[dict[str, int], str]] = [({"good": 3, "broken": 1}, "00000000000fffff")]
-    metrics = Metrics(lambda: NOW, lambda: files[0])
+    metrics = Metrics(lambda: NOW, lambda: files[0], lambda: 1.8e9)
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
         metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
     metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
@@ -66,6 +67,7 @@ def test_what_happened_is_counted() -> None:
         'restbridge_tool_files{state="good"}': 3,
         'restbridge_tool_files{state="broken"}': 1,
         "restbridge_files_digest": 0xF,
+        "restbridge_next_key_expiry_timestamp_seconds": 1.8e9,
         "restbridge_calls_in_flight": 1,
         "restbridge_sessions": 2,
         "restbridge_streams": 3,
@@ -80,7 +82,7 @@ def test_what_happened_is_counted() -> None:
 
 
 def test_labels_are_bounded() -> None:
-    metrics = Metrics(lambda: NOW, lambda: FILES)
+    metrics = Metrics(lambda: NOW, lambda: FILES, lambda: math.inf)
     for number in range(1010):
         metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
         metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
@@ -93,7 +95,7 @@ def test_labels_are_bounded() -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
 def test_it_is_written_as_is_asked_for(accept: str) -> None:
-    text, media_type = Metrics(lambda: NOW, lambda: FILES).exposition(accept)
+    text, media_type = Metrics(lambda: NOW, lambda: FILES, lambda: math.inf).exposition(accept)
     assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
     assert text.endswith(b"# EOF\n") is ("open" in accept)
     assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)
