@@ -27,6 +27,8 @@ from bridge.upstream.retry import Retrying, reason
 from bridge.upstream.transport import Transport
 
 _PREPARING: Final = "getting a token"
+_TO_TELL: Final = 0.05
+"""Seconds by which asking for a token ends before the call does, which then says why there is none."""
 _ROADS: Final = 256
 """Ways to one upstream that are kept; reloads leave some behind that nobody goes any more."""
 
@@ -177,8 +179,7 @@ class Client:
         request = call.request
 
         async def ask(request: Request, server: Upstream) -> Reply:
-            # The call's own time ends first: others who wait for the token may have more.
-            return await self.send(request, server, repeatable=True, deadline=call.deadline + 1)
+            return await self.send(request, server, repeatable=True, deadline=call.deadline - _TO_TELL)
 
         async def send(token: str) -> Reply:
             credentials = ("Authorization", f"Bearer {token}")
@@ -244,7 +245,12 @@ class Client:
             names = {name.lower() for name, _ in sending.headers}
             own = [header for header in call.request.headers if header[0].lower() not in names]
             request = call.request._replace(headers=(*own, *sending.headers))
-            outcome = await _sent(call, road, request)
+            try:
+                outcome = await _sent(call, road, request)
+            except asyncio.CancelledError:
+                if asyncio.get_running_loop().time() >= call.deadline:
+                    sending.end(failures.out_of_time(call.upstream, call.progress.phase, sent=True))
+                raise
             sending.end(outcome)
         return outcome
 

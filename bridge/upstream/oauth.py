@@ -180,7 +180,8 @@ class Tokens:
             hidden = [subject] if subject else []
             outcome = told.code
             error, said = (server.redact(words, *hidden) for words in (told.error, told.said))
-            coming.set_result(told)
+            if problem.code != "timeout":  # others who wait may have more time
+                coming.set_result(told)
             raise told from problem
         else:
             return token
@@ -264,4 +265,6 @@ def _unreached(problem: UpstreamError, server: Upstream) -> NoToken:
     if isinstance(problem, UnusableReply):
         what = f"what the {server.server} answers cannot be read. {OPERATOR}"
         return NoToken("no-token", f"There is no token for this call: {what}", problem.code)
+    if problem.code == "busy":
+        return NoToken("no-token", f"Too many wait for a token of the {server.server}. {LATER}", problem.code)
     return NoToken("no-token", f"There is no token for this call. {problem}", problem.code)

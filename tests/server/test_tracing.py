@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from bridge.errors import NotSent
 from bridge.server.tracing import Tracing
 from bridge.upstream.client import Client
 from tests.server.support import Api, Served, Session, call, cancel
@@ -87,11 +88,15 @@ async def test_a_call_that_is_taken_back_is_told_as_such(
     assert hang == [("GET /hang", False, None), ("tools/call hang", True, "-32800")]
 
 
-async def test_an_api_that_is_not_there_or_says_too_much_is_told(
+async def test_an_api_that_is_not_there_or_hangs_or_says_too_much_is_told(
     client: Client, spans: InMemorySpanExporter
 ) -> None:
     async with serving_authorization() as server:
         caller = Caller(client)
+        server.held = anyio.Event()
+        with pytest.raises(NotSent, match="No complete answer"):
+            await ask(caller, upstream(server, OWN), within=1)
+        server.held.set()
         for to in (
             upstream(server, OWN, maxBytes="1B"),
             upstream(server, OWN | {"tokenUrl": "http://[::1]:9/token"}, retries={"max": 0}),
@@ -99,6 +104,7 @@ async def test_an_api_that_is_not_there_or_says_too_much_is_told(
             with pytest.raises(Exception, match=r"larger than maxBytes|Cannot reach"):
                 await ask(caller, to)
     assert told(spans) == [
+        ("POST", True, "timeout"),
         ("POST", False, None),
         ("GET", True, "reply-too-large"),
         ("POST", True, "connect-refused"),

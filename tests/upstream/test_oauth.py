@@ -6,7 +6,7 @@ import pytest
 
 from bridge.diagnostics import InvalidSpec
 from bridge.errors import InvalidCall, NotSent
-from bridge.events import TokenAsked
+from bridge.events import CircuitChanged, TokenAsked
 from bridge.exchange import Reply, Request
 from bridge.secrets import Sources, Upstream
 from bridge.spec import UpstreamSpec
@@ -181,7 +181,8 @@ async def test_when_the_one_who_asks_is_gone_another_asks(
         with first:
             within = 5 if ending == "leaves" else 1
             with pytest.raises(
-                NotSent, match=r"authorization server at .* time ran out while getting a token"
+                NotSent,
+                match=r"no token for this call\. No complete answer from the authorization server at ",
             ):
                 await ask(caller, to, subject, within=within)
         ended.set()
@@ -220,7 +221,23 @@ async def test_those_whose_time_is_up_as_well_do_not_ask_one_after_the_other(
     assert len(codes) == 10
     assert set(codes) <= {"timeout", "no-token"}
     assert len(server.asked) == 1
-    assert outcomes(caller) == ["cancelled"]
+    (event,) = (event for event in caller.events if isinstance(event, TokenAsked))
+    assert (event.outcome, event.error) == ("no-token", "timeout")
+
+
+async def test_an_authorization_server_that_hangs_is_left_alone(
+    caller: Caller, server: Authorization
+) -> None:
+    to = upstream(server, EXCHANGE, circuit={"failures": 2, "openFor": "60s"})
+    server.held = anyio.Event()
+    codes: list[str] = []
+    for name in ("ann", "bob", "cid"):
+        with pytest.raises(NotSent) as refused:
+            await ask(caller, to, token(sub=name), within=1)
+        codes.append(str(refused.value))
+    assert len(server.asked) == 2
+    assert "failed 2 times in a row, and is left alone" in codes[2]
+    assert CircuitChanged("shop/tokens", is_open=True, failures=2) in caller.events
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
