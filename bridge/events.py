@@ -85,3 +85,7 @@ Event: TypeAlias = (
     CallFinished | RequestRetried | TokenAsked | CircuitChanged | RequestRefused | SnapshotReplaced
 )
 Ear: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The ear that hears nothing."""

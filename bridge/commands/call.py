@@ -12,14 +12,14 @@ from bridge.caller import Caller, Inbound
 from bridge.codec import quote
 from bridge.commands import arguments, loading, report
 from bridge.errors import BridgeError
-from bridge.events import Event, TokenAsked
+from bridge.events import Event, TokenAsked, ignore
 from bridge.invoke import ask, invoke
 from bridge.settings import Settings
 from bridge.spec import Json
 from bridge.tool.bounds import visible
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
-from bridge.upstream.client import Client, ignore
+from bridge.upstream.client import Client
 
 _T = TypeVar("_T")
 

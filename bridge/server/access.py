@@ -42,12 +42,16 @@ _TOKENS: Final = 2000
 class Refused(Exception):
     """A request without a key or a token that counts; the text is for its sender.
 
-    ``error`` is as RFC 6750 3.1 has it; none for who shows nothing. ``later``: it may count in a while.
+    ``error`` is as RFC 6750 3.1 has it; none for who shows nothing. ``holder`` is whose key it was, which the sender
+    is not told. ``later``: it may count in a while.
     """
 
-    def __init__(self, text: str, error: str | None = None, *, later: bool = False) -> None:
+    def __init__(
+        self, text: str, error: str | None = None, holder: str | None = None, *, later: bool = False
+    ) -> None:
         super().__init__(text)
         self.error = error
+        self.holder = holder
         self.later = later
 
 
@@ -166,7 +170,7 @@ class Access:
         if holder is None and self._issuers and key.count(b".") == 2:
             return await self._of_token(key, digest)
         if holder is None or holder.is_over or holder.stay.over.is_set():
-            raise Refused(_INVALID, "invalid_token")
+            raise Refused(_INVALID, "invalid_token", holder.proof.name if holder else None)
         return holder
 
     async def _of_token(self, key: bytes, digest: str) -> Holder:
@@ -233,7 +237,7 @@ class Door:
             holder = await self._access.holder(scope["headers"])
         except Refused as refused:
             challenge = self._challenge(refused)
-            self._refusals.tell(scope, challenge.status_code, str(refused))
+            self._refusals.tell(scope, challenge.status_code, str(refused), refused.holder)
             if not refused.later and (wait := self._guesses.wait(client_of(scope))):
                 await _let_wait(wait, receive)
             await challenge(scope, receive, send)

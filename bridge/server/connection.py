@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from bridge.caller import ANYBODY, Caller
 from bridge.server.announce import caller_in
 from bridge.server.limits import Limits
+from bridge.server.refusals import Refusals
 
 _COPIED: Final = 64 * 1024
 """Bytes up to which a copy costs less than another write."""
@@ -36,11 +37,12 @@ class _TooLarge(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, over a transport that gathers; ``limits`` hear of results that are not read."""
+    """uvicorn's, over a transport that gathers; ``limits`` hear of results that are not read, ``refusals`` of what ends."""
 
-    def __init__(self, limits: Limits, patience: Patience, **words: Any) -> None:
+    def __init__(self, limits: Limits, refusals: Refusals, patience: Patience, **words: Any) -> None:
         super().__init__(**words)
         self._limits = limits
+        self._refusals = refusals
         self._patience = patience
         self._in_head = False
         self._head = 0
@@ -61,6 +63,7 @@ class Connection(HttpToolsProtocol):
         """To be asked from time to time."""
         now = self.loop.time()
         if now >= self._unread_until:
+            self._tell(408, "What was answered is not read.")
             self.transport.abort()
         elif now >= self._until and not self.transport.is_closing():
             self._refuse(408, "The request takes too long.")
@@ -100,7 +103,11 @@ class Connection(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
+    def _tell(self, status: int, text: str) -> None:
+        self._refusals.tell({"client": self.client}, status, text, self._reader.name)
+
     def _refuse(self, status: int, text: str) -> None:
+        self._tell(status, text)
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is None or not cycle.response_started or cycle.response_complete:
             head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"

@@ -40,6 +40,14 @@ _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5}
 _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 
 
+class ErrorReply(JSONResponse):
+    """A reply whose ``text`` clients show, as it is a JSON-RPC error, too."""
+
+    def __init__(self, status: int, text: str, code: int, id: RequestId | None) -> None:
+        super().__init__({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)
+        self.text = text
+
+
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
@@ -76,7 +84,7 @@ class Gate:
         headers = Headers(scope=scope)
         if refused := self.refusal(scope["method"], headers):
             if not self.stopping.is_set():
-                self.refusals.tell(scope, refused.status_code, shown(headers))
+                self.refusals.tell(scope, refused.status_code, told(refused, headers))
             await refused(scope, receive, send)
         elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
             await error_reply(404, "Session not found")(scope, receive, send)
@@ -96,7 +104,7 @@ class Gate:
         else:
             await self._app(scope, receive, send)
 
-    def refusal(self, method: str, headers: Headers) -> Response | None:
+    def refusal(self, method: str, headers: Headers) -> ErrorReply | None:
         """What a request is answered that may not come in."""
         if stranger := self.stranger(headers):
             return stranger
@@ -112,7 +120,7 @@ class Gate:
             return error_reply(413, f"The body of a request may have {self.max_body} bytes")
         return None
 
-    def stranger(self, headers: Headers) -> Response | None:
+    def stranger(self, headers: Headers) -> ErrorReply | None:
         """The same for one that means another server, or comes from another one's page."""
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_here(hosts[0]):
@@ -217,9 +225,10 @@ async def receive_until(ended: anyio.Event, receive: Receive) -> Message:
     return message
 
 
-def shown(headers: Headers) -> str:
-    """What a request was judged by, on one line."""
-    return " ".join(f"{name}={quote(headers[name])}" for name in _JUDGED if name in headers)
+def told(refused: ErrorReply, headers: Headers) -> str:
+    """Why a request was refused, and by what it was judged, on one line."""
+    judged = " ".join(f"{name}={quote(headers[name])}" for name in _JUDGED if name in headers)
+    return f"{refused.text} ({judged})"
 
 
 def _name(pattern: re.Pattern[str], text: str) -> str:
@@ -263,12 +272,14 @@ async def _gone() -> Message:
     return {"type": "http.disconnect"}
 
 
-def error_reply(status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None) -> Response:
-    """A reply whose text clients show, as it is a JSON-RPC error, too."""
-    return JSONResponse({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)
+def error_reply(
+    status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None
+) -> ErrorReply:
+    """The same; the error is an invalid request, if nothing else is said."""
+    return ErrorReply(status, text, code, id)
 
 
-def later_reply(status: int, text: str, seconds: int, id: RequestId | None = None) -> Response:
+def later_reply(status: int, text: str, seconds: int, id: RequestId | None = None) -> ErrorReply:
     """The same for one that may come again after some seconds (RFC 9110 10.2.3)."""
     reply = error_reply(status, text, INTERNAL_ERROR, id)
     reply.headers["retry-after"] = str(seconds)

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from bridge.address import Address, is_loopback
+from bridge.events import ignore
 from bridge.server.access import Access, Door
 from bridge.server.connection import Connection, Patience
 from bridge.server.express import Express
@@ -27,6 +28,7 @@ from bridge.server.handlers import ToolServer
 from bridge.server.limits import Limits
 from bridge.server.listeners import bind
 from bridge.server.operator import Operator, routes
+from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
 from bridge.server.views import Views
 from bridge.settingsfile import View
@@ -110,6 +112,7 @@ async def serve_http(
         grace=grace,
         shared=shared,
         limits=server.limits,
+        refusals=server.refusals,
     )
 
 
@@ -124,18 +127,21 @@ async def serve_app(
     grace: int = 5,
     shared: bool = False,
     limits: Limits | None = None,
+    refusals: Refusals | None = None,
     patience: Patience | None = None,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears.
 
-    Other processes may serve on a port that is ``shared``. ``limits`` hear of results that are not read;
-    ``patience`` is that with slow clients.
+    Other processes may serve on a port that is ``shared``. ``limits`` hear of results that are not read,
+    ``refusals`` of what is answered to nobody's request, or ends; ``patience`` is that with slow clients.
     """
+    refusals = refusals or Refusals(ignore)
     with bind(Address(host, port), shared=shared) as listener:
         config = uvicorn.Config(
             app,
             http=cast(
-                "type[asyncio.Protocol]", partial(Connection, limits or Limits(), patience or Patience())
+                "type[asyncio.Protocol]",
+                partial(Connection, limits or Limits(), refusals, patience or Patience()),
             ),
             access_log=False,
             lifespan="on",
@@ -162,6 +168,7 @@ async def serve_app(
             with anyio.CancelScope(shield=True):  # uvicorn leaves its sockets open when it is cancelled
                 await web.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
+        refusals.flush()
 
 
 async def _nothing_here(_request: Request, _problem: Exception) -> Response:

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from bridge.server.announce import caller_in
-from bridge.server.gate import Gate, shown
+from bridge.server.gate import Gate, told
 from bridge.spec import Json
 
 HEALTHY: Final = "/-/healthy"
@@ -65,11 +65,9 @@ def _refusal(request: Request, gate: Gate, scope: str = SCOPE) -> Response | Non
     scopes = caller_in(request.scope).scopes
     if scopes is not None and scopes.isdisjoint({scope, SCOPE}):
         why = f"{request.url.path} takes the scope {scope}"
+        gate.refusals.tell(request.scope, 403, why)
         challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{scope}"'
-        refused: Response | None = PlainTextResponse(f"{why}\n", 403, {"WWW-Authenticate": challenge})
-    else:
-        why = shown(request.headers)
-        refused = gate.stranger(request.headers)
-    if refused:
-        gate.refusals.tell(request.scope, refused.status_code, why)
-    return refused
+        return PlainTextResponse(f"{why}\n", 403, {"WWW-Authenticate": challenge})
+    if stranger := gate.stranger(request.headers):
+        gate.refusals.tell(request.scope, stranger.status_code, told(stranger, request.headers))
+    return stranger

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 import httpx
 
 from bridge.errors import UpstreamError
-from bridge.events import Ear, Event, RequestRetried
+from bridge.events import Ear, RequestRetried, ignore
 from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.spec import Limits
@@ -31,10 +31,6 @@ _TO_TELL: Final = 0.05
 """Seconds by which asking for a token ends before the call does, which then says why there is none."""
 _ROADS: Final = 256
 """Ways to one upstream that are kept; reloads leave some behind that nobody goes any more."""
-
-
-def ignore(event: Event) -> None:
-    """The ear that hears nothing."""
 
 
 @dataclass(slots=True)

@@ -110,7 +110,9 @@ async def test_who_takes_too_long_is_told_so() -> None:
     assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == 1
 
 
-async def test_who_does_not_read_is_held_for_a_while_and_counts_against_its_caller() -> None:
+async def test_who_does_not_read_is_held_for_a_while_and_counts_against_its_caller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     limits = Limits(Words.model_validate({"perCaller": {"results": "1MiB"}}))
     async with serving(Patience(reader=0.5), limits) as port:
         with socket.socket() as slow:
@@ -124,6 +126,9 @@ async def test_who_does_not_read_is_held_for_a_while_and_counts_against_its_call
             with anyio.fail_after(5):
                 while _too_many(limits):
                     await anyio.lowlevel.checkpoint()
+    assert caplog.messages == [
+        "refused a request of ann from 127.0.0.1 with 408: What was answered is not read."
+    ]
 
 
 def _too_many(limits: Limits, caller: Caller = ANN) -> bool:

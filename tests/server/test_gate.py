@@ -99,7 +99,8 @@ async def test_another_host_is_misdirected(host: str, caplog: pytest.LogCaptureF
     heard: list[Event] = []
     assert (await send(gate(emit=heard.append), host=host)).status_code == 421
     assert heard == [RequestRefused(421)]
-    assert f'refused a request from 127.0.0.1 with 421: host="{host}"' in caplog.text
+    why = f'The Host header names another server (host="{host}" content-type="application/json")'
+    assert f"refused a request from 127.0.0.1 with 421: {why}" in caplog.text
 
 
 @pytest.mark.parametrize(

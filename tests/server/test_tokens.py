@@ -13,7 +13,7 @@ import jwt
 import pytest
 from jwt.utils import base64url_encode
 
-from bridge.events import CallFinished
+from bridge.events import CallFinished, RequestRefused
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.server.access import Access, Refused
@@ -169,7 +169,7 @@ async def test_no_other_token_opens_and_why_is_told(
                 'resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp", scope="a b"'
             )
             assert shown not in caplog.text
-    assert served.events == []
+    assert served.events == [RequestRefused(401)] * len(WRONG)
     assert "127.0.0.1 with 401: This token has expired" in caplog.text
     assert login.asked == 1
 
