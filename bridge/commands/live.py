@@ -92,8 +92,11 @@ class LiveSettings:
         if self.access:
             old, new = _access(before), _access(self._words)
             if new.resource != self.resource:
-                # Whom tokens must be for follows from it, and so is another one from the next start on.
-                new = new.model_copy(update={"jwt": old.jwt})
+                # Whom tokens must be for follows from it, and so is another one from the next start on; until then
+                # issuers count as they stood there, if they still do.
+                named = {issuer.issuer for issuer in new.jwt or ()}
+                kept = tuple(issuer for issuer in old.jwt or () if issuer.issuer in named)
+                new = new.model_copy(update={"jwt": kept})
                 self._words = self._words.model_copy(update={"access": new})
             self.access.replace(new)
             self._tell_of_keys(old, new)

@@ -96,6 +96,7 @@ class Access:
         self._tokens: dict[str, Holder] = {}
         self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
+        self._awaited = math.inf
         self.replace(words)
 
     @property
@@ -140,8 +141,8 @@ class Access:
             now = time.time()
             holders = [*self._keys.values(), *self._tokens.values()]
             times = [holder.proof.expires for holder in holders if not holder.stay.over.is_set()]
-            next_one = min((expires for expires in times if expires is not None), default=now + _FOREVER)
-            with anyio.move_on_after(min(max(next_one - now, 0), _FOREVER)):
+            self._awaited = min([now + _FOREVER, *(expires for expires in times if expires is not None)])
+            with anyio.move_on_after(max(self._awaited - now, 0)):
                 await self._changed.wait()
             for holder in self._keys.values():
                 if holder.is_over:
@@ -190,7 +191,8 @@ class Access:
             raise Refused(_INVALID, "invalid_token")
         if len(self._tokens) >= _TOKENS:
             self._tokens = {digest: holder for digest, holder in self._tokens.items() if holder.visits}
-        self._changed.set()
+        if token.expires < self._awaited:
+            self._changed.set()
         return self._tokens.setdefault(digest, Holder.of(token, text))
 
     def _weed(self) -> None:
@@ -288,7 +290,8 @@ class _Visit:
     async def receive(self) -> Message:
         if not self._has_begun:  # the body is there, or is coming
             self._has_begun = True
-            return await self._receive()
+            first = await self._receive()
+            return {"type": "http.disconnect"} if self._over.is_set() else first
         return await receive_until(self._over, self._receive)
 
     async def send(self, message: Message) -> None:

@@ -69,6 +69,7 @@ class _Audience:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
+        self.streams = 0
         self.bus = InMemorySubscriptionBus()
         self.listen = ListenHandler(self.bus)
 
@@ -116,14 +117,15 @@ class Announcer:
     ) -> SubscriptionsListenResult:
         """Serve one listen stream; only what can change is acknowledged, and here that is tools."""
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
-        audience = self._audience(caller_of(ctx))
-        return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
-
-    def _audience(self, caller: Caller) -> "_Audience":
-        key = _sight(caller)
-        if key not in self._audiences:
-            self._audiences[key] = _Audience(caller)
-        return self._audiences[key]
+        caller = caller_of(ctx)
+        audience = self._audiences.setdefault(_sight(caller), _Audience(caller))
+        audience.streams += 1
+        try:
+            return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
+        finally:
+            audience.streams -= 1
+            if not audience.streams:
+                del self._audiences[_sight(caller)]
 
     @property
     def sessions(self) -> int:

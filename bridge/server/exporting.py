@@ -5,6 +5,7 @@ from threading import Thread
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -15,6 +16,8 @@ from bridge.server.facts import NAME
 
 _PATIENCE: Final = 2.0
 """Seconds in which the last spans must leave when the process ends."""
+_LONGEST: Final = "1024"
+"""Characters of an attribute: clients choose what some say."""
 
 
 class Exporter:
@@ -22,6 +25,7 @@ class Exporter:
 
     def __init__(self) -> None:
         named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", NAME), SERVICE_VERSION: __version__}
+        os.environ.setdefault(OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, _LONGEST)
         self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         set_tracer_provider(self._provider)

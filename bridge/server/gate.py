@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from mcp.server.transport_security import RequestBodyLimitMiddleware
@@ -31,6 +31,8 @@ from bridge.server.announce import SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
 from bridge.server.refusals import Refusals
+
+CallKey: TypeAlias = tuple[str, str | None, str | None, str]
 
 _JUDGED: Final = ("host", "origin", "content-type")
 
@@ -67,7 +69,7 @@ class Gate:
         max_body: int = MAX_BYTES,
     ) -> None:
         self.stopping = anyio.Event()
-        self.calls: set[tuple[str, Caller, str]] = set()
+        self.calls: set[CallKey] = set()
         self._app = app
         self.max_body = max_body
         self._post = RequestBodyLimitMiddleware(self._post_whole, max_body)
@@ -245,9 +247,9 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def call_key(session: str, caller: Caller, request_id: RequestId) -> tuple[str, Caller, str]:
-    """A request in a session, of whoever says to have that."""
-    return session, caller, str(request_id)
+def call_key(session: str, caller: Caller, request_id: RequestId) -> CallKey:
+    """A request in a session, of whoever says to have that, whatever they may do by now."""
+    return session, caller.name, caller.issuer, str(request_id)
 
 
 class Again:

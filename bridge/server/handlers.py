@@ -230,6 +230,8 @@ class ToolServer(Server[TaskGroup]):
             self._running.add(running)
             if stay:
                 stay.running.add(running)
+                if stay.over.is_set():
+                    running.cancel()
             try:
                 result = await invoke(tool, arguments, self._client, self._emit, inbound)
             except Exception as fault:

@@ -16,6 +16,8 @@ from bridge.server.handlers import ToolServer
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
 
+_LARGEST: Final = 4096
+"""Bytes of a ``_meta``: many are remembered."""
 _KEYS: Final = ({"jsonrpc", "id", "method", "params"}, {"jsonrpc", "id", "method"})
 _PREFIX: Final = "io.modelcontextprotocol/"
 _NEEDED: Final = frozenset({f"{_PREFIX}protocolVersion", f"{_PREFIX}clientCapabilities"})
@@ -58,7 +60,10 @@ def call(
 
 def is_envelope(version: str, meta: Json) -> bool:
     """Whether a modern request's ``_meta`` says who calls and by which version, rightly, and nothing else."""
-    return type(meta) is dict and _is_envelope(version, encode(meta))
+    if type(meta) is not dict:
+        return False
+    text = encode(meta)
+    return len(text) <= _LARGEST and _is_envelope(version, text)
 
 
 @lru_cache(maxsize=256)

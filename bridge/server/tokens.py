@@ -18,8 +18,7 @@ from bridge.spec import Json
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """What is at an https address or a file's path; raises ``OSError``, whose text is shown, where there is nothing."""
 
-Keys: TypeAlias = dict[str | None, dict[str, Json]]
-"""By their ids."""
+Keys: TypeAlias = tuple[dict[str, Json], ...]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class TokenIssuer:
         self._told: str | None = None
 
     def has(self, key: Mapping[str, Json]) -> bool:
-        return self.keys is not None and self.keys.get(_kid(key)) == key
+        return self.keys is not None and key in self.keys
 
     async def freshen(self, *, at_once: bool = False) -> None:
         """Read the keys if it is time to, or now."""
@@ -139,18 +138,24 @@ class TokenIssuer:
         )
 
     async def _key(self, kid: object, algorithm: str) -> Mapping[str, Json]:
+        """One that is there is not waited for; of others the issuer is asked."""
+        if found := self._known(kid, algorithm):
+            return found
         for pause in (self._fresh, self._pause):
             await self._read(pause)
             if self.keys is None:
                 raise NoKeys(self.entry.issuer)
-            if isinstance(kid, str) and kid in self.keys:
-                return self.keys[kid]
-            fitting = [key for key in self.keys.values() if key.get("kty") == _KINDS[algorithm[:2]]]
-            if kid is None and len(fitting) == 1:
-                return fitting[0]
-            if kid is None and fitting:
-                raise InvalidToken("This token does not name its key (kid), and its issuer has several")
+            if found := self._known(kid, algorithm):
+                return found
         raise InvalidToken("This token is signed by a key that its issuer does not have")
+
+    def _known(self, kid: object, algorithm: str) -> Mapping[str, Json] | None:
+        fitting = [key for key in self.keys or () if key.get("kty") == _KINDS[algorithm[:2]]]
+        if kid is not None:
+            return next((key for key in fitting if key.get("kid") == kid), None)
+        if len(fitting) > 1:
+            raise InvalidToken("This token does not name its key (kid), and its issuer has several")
+        return fitting[0] if fitting else None
 
     async def _read(self, pause: float) -> None:
         """Read the keys unless that was tried less than ``pause`` seconds ago."""
@@ -159,7 +164,6 @@ class TokenIssuer:
                 pause = self._pause
             if self._read_at is not None and self._now() - self._read_at < pause:
                 return
-            self._read_at = self._now()
             try:
                 keys = _usable(await self._fetch(self.entry.jwks))
             except OSError as problem:
@@ -168,6 +172,8 @@ class TokenIssuer:
                 )
                 self._tell(logging.WARNING, f"{problem}; {meanwhile}")
                 return
+            finally:
+                self._read_at = self._now()
             self._tell(logging.INFO, f"{len(keys)} count")
             is_other, self.keys = keys != self.keys, keys
             if is_other:
@@ -193,7 +199,7 @@ def unverified(text: str) -> tuple[Mapping[str, Any], str | None]:
 
 
 def _usable(content: bytes) -> Keys:
-    """The keys for signatures of a key set, by their ids; raises ``OSError`` if it is none."""
+    """The keys for signatures of a key set; raises ``OSError`` if it is none."""
     try:
         found = decode(content)
     except NotJson:
@@ -201,9 +207,4 @@ def _usable(content: bytes) -> Keys:
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list):
         raise OSError("found no key set (RFC 7517): an object whose keys is a list")
-    return {_kid(key): key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig"}
-
-
-def _kid(key: Mapping[str, Json]) -> str | None:
-    kid = key.get("kid")
-    return kid if isinstance(kid, str) else None
+    return tuple(key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig")

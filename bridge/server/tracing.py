@@ -27,6 +27,7 @@ from bridge.events import CallFinished
 from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.server.facts import NAME
+from bridge.server.logs import fit
 
 _CONTEXT: Final = TraceContextTextMapPropagator()
 
@@ -59,7 +60,7 @@ class Tracing:
         attributes = {
             "mcp.method.name": method,
             "mcp.protocol.version": version,
-            "jsonrpc.request.id": str(id),
+            "jsonrpc.request.id": fit(id),
         }
         name = method
         if tool is not None:

@@ -32,7 +32,7 @@ class Circuit:
     @contextmanager
     def passing(self, upstream: Upstream) -> Iterator[Callable[[Reply], None]]:
         """One call, which says what it was answered; raises ``NotSent`` if it may not be made."""
-        words = upstream.spec.circuit
+        words, tries = upstream.spec.circuit, False
         assert words
         if self._until is not None:
             left = self._until - self._now()
@@ -40,7 +40,7 @@ class Circuit:
                 wait = f"{max(1, round(left))} s" if left > 0 else "a moment"
                 message = f"The {upstream.server} failed {self._failures} times in a row, and is left alone for now."
                 raise NotSent("circuit-open", f"{message} Please try again in {wait}.")
-            self._is_trying = True
+            self._is_trying = tries = True
         is_well: bool | None = None
 
         def answered(reply: Reply) -> None:
@@ -56,11 +56,11 @@ class Circuit:
             is_well = False
             raise
         finally:
-            self._is_trying = False
+            self._is_trying = self._is_trying and not tries
             if is_well is False:
                 self._failed(upstream, words.failures, words.open_for)
             elif is_well:
-                self._succeeded(upstream)
+                self.close(upstream.name)
 
     def _failed(self, upstream: Upstream, most: int, open_for: float) -> None:
         self._failures += 1
@@ -69,7 +69,8 @@ class Circuit:
             if was_closed:
                 self._emit(CircuitChanged(upstream.name, is_open=True, failures=self._failures))
 
-    def _succeeded(self, upstream: Upstream) -> None:
+    def close(self, name: str) -> None:
+        """Leave the upstream of that name alone no more."""
         if self._until is not None:
-            self._emit(CircuitChanged(upstream.name, is_open=False, failures=self._failures))
+            self._emit(CircuitChanged(name, is_open=False, failures=self._failures))
         self._failures, self._until = 0, None

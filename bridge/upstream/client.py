@@ -151,6 +151,10 @@ class Client:
         kept = [each for upstream in keep for each in (upstream, upstream.tokens) if each]
         self._pools.retire(kept)
         names = {upstream.name for upstream in kept}
+        breaking = {upstream.name for upstream in kept if upstream.spec.circuit}
+        for name, standing in self._upstreams.items():
+            if name not in breaking:
+                standing.circuit.close(name)
         self._upstreams = {
             name: standing
             for name, standing in self._upstreams.items()

@@ -275,9 +275,13 @@ async def test_issuers_count_while_the_settings_file_has_them(tools: Path) -> No
             await status(url, token()),
             await status(url, token(aud="https://other.example.com/mcp")),
         ] == [200, 401]
+        settings["access"] = {"resource": "https://other.example.com/mcp", "apiKeys": []}
+        write()
+        await bridge.says(rf"INFO keys: 0 count \(-{ISSUER}\)$")
+        assert await status(url, token()) == 401
         settings["access"] = {"resource": RESOURCE, "jwt": [{"issuer": ISSUER, "jwks": login.url}]}
         write()
-        await bridge.says(rf"INFO keys: 0 count \(~{ISSUER}\)$")
+        await bridge.says(rf"INFO keys: 0 count \(\+{ISSUER}\)$")
         assert await status(url, token()) == 200
         login.keys = []
         bridge.hears(signal.SIGHUP)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from bridge.events import CallFinished, RequestRefused
+from bridge.events import CallFinished, RequestRefused, ignore
 from bridge.server.access import Access, Door
 from bridge.server.refusals import Refusals
 from bridge.settingsfile import Access as AccessWords
@@ -96,15 +96,18 @@ async def test_nobody_comes_in_without_a_key_that_counts(served: Served, web: ht
 async def test_a_key_opens_and_its_holder_is_named(
     served: Served, web: httpx.AsyncClient, scheme: str
 ) -> None:
-    async with served.http(access=letting_in([entry("bob"), entry("ann", expires=later(3600))])) as url:
+    access = letting_in([entry("bob"), entry("ann", expires=later(3600))])
+    async with served.http(access=access) as url:
         session = Session(web, url)
         session.headers["authorization"] = f"{scheme} key-of-ann"
         await session.open()
         answers = [await session.ask(call("echo")), await session.ask_modern(call("echo", 2))]
         unknown = await session.ask_modern(call("nosuch", 3))
+        assert [each.calls for each in served.server.announcer._sessions.values()] == [{}]
     assert [answer["result"]["isError"] for answer in answers] == [False, False]
     assert unknown["error"]["message"] == "Unknown tool: nosuch"
     assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann"] * 3
+    assert [(holder.visits, holder.stay.running) for holder in access._keys.values()] == [(0, set())] * 2
 
 
 async def test_no_caller_is_taken_for_another(served: Served, web: httpx.AsyncClient) -> None:
@@ -213,6 +216,33 @@ async def test_a_request_that_is_still_coming_ends_with_its_key(served: Served) 
                 assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_call_whose_body_comes_after_its_key_was_withdrawn_is_not_made(
+    served: Served, *, express: bool
+) -> None:
+    access = letting_in([entry("ann")])
+    async with served.http(access=access, express=express) as url, httpx.AsyncClient() as web:
+        session = await opened("ann", web, url)
+        message = call("change")
+        plain: dict[str, Any] = {"content": json.dumps(message).encode(), "headers": session.headers}
+        for sent in (plain, session.modern(message)):
+            body = sent["content"]
+            lines = [f"{name}: {value}" for name, value in sent["headers"].items()]
+            head = "\r\n".join(
+                ["POST /mcp HTTP/1.1", "host: localhost", *lines, f"content-length: {len(body)}"]
+            )
+            async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as stream:
+                await stream.send(f"{head}\r\n\r\n".encode())
+                with anyio.fail_after(5):
+                    while not any(holder.visits for holder in access._keys.values()):
+                        await anyio.lowlevel.checkpoint()
+                    access.replace(words_of([]))
+                    await stream.send(body)
+                    assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
+            access.replace(words_of([entry("ann")]))
+    assert not [event for event in served.events if isinstance(event, CallFinished)]
+
+
 async def test_who_leaves_takes_back_the_call(served: Served, api: Api, web: httpx.AsyncClient) -> None:
     async with served.http(access=letting_in([entry("ann")])) as url:
         async with anyio.create_task_group() as tasks:
@@ -281,7 +311,7 @@ async def test_who_tries_keys_and_leaves_is_not_waited_for() -> None:
         await door({"type": "http", "path": "/mcp", "headers": []}, receive, answer)
         done.append(name)
 
-    door = Door(nobody, letting_in([entry("ann")]), None, Refusals(lambda _event: None))
+    door = Door(nobody, letting_in([entry("ann")]), None, Refusals(ignore))
     async with anyio.create_task_group() as tasks:
         for _ in range(60):
             tasks.start_soon(guess, "stays", {"type": "http.request"})

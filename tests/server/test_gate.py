@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.events import Ear, Event, RequestRefused
+from bridge.events import Ear, Event, RequestRefused, ignore
 from bridge.registry import Registry
 from bridge.server.announce import Announcer
 from bridge.server.gate import LOCAL_NAMES, Gate
@@ -19,17 +19,13 @@ pytestmark = pytest.mark.anyio
 PING = json.dumps(request("ping")).encode()
 
 
-def _nobody(event: Event) -> None:
-    """Hears it."""
-
-
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = (await receive()).get("body", b"")
     await JSONResponse({"method": scope["method"], "size": len(body)})(scope, receive, send)
 
 
 def gate(
-    *names: str, app: ASGIApp = echo, any_address: bool = False, sessions: bool = True, emit: Ear = _nobody
+    *names: str, app: ASGIApp = echo, any_address: bool = False, sessions: bool = True, emit: Ear = ignore
 ) -> Gate:
     known = LOCAL_NAMES | set(names)
     return Gate(app, Announcer(Registry()), Refusals(emit), known, any_address=any_address, sessions=sessions)

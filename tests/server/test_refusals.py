@@ -3,7 +3,7 @@ import pytest
 from starlette.types import Scope
 
 from bridge.caller import Caller
-from bridge.events import Event, RequestRefused
+from bridge.events import Event, RequestRefused, ignore
 from bridge.server.announce import come_from
 from bridge.server.refusals import Refusals
 
@@ -38,7 +38,7 @@ async def test_the_first_is_told_at_once_and_others_after_a_pause(caplog: pytest
 
 
 async def test_what_was_not_told_yet_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    refusals = Refusals(lambda _event: None, pause=0.05)
+    refusals = Refusals(ignore, pause=0.05)
     for _ in range(3):
         refusals.tell(sent("10.0.0.1"), 421, "another server")
     refusals.flush()

@@ -12,11 +12,13 @@ import httpx
 import jwt
 import pytest
 from jwt.utils import base64url_encode
+from starlette.types import Message, Receive, Scope, Send
 
-from bridge.events import CallFinished, RequestRefused
+from bridge.events import CallFinished, RequestRefused, ignore
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
-from bridge.server.access import Access, Refused
+from bridge.server.access import Access, Door, Refused
+from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
 from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
@@ -143,7 +145,7 @@ WRONG = [
     (token("ec-2"), "This token is signed by a key that its issuer does not have"),
     (token("rsa-1", "RS256", header={"kid": None}), "This token does not name its key (kid), and its issuer has several"),
     (token(exp=10**400), "In this token exp is no time"),
-    (token("ed-1", "EdDSA", header={"kid": "rsa-1"}), "The key of this token cannot be used, or is too short"),
+    (token("ed-1", "EdDSA", header={"kid": "rsa-1"}), "This token is signed by a key that its issuer does not have"),
     (token("rsa-1", "RS512"), NO),
     (shared_secret("rsa-1"), NO),
     (jwt.encode({"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": SECONDS + 60}, "", "none", {"kid": "ec-1"}), NO),
@@ -274,6 +276,26 @@ async def test_while_keys_cannot_be_read_it_is_said_when_to_try_again(
     )
 
 
+async def test_who_is_told_to_come_later_did_not_guess() -> None:
+    async def fetch(_place: str) -> bytes:
+        raise OSError
+
+    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
+        """Nobody comes as far as here."""
+
+    async def silent() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def answered(message: Message) -> None:
+        """What it is, another test says."""
+
+    door = Door(nobody, Access(words_of(issuer("keys")), fetch), None, Refusals(ignore))
+    for text, guesses in ((token(), 0), ("no-key", 1)):
+        headers = [(b"authorization", f"Bearer {text}".encode())]
+        await door({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+        assert len(door._guesses._even) == guesses
+
+
 async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more() -> None:
     kids = ["ed-1"]
 
@@ -290,6 +312,67 @@ async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more()
     assert holder.stay.over.is_set()
     with pytest.raises(Refused, match="does not have"):
         await access.holder(shown("ed-1"))
+
+
+async def test_whose_key_is_known_does_not_wait_while_others_are_sought() -> None:
+    asked, there = anyio.Event(), anyio.Event()
+    times = 0
+
+    async def fetch(_place: str) -> bytes:
+        nonlocal times
+        times += 1
+        if times > 1:
+            asked.set()
+            await there.wait()
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    async def guess(kid: str) -> None:
+        with pytest.raises(InvalidToken, match="does not have"):
+            await known.token(*shown(kid))
+
+    def shown(kid: str) -> tuple[str, Any]:
+        text = token(kid, "EdDSA")
+        return text, unverified(text)[0]
+
+    clock = Clock()
+    known = TokenIssuer(issuer("https://x/keys"), fetch, _ignore, now=clock)
+    await known.token(*shown("ed-1"))
+    clock.seconds = 20
+    async with anyio.create_task_group() as tasks:
+        for number in range(2, 5):
+            tasks.start_soon(guess, f"ed-{number}")
+        await asked.wait()
+        clock.seconds = 31  # a pause after it was asked, and not yet after it answers
+        with anyio.fail_after(5):
+            assert (await known.token(*shown("ed-1"))).name == "ann"
+        there.set()
+    assert times == 2
+
+
+async def test_an_id_in_flight_is_taken_whatever_scopes_it_is_shown_with(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
+) -> None:
+    async with served.http(access=access_of(login, client)) as url, anyio.create_task_group() as tasks:
+        session = session_of(token(scope="read"), web, url)
+        await session.open()
+        tasks.start_soon(session.post, call("hang", 7))
+        await api.entered.wait()
+        more = session_of(token(scope="read write"), web, url)
+        more.headers["mcp-session-id"] = session.headers["mcp-session-id"]
+        assert (await more.post(call("hang", 7))).status_code == 409
+        api.release.set()
+
+
+async def test_keys_of_several_kinds_may_have_one_id_or_none() -> None:
+    async def fetch(_place: str) -> bytes:
+        keys = [public(kid) | {"kid": "x"} for kid in ("rsa-1", "ed-1")]
+        nameless = public("ec-1")
+        del nameless["kid"]
+        return json.dumps({"keys": [*keys, nameless]}).encode()
+
+    known = TokenIssuer(issuer("keys"), fetch, _ignore)
+    for kid, algorithm, named in (("rsa-1", "RS256", "x"), ("ed-1", "EdDSA", "x"), ("ec-1", "ES256", None)):
+        assert await shows(known, token(kid, algorithm, header={"kid": named})) == "ann"
 
 
 async def test_an_issuer_whose_entry_changes_keeps_its_keys() -> None:
@@ -311,9 +394,12 @@ async def test_an_issuer_whose_entry_changes_keeps_its_keys() -> None:
         await access.holder(shown)
 
 
-async def test_an_issuer_that_is_withdrawn_meanwhile_opens_nothing() -> None:
+@pytest.mark.parametrize("words", [(), ({"audience": ["https://other.example.com"]},)])
+async def test_an_issuer_that_is_withdrawn_or_another_meanwhile_opens_nothing(
+    words: tuple[dict[str, Any], ...],
+) -> None:
     async def fetch(_place: str) -> bytes:
-        access.replace(words_of())
+        access.replace(words_of(*(issuer("keys", **each) for each in words)))
         return json.dumps({"keys": [public("ec-1")]}).encode()
 
     access = Access(words_of(issuer("keys")), fetch)

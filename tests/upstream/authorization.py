@@ -99,7 +99,8 @@ class _Asked(OAuth2Request):  # type: ignore[misc]
 class Authorization(AuthorizationServer):  # type: ignore[misc]
     """``tokens`` are those that count, with whose they are; ``asked`` are the forms that came, and the query as ``?NAME``.
 
-    While it is ``held`` it answers nothing, and with ``failing`` that status, or that document.
+    While it is ``held`` it answers nothing, and with ``failing`` that status, or that document. The API answers the
+    next call when ``late`` is set.
     """
 
     def __init__(self) -> None:
@@ -110,6 +111,7 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
         self.calls: list[Request] = []
         self.entered = anyio.Event()
         self.held: anyio.Event | None = None
+        self.late: anyio.Event | None = None
         self.failing: int | dict[str, Any] | None = None
         self.life = 3600
         self.refusing = False
@@ -153,6 +155,9 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
         self.calls.append(request)
         shown = request.headers.get("authorization", "")
         who = None if self.refusing else self.tokens.get(shown.removeprefix("Bearer "))
+        late, self.late = self.late, None
+        if late:
+            await late.wait()
         if who is None:
             return JSONResponse({"message": f"no token of ours: {shown}"}, 401)
         query, headers = dict(request.query_params), dict(request.headers)

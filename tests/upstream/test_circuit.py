@@ -71,17 +71,44 @@ async def test_an_api_that_fails_is_left_alone_and_then_tried_once(
 
 async def test_while_one_tries_no_other_does(caller: Caller, faulty: Faulty, clock: Clock) -> None:
     to = breaking(faulty, failures=1)
-    await caller.send(to, "/status?code=503")
-    clock.seconds += 11
+    before = anyio.CancelScope()
+
+    async def earlier() -> None:
+        with before:
+            await caller.send(to, "/never_answers")
+
+    async def until_heard(number: int) -> None:
+        with anyio.fail_after(5):
+            while len(faulty.heard) < number:
+                await anyio.lowlevel.checkpoint()
+
     async with anyio.create_task_group() as tasks:
-        heard = len(faulty.heard)
+        tasks.start_soon(earlier)
+        await until_heard(1)
+        await caller.send(to, "/status?code=503")
+        clock.seconds += 11
         tasks.start_soon(caller.send, to, "/never_answers")
-        while len(faulty.heard) == heard:
-            await anyio.lowlevel.checkpoint()
-        with pytest.raises(NotSent, match=r"Please try again in a moment\."):
-            await caller.send(to)
+        await until_heard(3)
+        for _ in range(2):
+            with pytest.raises(NotSent, match=r"Please try again in a moment\."):
+                await caller.send(to)
+            before.cancel()
+            await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert (await caller.send(to)).status == 200
+
+
+@pytest.mark.parametrize("left", ["nothing", "no breaker", "another"])
+async def test_what_is_left_alone_no_more_after_a_reload_is_told(
+    caller: Caller, faulty: Faulty, left: str
+) -> None:
+    to = breaking(faulty, failures=1)
+    await caller.send(to, "/status?code=503")
+    caller.client.retire([to])
+    assert changes(caller) == [(True, 1)]
+    after = {"nothing": [], "no breaker": [upstream(faulty.url)], "another": [upstream(faulty.url, name="x")]}
+    caller.client.retire(after[left])
+    assert changes(caller) == [(True, 1), (False, 1)]
 
 
 async def test_who_does_not_answer_in_time_or_is_not_there_fails_and_what_is_ours_does_not(

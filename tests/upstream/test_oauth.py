@@ -271,6 +271,23 @@ async def test_of_an_api_that_refuses_every_token_not_each_call_asks_for_another
     assert len(server.asked) == 3
 
 
+async def test_a_token_that_another_got_meanwhile_is_not_thrown_away(
+    caller: Caller, server: Authorization
+) -> None:
+    to, subject = upstream(server, EXCHANGE), token()
+    await ask(caller, to, subject)
+    server.tokens.clear()
+    late = server.late = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, caller, to, subject)
+        with anyio.fail_after(5):
+            while len(server.calls) < 2:
+                await anyio.lowlevel.checkpoint()
+        assert you(await ask(caller, to, subject)) == "ann"
+        late.set()
+    assert len(server.asked) == 2
+
+
 async def test_many_whose_token_is_refused_get_one_new_one(caller: Caller, server: Authorization) -> None:
     to = upstream(server, OWN, limits={"concurrency": 50})
     await ask(caller, to)
