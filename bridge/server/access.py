@@ -97,6 +97,8 @@ class Access:
         self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
         self._awaited = math.inf
+        self.departed = anyio.Event()
+        """Set, and another one, when a key or an issuer counts no more."""
         self.replace(words)
 
     @property
@@ -113,6 +115,12 @@ class Access:
     def next_expiry(self) -> float:
         """When the next key expires, in seconds since 1970; infinite where none does."""
         return min((key.expires for key in self.keys if key.expires and not is_over(key)), default=math.inf)
+
+    def knows(self, caller: Caller) -> bool:
+        """Whether a key has that name, or there is that issuer, who may know of the name."""
+        if caller.issuer is not None:
+            return caller.issuer in self._issuers
+        return any(key.name == caller.name and not is_over(key) for key in self.keys)
 
     def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""
@@ -133,6 +141,11 @@ class Access:
             )
         self._weed()
         self._changed.set()
+        self._tell_of_departure()
+
+    def _tell_of_departure(self) -> None:
+        self.departed.set()
+        self.departed = anyio.Event()
 
     async def run(self) -> None:
         """End what expired keys and tokens have opened; ends when it is cancelled."""
@@ -148,6 +161,7 @@ class Access:
                 if holder.is_over:
                     holder.stay.end()
             self._weed()
+            self._tell_of_departure()
 
     async def freshen(self, *, at_once: bool = False) -> None:
         """Read the keys of issuers again, of each as seldom as that will do, or now."""

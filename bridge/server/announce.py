@@ -9,6 +9,7 @@ tools.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -41,6 +42,8 @@ _CALLER: Final = "restbridge.caller"
 CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
 """The same, for what the SDK asks without showing the request."""
 SESSION_HEADER: Final = "mcp-session-id"
+OPENING: Final = "restbridge.opening"
+"""What the scope of a request has that opens a session, until that is there: it counts already."""
 _PATIENCE: Final = 1.0
 """Seconds in which a session must take a notification."""
 
@@ -51,11 +54,12 @@ class Session:
 
     ``pending``: the tools changed, and the client has neither heard of it nor listed them since. ``seen``
     is when the SDK last saw a request of it; ``calls`` are those that it does not see, by their ids.
-    ``ready``: it has said that it is initialized.
+    ``ready``: it has said that it is initialized. ``user`` is its owner, as the SDK knows one.
     """
 
     connection: Connection
     owner: Caller
+    user: object
     tasks: TaskGroup
     pending: bool
     seen: float
@@ -140,6 +144,10 @@ class Announcer:
         session = self._sessions.get(session_id)
         return session if session and session.ready and session.owner.is_same(caller) else None
 
+    def sessions_without(self, is_known: Callable[[Caller], bool]) -> list[Session]:
+        """Those over HTTP whose owner is nobody any more."""
+        return [session for session in self._sessions.values() if not is_known(session.owner)]
+
     def is_elsewhere(self, session_id: str, caller: Caller) -> bool:
         """Whether a session was opened to see another part of the tools."""
         session = self._sessions.get(session_id)
@@ -173,7 +181,7 @@ class Announcer:
             session.seen = anyio.current_time()
         match ctx.method:
             case "initialize" if session is None:
-                self._begin(connection, caller_of(ctx), ctx.lifespan_context)
+                self._begin(connection, ctx)
             case "notifications/initialized" if session:
                 session.ready = True
                 self._tell_soon(session)
@@ -181,13 +189,17 @@ class Announcer:
                 self.listed(connection)
         return await call_next(ctx)
 
-    def _begin(self, connection: Connection, owner: Caller, tasks: TaskGroup) -> None:
+    def _begin(self, connection: Connection, ctx: Context) -> None:
         """What changes from now on, the client has to hear of."""
-        key = _key(connection)
+        key, owner = _key(connection), caller_of(ctx)
+        scope: Scope = ctx.request.scope if ctx.request else {}
         # Over stdio it may have seen the very first list, before the SDK was there.
         pending = connection.session_id is None and self._has_changed
-        self._sessions[key] = Session(connection, owner, tasks, pending, anyio.current_time())
-        self.limits.add("sessions", owner, 1)
+        self._sessions[key] = Session(
+            connection, owner, scope.get("user"), ctx.lifespan_context, pending, anyio.current_time()
+        )
+        if not scope.pop(OPENING, None):
+            self.limits.add("sessions", owner, 1)
         connection.exit_stack.callback(self._end, key)
 
     def _end(self, key: str | int) -> None:

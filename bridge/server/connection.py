@@ -20,6 +20,10 @@ _COPIED: Final = 64 * 1024
 """Bytes up to which a copy costs less than another write."""
 _LARGEST_HEAD: Final = 64 * 1024
 _TOO_LARGE: Final = (431, "The head of the request is larger than 64 KiB.")
+_TOO_MANY: Final = (503, "Too many bytes of requests are on their way; try again later.")
+_ARRIVING: Final = 64 * 1024**2
+"""Bytes of bodies that may be there in part, of all clients; more are taken of small ones alone."""
+_SMALL: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,14 @@ class Connection(HttpToolsProtocol):
         self._unread_until = math.inf
         self._unread = 0
         self._reader: Caller = ANYBODY
+        self._arriving = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(cast("asyncio.Transport", _Gathered(transport)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._all_read()
+        self._all_there()
         super().connection_lost(exc)
 
     def end_if_slow(self) -> None:
@@ -75,6 +81,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_head:
             self._head = 0
+            if self._until == math.inf and self._is_idle():  # no request begins with what came
+                self._until = self.loop.time() + self._patience.head
         elif self._head > _LARGEST_HEAD and not self.transport.is_closing():
             self._refuse(*_TOO_LARGE)
 
@@ -92,9 +100,30 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._until += self._patience.body - self._patience.head
 
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if not self._is_idle():
+            self._arriving += len(body)
+            self._limits.arriving += len(body)
+            if self._limits.arriving > _ARRIVING and self._arriving > _SMALL:
+                self._refuse(*_TOO_MANY)
+
     def on_message_complete(self) -> None:
         self._until = math.inf
+        self._all_there()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._all_there()
+        super().on_response_complete()
+
+    def _all_there(self) -> None:
+        self._limits.arriving -= self._arriving
+        self._arriving = 0
+
+    def _is_idle(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return (cycle is None or cycle.response_complete) and not self.pipeline
 
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed, as uvicorn says; or what was refused meanwhile."""
@@ -109,7 +138,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, text: str) -> None:
         self._tell(status, text)
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is None or not cycle.response_started or cycle.response_complete:
+        if self._is_idle() or (cycle and not cycle.response_started and not self.pipeline):
             head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n{text}".encode())
         self.transport.close()

@@ -45,7 +45,6 @@ _END: Final = b"\r\n\r\n"
 _JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = [
     (b"cache-control", b"no-cache, no-transform"),
-    (b"connection", b"keep-alive"),
     (b"content-type", b"text/event-stream"),
     (b"x-accel-buffering", b"no"),
 ]

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from bridge.codec import NotJson, decode
 
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_MOST: Final = 50_000
+"""Lists and objects: a few megabytes of empty ones would take seconds to read."""
 
 
 class Refused(Exception):
@@ -33,6 +35,8 @@ def parse(data: bytes) -> JSONRPCMessage:
 
     Lone surrogates stay, for the check of the arguments to refuse.
     """
+    if is_too_rich(data):
+        raise Refused(INVALID_REQUEST, f"A message may have {_MOST} opening brackets and braces")
     try:
         text = data.decode()
         frame = decode(data)
@@ -54,3 +58,8 @@ def parse(data: bytes) -> JSONRPCMessage:
     if isinstance(message, JSONRPCNotification) and "id" in frame:
         raise Refused(INVALID_REQUEST, "The id of a request must be a string or an integer")
     return message
+
+
+def is_too_rich(data: bytes) -> bool:
+    """Whether a message may hold more lists and objects than are read; texts that look like these count, too."""
+    return len(data) > _MOST and data.count(b"[") + data.count(b"{") > _MOST

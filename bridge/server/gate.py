@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bridge.caller import Caller
 from bridge.codec import quote
 from bridge.errors import TooMany
-from bridge.server.announce import SESSION_HEADER, Announcer, caller_in
+from bridge.server.announce import OPENING, SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, parse
 from bridge.server.lines import MAX_BYTES
 from bridge.server.refusals import Refusals
@@ -161,6 +161,8 @@ class Gate:
         match message:
             case JSONRPCRequest(method="initialize") if self._sessions and session is None:
                 self._limits.check("sessions", caller)
+                await self._open(caller, scope, receive, send)
+                return
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
                 self._announcer.cancel(session, caller, id)  # what the SDK does not know of
         if session is None or not isinstance(message, JSONRPCRequest):
@@ -175,6 +177,16 @@ class Gate:
                 await self._app(scope, receive, send)
             finally:
                 self.calls.discard(call)
+
+    async def _open(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """A session, which counts from now on: others come before the SDK has made it."""
+        self._limits.add("sessions", caller, 1)
+        scope[OPENING] = True
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if scope.pop(OPENING, None):
+                self._limits.add("sessions", caller, -1)
 
     def _too_many(self, error: TooMany, scope: Scope, id: RequestId | None = None) -> Response:
         """RFC 6585 4; of all callers together RFC 9110 15.6.4."""

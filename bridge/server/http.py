@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Final, cast
@@ -16,11 +16,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from bridge.address import Address, is_loopback
 from bridge.events import ignore
 from bridge.server.access import Access, Door
+from bridge.server.announce import SESSION_HEADER, Announcer
 from bridge.server.connection import Connection, Patience
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
@@ -94,7 +95,7 @@ async def serve_http(
 
     app = Starlette(
         routes=[Route(PATH, gate), *(routes(operator, gate) if operator else ())],
-        lifespan=lambda _: manager.run(),
+        lifespan=lambda _: _living(manager, access, server.announcer),
         exception_handlers={404: _nothing_here},
     )
     app.router.redirect_slashes = False
@@ -114,6 +115,42 @@ async def serve_http(
         limits=server.limits,
         refusals=server.refusals,
     )
+
+
+@asynccontextmanager
+async def _living(
+    manager: StreamableHTTPSessionManager, access: Access | None, announcer: Announcer
+) -> AsyncIterator[None]:
+    async with manager.run(), anyio.create_task_group() as tasks:
+        if access:
+            tasks.start_soon(_end_sessions, access, announcer, manager)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _end_sessions(access: Access, announcer: Announcer, manager: StreamableHTTPSessionManager) -> None:
+    """Give back the room of those whose owner has gone, as if the client had ended them."""
+    while True:
+        departed = access.departed
+        for session in announcer.sessions_without(access.knows):
+            headers = [(SESSION_HEADER.encode(), (session.connection.session_id or "").encode())]
+            scope = {
+                "type": "http",
+                "method": "DELETE",
+                "path": PATH,
+                "headers": headers,
+                "user": session.user,
+            }
+            await manager.handle_request(scope, _nothing_more, _ignored)
+        await departed.wait()
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _ignored(message: Message) -> None:
+    """Nobody waits for it."""
 
 
 async def serve_app(

@@ -44,6 +44,8 @@ class Limits:
 
     def __init__(self, words: LimitWords | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self.words = words or LimitWords()
+        self.arriving = 0
+        """Bytes of bodies of requests that are there in part."""
         self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
         self._binds_each = self._per_caller != Bounds()
         self._now = now

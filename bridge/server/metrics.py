@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, assert_never
 
 import anyio
+from anyio import to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -75,6 +76,7 @@ class Metrics:
         self._now = now
         self._next_expiry = next_expiry
         self._files_now = files
+        self._encoding = anyio.Lock()
         self._states: set[str] = set()
         self._tools: dict[str, _OfTool] = {}
         self._replies: dict[tuple[str, int], Counter] = {}
@@ -171,9 +173,13 @@ class Metrics:
         self._expiry.set(self._next_expiry())
         self._count_files()
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
         """All figures in the format that is asked for, and its media type."""
         self._refresh()
+        async with self._encoding:
+            return await to_thread.run_sync(self._encoded, accept)
+
+    def _encoded(self, accept: str) -> tuple[bytes, str]:
         registry = self._registry
         if SHARED in os.environ:
             registry = CollectorRegistry()

@@ -26,7 +26,7 @@ class Operator:
 
     status: Callable[[], dict[str, Json]]
     reload: Callable[[], Awaitable[dict[str, Json]]]
-    metrics: Callable[[str], tuple[bytes, str]]
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 def routes(operator: Operator, gate: Gate) -> list[Route]:
@@ -49,7 +49,7 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
     async def metrics(request: Request) -> Response:
         if refused := _refusal(request, gate, METRICS_SCOPE):
             return refused
-        figures, media_type = operator.metrics(request.headers.get("accept", ""))
+        figures, media_type = await operator.metrics(request.headers.get("accept", ""))
         return Response(figures, headers={"content-type": media_type})
 
     return [

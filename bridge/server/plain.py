@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bridge.caller import ANYBODY, Caller
 from bridge.codec import NotJson, decode, encode
+from bridge.server.frames import is_too_rich
 from bridge.server.handlers import ToolServer
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
@@ -33,7 +34,7 @@ class Request(NamedTuple):
 
 def request(body: bytes) -> Request | None:
     """One whole request, with no word that does not belong there, and no lone surrogate."""
-    if not body.startswith(b"{") or b"\\ud" in body or b"\\uD" in body:
+    if not body.startswith(b"{") or b"\\ud" in body or b"\\uD" in body or is_too_rich(body):
         return None
     try:
         frame = decode(body)

@@ -36,11 +36,12 @@ scrape_configs:
 """
 
 
-def test_every_metric_that_is_asked_for_is_there() -> None:
+@pytest.mark.anyio
+async def test_every_metric_that_is_asked_for_is_there() -> None:
     dashboard = json.loads((DEPLOY / "grafana.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     names = set(re.findall(r"restbridge_\w+", " ".join([*asked, RULES.read_text()])))
-    text, _ = Metrics(dict, lambda: ({"good": 1}, "0" * 16), lambda: 0).exposition("")
+    text, _ = await Metrics(dict, lambda: ({"good": 1}, "0" * 16), lambda: 0).exposition("")
     families = dict(re.findall(r"# TYPE (\w+) (\w+)", text.decode()))
     known = {
         name + suffix for name, kind in families.items() for suffix in ("", "_bucket" * (kind == "histogram"))

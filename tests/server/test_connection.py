@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.errors import TooMany
@@ -42,7 +42,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(patience: Patience, limits: Limits | None = None) -> AsyncIterator[int]:
+async def serving(patience: Patience, limits: Limits | None = None, app: ASGIApp = app) -> AsyncIterator[int]:
     ports: list[int] = []
     up, stop = anyio.Event(), anyio.Event()
 
@@ -171,3 +171,50 @@ def test_what_is_written_to_a_client_that_is_gone_is_dropped() -> None:
 
     uvloop.run(main())
     assert faults == []
+
+
+async def test_a_connection_on_which_nothing_begins_ends() -> None:
+    async with serving(Patience(head=0.1)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"\r\n")
+        with anyio.fail_after(5):
+            assert (await reader.readuntil(b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            writer.write(b"\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\nThe request takes too long.")
+        writer.close()
+
+
+async def test_no_answer_comes_in_the_middle_of_another() -> None:
+    released = anyio.Event()
+
+    async def hang(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"be", "more_body": True})
+            await released.wait()
+
+    async with serving(Patience(body=0.1), app=hang) as port:
+        half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
+        answer = await told(port, HEAD + b"\r\n" + half)
+        released.set()
+    assert answer.endswith(b"\r\n\r\n2\r\nbe\r\n")
+
+
+async def test_bodies_on_their_way_are_bounded_and_small_ones_come_through() -> None:
+    limits = Limits()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
+    large = head + b"100001\r\n\r\n" + bytes(100_000)
+    async with serving(Patience(), limits) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(large)
+        with anyio.fail_after(5):
+            while limits.arriving < 100_000:
+                await anyio.lowlevel.checkpoint()
+        limits.arriving += 64 * 1024**2
+        assert (await told(port, large)).startswith(b"HTTP/1.1 503 ")
+        assert (await told(port, head + b"9\r\n\r\nsmall ", b"one")).startswith(b"HTTP/1.1 200 ")
+        limits.arriving -= 64 * 1024**2
+        writer.write(b"x")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert limits.arriving == 0

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.server import plain
+from bridge.server.frames import Refused, parse
 from bridge.server.lines import Lines
+
+
+def test_what_would_take_seconds_to_read_is_not_read() -> None:
+    lists = b"[%s[]]" % (b"[]," * 50_000)
+    message = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":%s}}'
+    assert plain.request(message % lists) is None
+    with pytest.raises(Refused, match="A message may have 50000 opening brackets and braces"):
+        parse(message % lists)
+    assert plain.request(message % b'"%s"' % lists[:-10_000])
 
 
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200)))

@@ -152,6 +152,7 @@ async def test_a_body_is_declared_as_json(media_type: str, status: int) -> None:
         (PING.replace(b"{}", b'{"n": %s}' % (b"[" * 300 + b"]" * 300)), -32700),
         (PING.decode().encode("utf-16-le"), -32700),
         (b"[" + PING + b"]", -32600),
+        (PING.replace(b"{}", b'{"n": [%s[]]}' % (b"[]," * 50_000)), -32600),
     ],
 )
 async def test_what_is_no_message_is_answered_without_the_sdk(body: bytes, code: int) -> None:

@@ -12,7 +12,7 @@ from bridge.server.limits import Limits
 from bridge.settingsfile import Limits as Words
 from bridge.upstream.client import Client
 from tests.server.support import Api, Served, Session, call, initialize
-from tests.server.test_access import entry, letting_in, opened, session_of
+from tests.server.test_access import entry, later, letting_in, opened, session_of, words_of
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +180,52 @@ async def test_a_session_too_many_is_refused_until_another_ends(
         )
         assert (await web.delete(url, headers=ann.headers)).status_code == 200
         await opened("ann", web, url)
+
+
+async def test_of_many_sessions_that_are_opened_at_once_none_is_too_many(
+    bound: Served, web: httpx.AsyncClient
+) -> None:
+    statuses: list[int] = []
+
+    async def open_one() -> None:
+        statuses.append((await session_of("ann", web, url).post(initialize())).status_code)
+
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(open_one)
+        assert bound.server.limits.now["sessions"] == 1
+    assert sorted(statuses) == [200] + [429] * 9
+
+
+async def test_what_opens_no_session_leaves_its_room(bound: Served, web: httpx.AsyncClient) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        session = session_of("ann", web, url)
+        assert (await session.post(initialize(), accept="text/html")).status_code == 406
+        assert bound.server.limits.now["sessions"] == 0
+        assert (await session.post(initialize())).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "expired"])
+async def test_sessions_of_a_key_that_is_gone_leave_their_room(
+    api: Api, client: Client, web: httpx.AsyncClient, how: str
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served.show("echo")
+    access = letting_in([entry("ann"), entry("bob")])
+    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
+        tasks.start_soon(access.run)
+        await opened("ann", web, url)
+        reply = await session_of("bob", web, url).post(initialize())
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+        access.replace(words_of([entry("ann", scopes=["more"]), entry("bob")]))  # she is still there
+        assert (await session_of("bob", web, url).post(initialize())).status_code == 503
+        left = [entry("ann", expires=later(0.3))] if how == "expired" else []
+        access.replace(words_of([*left, entry("bob")]))
+        with anyio.fail_after(5):
+            while (await session_of("bob", web, url).post(initialize())).status_code != 200:
+                pass
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])

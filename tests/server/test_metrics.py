@@ -14,13 +14,15 @@ from bridge.events import (
 from bridge.server.limits import Kind
 from bridge.server.metrics import Metrics
 
+pytestmark = pytest.mark.anyio
+
 FILES: tuple[dict[str, int], str] = ({}, "0" * 16)
 NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
 
 
-def figures(metrics: Metrics) -> dict[str, float]:
+async def figures(metrics: Metrics) -> dict[str, float]:
     """Every figure of ours by its name and labels."""
-    text, media_type = metrics.exposition("")
+    text, media_type = await metrics.exposition("")
     assert media_type.startswith("text/plain; version=")
     lines = [line for line in text.decode().splitlines() if line.startswith("restbridge_")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
@@ -30,7 +32,7 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
     return SnapshotReplaced((), (), (), broken, visible=visible, rerouted=False, seconds=0.02)
 
 
-def test_what_happened_is_counted() -> None:
+async def test_what_happened_is_counted() -> None:
     files: list[tuple[dict[str, int], str]] = [({"good": 3, "broken": 1}, "00000000000fffff")]
     metrics = Metrics(lambda: NOW, lambda: files[0], lambda: 1.8e9)
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
@@ -43,7 +45,7 @@ def test_what_happened_is_counted() -> None:
     metrics.hear(CircuitChanged("other", is_open=True, failures=5))
     metrics.hear(CircuitChanged("other", is_open=False, failures=7))
     metrics.hear(replaced("a.yaml:1:1", visible=True))
-    found = figures(metrics)
+    found = await figures(metrics)
     assert {
         'restbridge_calls_total{outcome="ok",tool="get"}': 2,
         'restbridge_calls_total{outcome="http-404",tool="get"}': 1,
@@ -75,18 +77,18 @@ def test_what_happened_is_counted() -> None:
     }.items() <= found.items()
     metrics.hear(replaced())
     files[0] = ({"good": 4}, "0" * 16)
-    found = figures(metrics)
+    found = await figures(metrics)
     assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
     assert found['restbridge_tool_files{state="broken"}'] == 0
     assert found["restbridge_list_changes_total"] == 1
 
 
-def test_labels_are_bounded() -> None:
+async def test_labels_are_bounded() -> None:
     metrics = Metrics(lambda: NOW, lambda: FILES, lambda: math.inf)
     for number in range(1010):
         metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
         metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
-    found = figures(metrics)
+    found = await figures(metrics)
     assert len([name for name in found if name.startswith("restbridge_calls_total")]) == 1001
     assert len([name for name in found if name.startswith("restbridge_upstream_replies_total")]) == 1001
     assert found['restbridge_calls_total{outcome="ok",tool="other"}'] == 10
@@ -94,8 +96,8 @@ def test_labels_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
-def test_it_is_written_as_is_asked_for(accept: str) -> None:
-    text, media_type = Metrics(lambda: NOW, lambda: FILES, lambda: math.inf).exposition(accept)
+async def test_it_is_written_as_is_asked_for(accept: str) -> None:
+    text, media_type = await Metrics(lambda: NOW, lambda: FILES, lambda: math.inf).exposition(accept)
     assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
     assert text.endswith(b"# EOF\n") is ("open" in accept)
     assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)

@@ -14,7 +14,11 @@ async def reload() -> Json:
     return {"added": ["one"]}
 
 
-OPERATOR = Operator(lambda: {"tools": 3}, reload, lambda accept: (b"figures", accept or "text/plain"))
+async def figures(accept: str) -> tuple[bytes, str]:
+    return b"figures", accept or "text/plain"
+
+
+OPERATOR = Operator(lambda: {"tools": 3}, reload, figures)
 PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
 
 
