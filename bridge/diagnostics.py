@@ -141,6 +141,15 @@ class Diagnostic:
         return f"{where}: {self.severity}: {self.message} [{self.code}]"
 
 
+def first_errors(diagnostics: Iterable[Diagnostic]) -> tuple[str, ...]:
+    """The place of the first error in each broken file, as ``path:line:column``."""
+    firsts: dict[str, Diagnostic] = {}
+    for diagnostic in diagnostics:
+        if diagnostic.severity == "error":
+            firsts.setdefault(diagnostic.path, diagnostic)
+    return tuple(f"{path}:{first.mark.line}:{first.mark.column}" for path, first in firsts.items())
+
+
 class InvalidSpec(Exception):
     """A file, or a part of it, cannot be used; holds one finding or more."""
 

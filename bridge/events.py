@@ -66,6 +66,17 @@ class RequestRefused(NamedTuple):
     status: int
 
 
+class KeysChanged(NamedTuple):
+    """Who may call is another: names of keys, and issuers of tokens; ``counting`` keys and ``issuers`` are left."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    expired: tuple[str, ...]
+    counting: int
+    issuers: int
+
+
 class SnapshotReplaced(NamedTuple):
     """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
 
@@ -82,7 +93,13 @@ class SnapshotReplaced(NamedTuple):
 
 
 Event: TypeAlias = (
-    CallFinished | RequestRetried | TokenAsked | CircuitChanged | RequestRefused | SnapshotReplaced
+    CallFinished
+    | RequestRetried
+    | TokenAsked
+    | CircuitChanged
+    | RequestRefused
+    | KeysChanged
+    | SnapshotReplaced
 )
 Ear: TypeAlias = Callable[[Event], None]
 

@@ -9,12 +9,14 @@ import anyio
 from anyio import to_thread
 
 from bridge.commands import report
+from bridge.events import Ear, ignore
 from bridge.secrets import Sources
-from bridge.server.access import Access, is_over
+from bridge.server.access import Access
 from bridge.server.tokens import Fetch
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import SettingsFile
 from bridge.toolfiles.configuration import Configuration, read_configuration
+from bridge.toolfiles.words import Told
 
 _log: Final = logging.getLogger("bridge")
 
@@ -22,20 +24,25 @@ _log: Final = logging.getLogger("bridge")
 class LiveSettings:
     """The settings file at ``path``, looked at every ``poll`` seconds.
 
-    If callers are ``guarded``, ``access`` lets in whom it names, whose issuers' keys ``fetch`` reads; all else in
-    it takes a restart. What is wrong with the file is told, and what counted before counts on; nothing is told
-    if ``silent``. Must be made where the event loop runs.
+    If callers are ``guarded``, ``access`` lets in whom it names, whose issuers' keys ``fetch`` reads, and tells ``emit``
+    of other keys; all else in it takes a restart. What is wrong with the file is told, and what counted before counts
+    on; nothing is told if ``silent``. Must be made where the event loop runs.
     """
 
-    def __init__(self, path: Path, poll: float, fetch: Fetch, *, guarded: bool, silent: bool) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, poll: float, fetch: Fetch, emit: Ear, *, guarded: bool, silent: bool
+    ) -> None:
+        self.path = path
         self._poll = poll
         self._silent = silent
         self._asked = anyio.Event()
         self._reading = anyio.Lock()
         self._last = _read(path)
         self._words = self._begun = self._last.words
-        self.access = Access(_access(self._words), fetch) if guarded else None
+        self.access = Access(_access(self._words), fetch, ignore if silent else emit) if guarded else None
+        self._readable = anyio.Event()
+        if self._words:
+            self._readable.set()
 
     @property
     def resource(self) -> str | None:
@@ -46,8 +53,9 @@ class LiveSettings:
         """Ends when it is cancelled."""
         async with anyio.create_task_group() as tasks:
             if self.access:
-                if _access(self._words).api_keys:
-                    self._tell(logging.INFO, "keys: %d count", _counting(_access(self._words)))
+                if _access(self._words).api_keys is not None:
+                    emit: Ear = ignore if self._silent else report.ear
+                    emit(self.access.told(expired=self.access.expired))
                 tasks.start_soon(self.access.run)
                 tasks.start_soon(self._freshen, self.access)
             while True:
@@ -61,6 +69,22 @@ class LiveSettings:
             await access.freshen()
             await anyio.sleep(self._poll)
 
+    async def readable(self) -> None:
+        """Wait until the file has once been without errors: before that, it says nobody's key."""
+        if self.access and not self._readable.is_set():
+            _log.warning("%s has errors, and nobody's key is known: waiting until it is mended", self.path)
+            await self._readable.wait()
+
+    @property
+    def problems(self) -> Told:
+        """What is wrong with the file as it is now."""
+        return self._last.diagnostics
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it has errors, and what it said before holds."""
+        return self._last.words is None
+
     def ask(self) -> None:
         """Have ``run`` look soon."""
         self._asked.set()
@@ -68,8 +92,8 @@ class LiveSettings:
     async def refresh(self, *, at_once: bool = True) -> None:
         """Look now; ``at_once`` at the keys of issuers, too."""
         async with self._reading:
-            found = await to_thread.run_sync(_read, self._path)
-            if found != self._last:
+            found = await to_thread.run_sync(_read, self.path)
+            if found != self._last or (at_once and found.words is None):
                 self._last = found
                 self._take(found)
         if self.access and at_once:
@@ -81,14 +105,15 @@ class LiveSettings:
                 report.logged(diagnostic)
         if found.words is None:
             on = "; the keys that counted before count on" if self.access else ""
-            self._tell(logging.WARNING, "%s: what it last said still holds%s", self._path, on)
+            self._tell(logging.WARNING, "%s: what it last said still holds%s", self.path, on)
             return
+        self._readable.set()
         before, self._words = self._words, found.words
         known = [_rest(words, self.access) for words in (before, self._begun)]
         if _rest(self._words, self.access) not in known:
             beside = " beside keys" if self.access else ""
             text = "%s: what changed there%s takes effect at the next start"
-            self._tell(logging.WARNING, text, self._path, beside)
+            self._tell(logging.WARNING, text, self.path, beside)
         if self.access:
             old, new = _access(before), _access(self._words)
             if new.resource != self.resource:
@@ -99,20 +124,6 @@ class LiveSettings:
                 new = new.model_copy(update={"jwt": kept})
                 self._words = self._words.model_copy(update={"access": new})
             self.access.replace(new)
-            self._tell_of_keys(old, new)
-
-    def _tell_of_keys(self, before: AccessWords, after: AccessWords) -> None:
-        old, new = (
-            {key.name: key for key in words.api_keys or ()} | {each.issuer: each for each in words.jwt or ()}
-            for words in (before, after)
-        )
-        told = {
-            "+": sorted(new.keys() - old.keys()),
-            "~": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
-            "-": sorted(old.keys() - new.keys()),
-        }
-        names = " ".join(sign + ", ".join(each) for sign, each in told.items() if each)
-        self._tell(logging.INFO, "keys: %d count%s", _counting(after), f" ({names})" if names else "")
 
     def _tell(self, level: int, text: str, *words: object) -> None:
         if not self._silent:
@@ -127,10 +138,6 @@ def _read(path: Path) -> Configuration:
 def _access(words: SettingsFile | None) -> AccessWords:
     """Nobody's where access control was taken out: that takes a restart."""
     return (words and words.access) or AccessWords()
-
-
-def _counting(words: AccessWords) -> int:
-    return sum(not is_over(key) for key in words.api_keys or ())
 
 
 def _rest(words: SettingsFile | None, access: Access | None) -> SettingsFile | None:

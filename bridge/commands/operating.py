@@ -11,6 +11,7 @@ from bridge import __version__
 from bridge.caller import Caller
 from bridge.commands import report
 from bridge.commands.live import LiveSettings
+from bridge.diagnostics import first_errors
 from bridge.registry import Registry
 from bridge.server.access import is_over
 from bridge.server.announce import Announcer
@@ -19,6 +20,7 @@ from bridge.toolfiles.files import Content, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.reloader import Reloader
 from bridge.toolfiles.shelf import Shelf
+from bridge.toolfiles.words import Told
 
 
 class Digest:
@@ -76,8 +78,17 @@ class Desk:
                 {"path": file.place.shown, "state": file.state, "digest": _digest(file)}
                 for file in loaded.files
             ],
-            "problems": [report.as_json(diagnostic) for diagnostic in loaded.diagnostics],
+            "settings": self.live
+            and {
+                "path": str(self.live.path),
+                "state": "kept" if self.live.is_broken else "good",
+            },
+            "problems": [report.as_json(diagnostic) for diagnostic in (*self._problems, *loaded.diagnostics)],
         }
+
+    @property
+    def _problems(self) -> Told:
+        return self.live.problems if self.live else ()
 
     async def reload(self) -> dict[str, Any]:
         """Names of tools, and the places of what is broken."""
@@ -89,7 +100,7 @@ class Desk:
             "added": event.added,
             "changed": event.changed,
             "removed": event.removed,
-            "broken": event.broken,
+            "broken": [*first_errors(self._problems), *event.broken],
             "seconds": round(event.seconds, 3),
         }
 

@@ -13,6 +13,7 @@ from bridge.events import (
     CallFinished,
     CircuitChanged,
     Event,
+    KeysChanged,
     RequestRefused,
     RequestRetried,
     SnapshotReplaced,
@@ -88,6 +89,11 @@ def ear(event: Event) -> None:
         case CircuitChanged(upstream, is_open, failures):
             state = "open" if is_open else "closed"
             logs.event("circuit", {"upstream": upstream, "state": state, "failures": failures})
+        case KeysChanged():
+            level = (
+                logging.WARNING if event.expired or not (event.counting or event.issuers) else logging.INFO
+            )
+            _log.log(level, "%s", _keys_line(event), extra={"fields": {"event": "keys", **event._asdict()}})
         case RequestRefused():
             pass  # too many for a line each: who refuses them tells of some
         case SnapshotReplaced():
@@ -179,6 +185,12 @@ def _reload_line(event: SnapshotReplaced) -> str:
     counts = " ".join(f"{sign}{len(names)}" for sign, names in groups.items())
     named = " ".join(sign + ", ".join(_few(names)) for sign, names in groups.items() if names)
     return f"reload: {counts} in {event.seconds * 1000:.0f} ms{named and f' ({named})'}"
+
+
+def _keys_line(event: KeysChanged) -> str:
+    groups = {"+": event.added, "~": event.changed, "-": event.removed, "expired: ": event.expired}
+    named = " ".join(sign + ", ".join(names) for sign, names in groups.items() if names)
+    return f"keys: {event.counting} count{named and f' ({named})'}"
 
 
 def _few(names: tuple[str, ...]) -> list[str]:

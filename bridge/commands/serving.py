@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
-from bridge.server.metrics import Metrics
+from bridge.server.metrics import Metrics, Standing
 from bridge.server.operator import Operator
 from bridge.server.resource import Resource
 from bridge.server.signals import ask_on_signal, stop_on_signal
@@ -161,7 +161,7 @@ class Bridge:
         self.registry = beginning.registry
         self.audit = _audit(settings.audit) if settings.audit else None
         self.client = Client(emit=self._ear, watch=tracing.sending if tracing else None)
-        self.live = _live(settings, self.client, silent=beginning.told.silent)
+        self.live = _live(settings, self.client, self._ear, silent=beginning.told.silent)
         self.shares_port = beginning.worker is not None
         alone = not (self.shares_port or settings.stateless)
         resource = self.live and self.live.resource
@@ -170,7 +170,7 @@ class Bridge:
         self.server = ToolServer(
             self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
         )
-        self.metrics = Metrics(lambda: self.server.limits.now, self._files, self._next_expiry)
+        self.metrics = Metrics(lambda: self.server.limits.now, self._standing)
         self.metrics.begin(good=not self._shelf.loaded.broken)
         self._ears: list[Ear] = [report.ear]
         if settings.http:
@@ -179,6 +179,8 @@ class Bridge:
             self._ears.append(self.audit.hear)
         if not beginning.told.silent:
             self._tell_of_nobody()
+            if self.audit:
+                self.audit.began(self._audited)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self.desk = Desk(
@@ -199,13 +201,14 @@ class Bridge:
             text = "%s: called in the name of who shows a token, and here nobody can; set access.jwt, and serve HTTP"
             _log.warning(text, ", ".join(exchanging))
 
-    def _files(self) -> tuple[Mapping[str, int], str]:
-        """How many tool files are in which state, and the digest of all."""
-        loaded = self._shelf.loaded
-        return Counter(file.state for file in loaded.tools.values()), self._digest.of(loaded)
-
-    def _next_expiry(self) -> float:
-        return self.live.access.next_expiry if self.live and self.live.access else math.inf
+    def _standing(self) -> Standing:
+        loaded, live = self._shelf.loaded, self.live
+        return Standing(
+            Counter(file.state for file in loaded.tools.values()),
+            self._digest.of(loaded),
+            live.access.next_expiry if live and live.access else math.inf,
+            is_settings_file_broken=live is not None and live.is_broken,
+        )
 
     def ask(self) -> None:
         """Have all files read again soon."""
@@ -239,11 +242,11 @@ def _audit(path: Path) -> Audit:
         ) from None
 
 
-def _live(settings: Settings, client: Client, *, silent: bool) -> LiveSettings | None:
+def _live(settings: Settings, client: Client, emit: Ear, *, silent: bool) -> LiveSettings | None:
     if settings.config is None:
         return None
     fetch = partial(fetch_or_read, client)
-    return LiveSettings(settings.config, settings.poll, fetch, guarded=settings.guarded, silent=silent)
+    return LiveSettings(settings.config, settings.poll, fetch, emit, guarded=settings.guarded, silent=silent)
 
 
 async def over_http(
@@ -279,7 +282,22 @@ async def _beside_others(address: Address, source: int, sink: int, bridge: Bridg
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(heed)
+        if bridge.live:
+            await _readable(bridge.live, stop)
         await over_http(address, started, bridge, stop)
+        tasks.cancel_scope.cancel()
+
+
+async def _readable(live: LiveSettings, stop: anyio.Event) -> None:
+    """Wait for a settings file without errors, unless it is to stop before."""
+
+    async def heed() -> None:
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(heed)
+        await live.readable()
         tasks.cancel_scope.cancel()
 
 

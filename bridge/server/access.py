@@ -6,7 +6,7 @@ opened, a stream above all, ends when it does.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller, Stay
+from bridge.events import Ear, KeysChanged, ignore
 from bridge.server.announce import come_from
 from bridge.server.gate import error_reply, later_reply, receive_until
 from bridge.server.guesses import Guesses
@@ -28,7 +29,7 @@ from bridge.server.refusals import Refusals, client_of
 from bridge.server.resource import Resource
 from bridge.server.tokens import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
-from bridge.settingsfile import ApiKey
+from bridge.settingsfile import ApiKey, Issuer
 
 _MISSING: Final = "Show who you are: Authorization: Bearer, and a key or a token"
 _TWICE: Final = "Show one key: there is more than one Authorization header"
@@ -83,6 +84,10 @@ class Holder:
     def is_over(self) -> bool:
         return is_over(self.proof)
 
+    @property
+    def has_left(self) -> bool:
+        return self.stay.over.is_set()
+
 
 class Access:
     """Whose keys and tokens count now, as ``words`` say; must be made where the event loop runs.
@@ -90,8 +95,9 @@ class Access:
     ``fetch`` reads the keys of issuers.
     """
 
-    def __init__(self, words: AccessWords, fetch: Fetch) -> None:
+    def __init__(self, words: AccessWords, fetch: Fetch, emit: Ear = ignore) -> None:
         self._fetch = fetch
+        self._emit: Ear = ignore
         self._keys: dict[str, Holder] = {}
         self._tokens: dict[str, Holder] = {}
         self._issuers: dict[str, TokenIssuer] = {}
@@ -100,6 +106,7 @@ class Access:
         self.departed = anyio.Event()
         """Set, and another one, when a key or an issuer counts no more."""
         self.replace(words)
+        self._emit = emit
 
     @property
     def issuers(self) -> tuple[str, ...]:
@@ -110,6 +117,16 @@ class Access:
     def keys(self) -> tuple[ApiKey, ...]:
         """All, those that have expired among them."""
         return tuple(holder.proof for holder in self._keys.values() if isinstance(holder.proof, ApiKey))
+
+    @property
+    def expired(self) -> tuple[str, ...]:
+        """The names of keys that count no more, and are there still."""
+        return tuple(sorted(key.name for key in self.keys if is_over(key)))
+
+    @property
+    def counting(self) -> int:
+        """How many keys count now."""
+        return len(self.keys) - len(self.expired)
 
     @property
     def next_expiry(self) -> float:
@@ -124,10 +141,13 @@ class Access:
 
     def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""
+        standing = self._standing()
         before, self._keys = self._keys, {}
         for key in words.api_keys or ():
             known = before.get(key.sha256)
-            self._keys[key.sha256] = known if known and known.proof == key else Holder.of(key)
+            self._keys[key.sha256] = holder = known if known and known.proof == key else Holder.of(key)
+            if holder.is_over:
+                holder.stay.end()
         kept = {id(holder) for holder in self._keys.values()}
         for holder in before.values():
             if id(holder) not in kept:
@@ -141,9 +161,39 @@ class Access:
             )
         self._weed()
         self._changed.set()
-        self._tell_of_departure()
+        self._leave()
+        self._tell(standing, self._standing())
 
-    def _tell_of_departure(self) -> None:
+    def _standing(self) -> dict[str, ApiKey | Issuer]:
+        """Keys and issuers, by their names."""
+        issuers = {name: issuer.entry for name, issuer in self._issuers.items()}
+        return {key.name: key for key in self.keys} | issuers
+
+    def _tell(self, before: Mapping[str, ApiKey | Issuer], after: Mapping[str, ApiKey | Issuer]) -> None:
+        others = {name for name, entry in after.items() if before.get(name) != entry}
+        removed, expired = before.keys() - after.keys(), others & set(self.expired)
+        if others or removed:
+            counting = others - expired
+            self._emit(self.told(counting - before.keys(), counting & before.keys(), removed, expired))
+
+    def told(
+        self,
+        added: Iterable[str] = (),
+        changed: Iterable[str] = (),
+        removed: Iterable[str] = (),
+        expired: Iterable[str] = (),
+    ) -> KeysChanged:
+        """How many count now, after these changes."""
+        return KeysChanged(
+            added=tuple(sorted(added)),
+            changed=tuple(sorted(changed)),
+            removed=tuple(sorted(removed)),
+            expired=tuple(sorted(expired)),
+            counting=self.counting,
+            issuers=len(self._issuers),
+        )
+
+    def _leave(self) -> None:
         self.departed.set()
         self.departed = anyio.Event()
 
@@ -153,15 +203,17 @@ class Access:
             self._changed = anyio.Event()
             now = time.time()
             holders = [*self._keys.values(), *self._tokens.values()]
-            times = [holder.proof.expires for holder in holders if not holder.stay.over.is_set()]
+            times = [holder.proof.expires for holder in holders if not holder.has_left]
             self._awaited = min([now + _FOREVER, *(expires for expires in times if expires is not None)])
             with anyio.move_on_after(max(self._awaited - now, 0)):
                 await self._changed.wait()
-            for holder in self._keys.values():
-                if holder.is_over:
-                    holder.stay.end()
+            expired = [holder for holder in self._keys.values() if holder.is_over and not holder.has_left]
+            for holder in expired:
+                holder.stay.end()
             self._weed()
-            self._tell_of_departure()
+            self._leave()
+            if expired:
+                self._emit(self.told(expired=[holder.proof.name for holder in expired]))
 
     async def freshen(self, *, at_once: bool = False) -> None:
         """Read the keys of issuers again, of each as seldom as that will do, or now."""
@@ -184,7 +236,7 @@ class Access:
         holder = self._keys.get(digest) or self._tokens.get(digest)
         if holder is None and self._issuers and key.count(b".") == 2:
             return await self._of_token(key, digest)
-        if holder is None or holder.is_over or holder.stay.over.is_set():
+        if holder is None or holder.is_over or holder.has_left:
             raise Refused(_INVALID, "invalid_token", holder.proof.name if holder else None)
         return holder
 

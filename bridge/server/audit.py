@@ -1,6 +1,6 @@
-"""A file of what was done: a line of JSON for each call that may have changed something, and for each reload.
+"""A file of what was done: a line of JSON for each call that may have changed something.
 
-It is opened anew when it was moved away, as those do who rotate logs. Several processes may append to one.
+So it has for each start, each reload and each change of keys. It is opened anew when it was moved away, as those do who rotate logs. Several processes may append to one.
 """
 
 import logging
@@ -10,7 +10,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Final
 
-from bridge.events import CallFinished, Event, SnapshotReplaced
+from bridge.events import CallFinished, Event, KeysChanged, SnapshotReplaced
 from bridge.server.logs import JsonLines
 from bridge.spec import SAFE_METHODS
 
@@ -28,7 +28,9 @@ class Audit:
             self._file.close()
 
     def hear(self, event: Event) -> None:
-        """Of calls alone; those of tools that are not served changed nothing."""
+        """Of calls and keys alone; calls of tools that are not served changed nothing."""
+        if isinstance(event, KeysChanged):
+            self._append("keys", **event._asdict())
         if not isinstance(event, CallFinished) or event.method is None or event.method in SAFE_METHODS:
             return
         self._append(
@@ -44,6 +46,10 @@ class Audit:
             id=event.request,
             trace=event.trace,
         )
+
+    def began(self, digest: str) -> None:
+        """That a process serves files with this digest."""
+        self._append("start", digest=digest)
 
     def reloaded(self, event: SnapshotReplaced, before: str, after: str) -> None:
         """That other files are served; ``before`` and ``after`` are their digests."""

@@ -4,6 +4,7 @@ Labels are bounded: tools and upstreams are those of files, and past a thousand 
 workers the library keeps the figures in files that all share, and whichever is asked answers for all.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from bridge.events import (
     CallFinished,
     CircuitChanged,
     Event,
+    KeysChanged,
     RequestRefused,
     RequestRetried,
     SnapshotReplaced,
@@ -61,21 +63,26 @@ class _OfTool:
     answered: Counter
 
 
-class Metrics:
-    """``now`` tells how much there is at the moment, by the keys of ``_NOW``; ``files`` how many in which state, and a digest.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How many files are in which state, and a digest of all; when the next key expires, in seconds since 1970."""
 
-    ``next_expiry`` tells when a key expires, in seconds since 1970.
-    """
+    files: Mapping[str, int]
+    digest: str
+    next_expiry: float = math.inf
+    is_settings_file_broken: bool = False
+
+
+class Metrics:
+    """``now`` tells how much there is at the moment, by the keys of ``_NOW``, and ``standing`` the rest."""
 
     def __init__(
         self,
         now: Callable[[], Mapping[Kind, int]],
-        files: Callable[[], tuple[Mapping[str, int], str]],
-        next_expiry: Callable[[], float],
+        standing: Callable[[], Standing],
     ) -> None:
         self._now = now
-        self._next_expiry = next_expiry
-        self._files_now = files
+        self._standing = standing
         self._encoding = anyio.Lock()
         self._states: set[str] = set()
         self._tools: dict[str, _OfTool] = {}
@@ -120,6 +127,9 @@ class Metrics:
         self._expiry = gauge(
             "next_key_expiry_timestamp_seconds", "When the next key of a caller expires; +Inf if none does."
         )
+        self._settings = gauge(
+            "settings_file_broken", "Whether the settings file has errors, and what it said before holds."
+        )
         self._circuits = gauge(
             "circuit_open",
             "Whether an API is left alone; how many processes do.",
@@ -145,6 +155,8 @@ class Metrics:
                 self._circuits.labels(event.upstream).set(event.is_open)
             case RequestRefused(status):
                 self._refused.labels(status).inc()
+            case KeysChanged():
+                pass  # what there is now, the gauges tell
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)
@@ -154,12 +166,14 @@ class Metrics:
             case _:
                 assert_never(event)
 
-    def _count_files(self) -> None:
-        states, digest = self._files_now()
-        self._states |= states.keys()
+    def _count_standing(self) -> None:
+        standing = self._standing()
+        self._states |= standing.files.keys()
         for state in self._states:
-            self._files.labels(state).set(states.get(state, 0))
-        self._digest.set(int(digest[:12], 16))  # what a float holds exactly
+            self._files.labels(state).set(standing.files.get(state, 0))
+        self._digest.set(int(standing.digest[:12], 16))  # what a float holds exactly
+        self._expiry.set(standing.next_expiry)
+        self._settings.set(standing.is_settings_file_broken)
 
     async def run(self) -> None:
         """Tell those who share the figures what there is, every few seconds; ends when it is cancelled."""
@@ -170,8 +184,7 @@ class Metrics:
     def _refresh(self) -> None:
         for key, number in self._now().items():
             self._gauges[key].set(number)
-        self._expiry.set(self._next_expiry())
-        self._count_files()
+        self._count_standing()
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """All figures in the format that is asked for, and its media type."""

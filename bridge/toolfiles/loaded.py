@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, TypeAlias
 
-from bridge.diagnostics import Diagnostic, Finding
+from bridge.diagnostics import Diagnostic, Finding, first_errors
 from bridge.registry import Snapshot
 from bridge.secrets import Upstream
 from bridge.spec import ToolSpec, UpstreamSpec
@@ -106,11 +106,7 @@ class Loaded:
     @property
     def broken(self) -> tuple[str, ...]:
         """The place of the first error in each broken file, as ``path:line:column``."""
-        firsts: dict[str, Diagnostic] = {}
-        for diagnostic in self.diagnostics:
-            if diagnostic.severity == "error":
-                firsts.setdefault(diagnostic.path, diagnostic)
-        return tuple(f"{path}:{first.mark.line}:{first.mark.column}" for path, first in firsts.items())
+        return first_errors(self.diagnostics)
 
     def content(self, place: Place) -> Content | None:
         """What was in a file; None if there was no such file."""

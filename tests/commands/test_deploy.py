@@ -14,7 +14,7 @@ from anyio import to_thread
 from ruamel.yaml import YAML
 
 from bridge.secrets import Sources
-from bridge.server.metrics import Metrics
+from bridge.server.metrics import Metrics, Standing
 from bridge.toolfiles.configuration import read_configuration
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
@@ -41,7 +41,7 @@ async def test_every_metric_that_is_asked_for_is_there() -> None:
     dashboard = json.loads((DEPLOY / "grafana.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     names = set(re.findall(r"restbridge_\w+", " ".join([*asked, RULES.read_text()])))
-    text, _ = await Metrics(dict, lambda: ({"good": 1}, "0" * 16), lambda: 0).exposition("")
+    text, _ = await Metrics(dict, lambda: Standing({"good": 1}, "0" * 16)).exposition("")
     families = dict(re.findall(r"# TYPE (\w+) (\w+)", text.decode()))
     known = {
         name + suffix for name, kind in families.items() for suffix in ("", "_bucket" * (kind == "histogram"))
@@ -111,7 +111,7 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
                     }:
                         pass
         assert (found[0]["metric"]["outcome"], found[0]["value"][1]) == ("ok", "1")
-        assert len(rules) == 10
+        assert len(rules) == 11
         assert await bridge.ends(signal.SIGTERM) == 0
 
 

@@ -208,16 +208,24 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
     async with restbridge(*SERVE, cwd=tools.parent) as bridge:
         url = await url_of(bridge)
         settings = tools.parent / "restbridge.yaml"
-        for text, expected in (("http: {listen: 0}\n", {401}), ("nonsense\n", {401})):
-            settings.write_text(text)
-            await bridge.says(r"keys: 0 count|error: found no mapping")
-            os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-            await bridge.says(r"INFO worker 2 serves again$")
-            assert {await status(url, key) for key in (None, ann) for _ in range(8)} == expected
+        settings.write_text("nonsense\n")
+        await bridge.says(r"error: found no mapping")
+        os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
+        await bridge.says(r"WARNING .*restbridge.yaml has errors, and nobody's key is known: waiting until ")
+        assert {await status(url, ann) for _ in range(8)} == {200}  # of the other one
         write(tools.parent, entry, http=http)
-        with anyio.fail_after(10):
-            while {await status(url, ann) for _ in range(8)} != {200}:
-                pass
+        await bridge.says(r"INFO worker 2 serves again$")
+        assert {await status(url, ann) for _ in range(8)} == {200}
+        settings.write_text("http: {listen: 0}\n")
+        await bridge.says(r"WARNING keys: 0 count \(-ann\)$")
+        os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
+        await bridge.says(r"INFO worker 2 serves again$")
+        assert {await status(url, key) for key in (None, ann) for _ in range(8)} == {401}
+        settings.write_text("nonsense\n")
+        await bridge.says(r"error: found no mapping")
+        os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
+        await bridge.says("waiting until it is mended")
+        assert await bridge.ends(signal.SIGTERM) == 0
 
 
 @pytest.mark.anyio
@@ -238,6 +246,15 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
             reply = await web.post(f"{base}/-/reload")
             told = (await web.get(f"{base}/-/status")).json()["keys"]
             figures = (await web.get(f"{base}/metrics")).text
+            (tools.parent / "restbridge.yaml").write_text("access: {apiKeys: [}")
+            again = await web.post(f"{base}/-/reload")
+            broken = (await web.get(f"{base}/-/status")).json()
+            figures_then = (await web.get(f"{base}/metrics")).text
+        assert again.json()["broken"] == ["restbridge.yaml:1:20"]
+        assert broken["settings"] == {"path": "restbridge.yaml", "state": "kept"}
+        assert broken["problems"][0]["path"] == "restbridge.yaml"
+        assert "restbridge_settings_file_broken 0.0\n" in figures
+        assert "restbridge_settings_file_broken 1.0\n" in figures_then
         assert (reply.status_code, reply.json()["broken"]) == (200, [])
         assert {key["name"]: (key["scopes"], key["expires"], key["counts"]) for key in told} == {
             "ops": (["restbridge:operate"], None, True),
@@ -245,7 +262,7 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
             "bob": ([], "2020-01-02T00:00:00+00:00", False),
         }
         assert "restbridge_next_key_expiry_timestamp_seconds 3.7869984e+09\n" in figures
-        await bridge.says(r"INFO keys: 2 count \(\+bob\)$")
+        await bridge.says(r"WARNING keys: 2 count \(expired: bob\)$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
@@ -277,7 +294,7 @@ async def test_issuers_count_while_the_settings_file_has_them(tools: Path) -> No
         ] == [200, 401]
         settings["access"] = {"resource": "https://other.example.com/mcp", "apiKeys": []}
         write()
-        await bridge.says(rf"INFO keys: 0 count \(-{ISSUER}\)$")
+        await bridge.says(rf"WARNING keys: 0 count \(-{ISSUER}\)$")
         assert await status(url, token()) == 401
         settings["access"] = {"resource": RESOURCE, "jwt": [{"issuer": ISSUER, "jwks": login.url}]}
         write()

@@ -337,12 +337,12 @@ async def test_calls_and_reloads_are_counted_and_those_that_change_something_aud
         assert await bridge.ends(signal.SIGTERM) == 0
     audit = (tools.parent / "audit.jsonl").read_text()
     lines = [json.loads(line) for line in audit.splitlines()]
-    assert [line["event"] for line in lines] == ["call"] * 4 + ["reload"]
-    assert {(line["tool"], line["method"], line["status"]) for line in lines[:4]} == {
+    assert [line["event"] for line in lines] == ["start"] + ["call"] * 4 + ["reload"]
+    assert {(line["tool"], line["method"], line["status"]) for line in lines[1:5]} == {
         ("add_customer_note", "POST", 201)
     }
-    assert (lines[4]["removed"], lines[4]["added"]) == (["get_order"], [])
-    assert lines[4]["before"] != lines[4]["after"]
+    assert (lines[5]["removed"], lines[5]["added"]) == (["get_order"], [])
+    assert lines[0]["digest"] == lines[5]["before"] != lines[5]["after"]
     assert "Secret" not in audit
 
 

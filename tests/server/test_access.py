@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from bridge.events import CallFinished, RequestRefused, ignore
+from bridge.events import CallFinished, Ear, Event, KeysChanged, RequestRefused, ignore
 from bridge.server.access import Access, Door
 from bridge.server.refusals import Refusals
 from bridge.settingsfile import Access as AccessWords
@@ -31,13 +31,13 @@ def entry(name: str, **words: Any) -> ApiKey:
     return ApiKey.model_validate({"name": name, "sha256": digest, **words})
 
 
-def letting_in(keys: Iterable[ApiKey]) -> Access:
+def letting_in(keys: Iterable[ApiKey], emit: Ear = ignore) -> Access:
     """Those who hold these keys."""
 
     async def fetch(place: str) -> bytes:
         raise OSError(place)
 
-    return Access(words_of(keys), fetch)
+    return Access(words_of(keys), fetch, emit)
 
 
 def words_of(keys: Iterable[ApiKey]) -> AccessWords:
@@ -162,7 +162,8 @@ async def test_a_stream_ends_with_its_key(
     served: Served, web: httpx.AsyncClient, how: str, *, modern: bool
 ) -> None:
     ann_key = entry("ann", expires=later(0.8)) if how == "expired" else entry("ann")
-    access = letting_in([ann_key, entry("bob")])
+    events: list[Event] = []
+    access = letting_in([ann_key, entry("bob")], events.append)
     async with served.http(access=access) as url, anyio.create_task_group() as tasks:
         tasks.start_soon(access.run)
         sessions = [await opened(name, web, url) for name in ("ann", "bob")]
@@ -179,6 +180,10 @@ async def test_a_stream_ends_with_its_key(
         answer = await sessions[0].post(call("echo"))
         assert answer.status_code == (200 if how == "made anew" else 401)
         tasks.cancel_scope.cancel()
+    (event,) = (event for event in events if isinstance(event, KeysChanged))
+    groups = {"made anew": event.changed, "withdrawn": event.removed, "expired": event.expired}
+    assert groups == {each: ("ann",) * (each == how) for each in groups}
+    assert (event.added, event.counting) == ((), 2 if how == "made anew" else 1)
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.events import CallFinished, RequestRetried, SnapshotReplaced
+from bridge.events import CallFinished, KeysChanged, RequestRetried, SnapshotReplaced
 from bridge.server.audit import Audit
 
 
@@ -48,7 +48,14 @@ def test_calls_that_may_have_changed_something_and_reloads_are_written(
     event = SnapshotReplaced(("a",), (), ("b",), ("c.yaml:1:1",), visible=True, rerouted=False, seconds=0.1)
     audit.reloaded(event, "old", "new")
     audit.reloaded(event, "new", "new")
-    assert lines(path) == [
+    audit.began("new")
+    audit.hear(KeysChanged(("bob",), (), (), ("ann",), 1, 0))
+    *before, start, keys = lines(path)
+    assert start == {"message": "start", "event": "start", "digest": "new"}
+    assert {key: keys[key] for key in ("event", "added", "removed", "expired", "counting")} == {
+        "event": "keys", "added": ["bob"], "removed": [], "expired": ["ann"], "counting": 1,
+    }  # fmt: skip
+    assert before == [
         {
             "message": "call",
             "event": "call",

@@ -1,4 +1,3 @@
-import math
 import re
 
 import pytest
@@ -12,11 +11,11 @@ from bridge.events import (
     TokenAsked,
 )
 from bridge.server.limits import Kind
-from bridge.server.metrics import Metrics
+from bridge.server.metrics import Metrics, Standing
 
 pytestmark = pytest.mark.anyio
 
-FILES: tuple[dict[str, int], str] = ({}, "0" * 16)
+FILES = Standing({}, "0" * 16)
 NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
 
 
@@ -33,8 +32,8 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
 
 
 async def test_what_happened_is_counted() -> None:
-    files: list[tuple[dict[str, int], str]] = [({"good": 3, "broken": 1}, "00000000000fffff")]
-    metrics = Metrics(lambda: NOW, lambda: files[0], lambda: 1.8e9)
+    standing = [Standing({"good": 3, "broken": 1}, "00000000000fffff", 1.8e9, is_settings_file_broken=True)]
+    metrics = Metrics(lambda: NOW, lambda: standing[0])
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
         metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
     metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
@@ -70,13 +69,14 @@ async def test_what_happened_is_counted() -> None:
         'restbridge_tool_files{state="broken"}': 1,
         "restbridge_files_digest": 0xF,
         "restbridge_next_key_expiry_timestamp_seconds": 1.8e9,
+        "restbridge_settings_file_broken": 1,
         "restbridge_calls_in_flight": 1,
         "restbridge_sessions": 2,
         "restbridge_streams": 3,
         "restbridge_unread_result_bytes": 4,
     }.items() <= found.items()
     metrics.hear(replaced())
-    files[0] = ({"good": 4}, "0" * 16)
+    standing[0] = Standing({"good": 4}, "0" * 16)
     found = await figures(metrics)
     assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
     assert found['restbridge_tool_files{state="broken"}'] == 0
@@ -84,7 +84,7 @@ async def test_what_happened_is_counted() -> None:
 
 
 async def test_labels_are_bounded() -> None:
-    metrics = Metrics(lambda: NOW, lambda: FILES, lambda: math.inf)
+    metrics = Metrics(lambda: NOW, lambda: FILES)
     for number in range(1010):
         metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
         metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
@@ -97,7 +97,7 @@ async def test_labels_are_bounded() -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
 async def test_it_is_written_as_is_asked_for(accept: str) -> None:
-    text, media_type = await Metrics(lambda: NOW, lambda: FILES, lambda: math.inf).exposition(accept)
+    text, media_type = await Metrics(lambda: NOW, lambda: FILES).exposition(accept)
     assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
     assert text.endswith(b"# EOF\n") is ("open" in accept)
     assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)
