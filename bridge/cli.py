@@ -285,6 +285,12 @@ def restbridge(*, verbose: bool) -> None:
     help="Look at all files this often, for what the system did not tell. Default 2.",
 )
 @click.option(
+    "--grace",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="How long calls in flight may take when the server stops. Default 5.",
+)
+@click.option(
     "--express/--no-express",
     default=None,
     envvar="RESTBRIDGE_EXPRESS",

@@ -24,7 +24,8 @@ def read_structured(told: str) -> dict[str, Any]:
 class Settings:
     """How every command finds and reads tool files, and how ``serve`` serves them.
 
-    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds. ``express``: plain calls
+    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds, as is the
+    ``grace`` that calls in flight have when it stops. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
     ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead
     of stdio, also as ``host_names``; ``guarded``: callers must show who they are, as the settings file at
@@ -37,6 +38,7 @@ class Settings:
     strict: bool = False
     on_invalid: OnInvalid = "keep"
     poll: float = 2.0
+    grace: float = 5.0
     express: bool = True
     read_only: bool = False
     view: str | None = None
@@ -77,6 +79,7 @@ class Settings:
             strict,
             f"--on-invalid={self.on_invalid}",
             f"--poll={self.poll!r}",
+            f"--grace={self.grace!r}",
             f"--log-format={self.log_format}",
             f"--structured={told}",
             express,

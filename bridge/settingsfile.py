@@ -244,6 +244,9 @@ class SettingsFile(Words):
     poll: Annotated[Duration, AfterValidator(_poll)] = Field(
         default=2.0, description="Look at all files this often. Default 2s."
     )
+    grace: Duration = Field(
+        default=5.0, description="What calls in flight have to end when the server stops. Default 5s."
+    )
     express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
     read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
     log: Log = Field(default=Log(), description="The log, on stderr.")

@@ -51,6 +51,7 @@ ODD = Settings(
     strict=True,
     on_invalid="withdraw",
     poll=0.30000000000000004,
+    grace=7.5,
     express=False,
 )
 

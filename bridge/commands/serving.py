@@ -153,6 +153,7 @@ class Bridge:
         settings = beginning.settings
         self._tracing = tracing
         self.express = settings.express
+        self.grace = settings.grace
         self.views = settings.offered
         self.host_names = settings.host_names
         self._shelf, self._told = beginning.shelf, beginning.told
@@ -260,6 +261,7 @@ async def over_http(
         stop,
         lambda url: started(url, bridge.registry),
         express=bridge.express,
+        grace=bridge.grace,
         views=bridge.views,
         access=bridge.live.access if bridge.live else None,
         resource=bridge.resource,
@@ -267,6 +269,8 @@ async def over_http(
         shared=bridge.shares_port,
         operator=Operator(bridge.desk.status, bridge.desk.reload, bridge.metrics.exposition),
     )
+    if not bridge.shares_port:
+        _log.info("stopped")
 
 
 async def _beside_others(address: Address, source: int, sink: int, bridge: Bridge, stop: anyio.Event) -> None:
@@ -304,7 +308,9 @@ async def _readable(live: LiveSettings, stop: anyio.Event) -> None:
 async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:
     """Serve the one client at the other end of two descriptors."""
     _log.info("serving over stdio")
-    await serve_stdio(bridge.server, source, sink, stop, before=before, express=bridge.express)
+    await serve_stdio(
+        bridge.server, source, sink, stop, before=before, express=bridge.express, grace=bridge.grace
+    )
 
 
 def _say_url(settings: Settings, url: str, registry: Registry) -> None:

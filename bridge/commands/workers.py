@@ -39,8 +39,8 @@ _MOST: Final = 5.0
 """Seconds before a worker that ended is started again, at first and in the end."""
 _WHILE: Final = 30.0
 """Seconds after which a worker that ended counts as one that had worked."""
-_PATIENCE: Final = 15.0
-"""Seconds that a worker may take to stop: those of a start, and of the calls in flight."""
+_PATIENCE: Final = 10.0
+"""Seconds that a worker may take to stop, beside those that calls in flight have: it may just be starting."""
 
 
 def supervise(settings: Settings, address: Address) -> int:
@@ -62,7 +62,7 @@ def supervise(settings: Settings, address: Address) -> int:
         there = Address(address.host, keeper.getsockname()[1])
         words = replace(settings, http=there).words()
         with TemporaryDirectory(prefix="restbridge-") as figures:
-            return anyio.run(Workers(_program(), words, settings.workers, Path(figures)).run)
+            return anyio.run(Workers(_program(), words, settings, Path(figures)).run)
 
 
 def _keep(address: Address) -> socket.socket:
@@ -84,15 +84,18 @@ def next_pause(last: float, ran: float) -> float:
 
 
 class Workers:
-    """Runs ``count`` processes of ``program`` until a signal; the second one ends them at once.
+    """Runs processes of ``program``, as many as ``settings`` say, until a signal; the second one ends them at once.
 
     Their metrics meet in the folder ``figures``.
     """
 
-    def __init__(self, program: Sequence[str], words: Sequence[str], count: int, figures: Path) -> None:
+    def __init__(
+        self, program: Sequence[str], words: Sequence[str], settings: Settings, figures: Path
+    ) -> None:
         self._program = program
         self._words = words
-        self._count = count
+        self._count = settings.workers
+        self._patience = settings.grace + _PATIENCE
         self._figures = figures
         self._code = 0
         self._stop = anyio.Event()
@@ -109,6 +112,7 @@ class Workers:
                 for number in range(1, self._count + 1):
                     workers.start_soon(self._keep_running, number)
             heeding.cancel()
+        _log.info("stopped")
         return self._code
 
     async def _heed_signals(self, heeding: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
@@ -120,6 +124,8 @@ class Workers:
                     if self._stop.is_set():
                         self._code = 128 + number  # as a shell tells of it
                         self._at_once.set()
+                    else:
+                        _log.info("stopping")
                     self._stop.set()
 
     def _pass_on(self) -> None:
@@ -175,7 +181,7 @@ class Workers:
         await self._stop.wait()
         assert process.stdin
         await process.stdin.aclose()
-        with anyio.move_on_after(_PATIENCE):
+        with anyio.move_on_after(self._patience):
             await self._at_once.wait()
         with suppress(ProcessLookupError):
             process.kill()

@@ -29,7 +29,7 @@ from bridge import __version__
 from bridge.caller import Caller, Inbound
 from bridge.codec import clean, encode
 from bridge.errors import TooMany
-from bridge.events import CallFinished, Ear
+from bridge.events import CallFinished, Ear, Event
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot
 from bridge.server.announce import CALLING, Announcer, Context, caller_of
@@ -112,6 +112,8 @@ class ToolServer(Server[TaskGroup]):
         """End the listen streams now; calls in flight are answered within ``grace`` seconds."""
         self.announcer.close()
         self._deadline = anyio.current_time() + grace
+        if self._running:
+            _log.info("stopping: %d calls are in flight, and have %g s", len(self._running), grace)
         for running in self._running:
             running.deadline = self._deadline
 
@@ -201,6 +203,13 @@ class ToolServer(Server[TaskGroup]):
         finally:
             self.limits.add("calls", inbound.caller, -1)
 
+    def _tell(self, event: Event) -> None:
+        """Of a call that was cut because the server stops, as such: its client did not take it back."""
+        if isinstance(event, CallFinished) and event.outcome == "cancelled":
+            is_cut = anyio.current_time() >= self._deadline
+            event = event._replace(outcome="stopped") if is_cut else event
+        self._emit(event)
+
     def _refused(self, name: str, outcome: str, inbound: Inbound, tool: Tool | None = None) -> None:
         """Tell of a call that is not made."""
         self._emit(
@@ -233,7 +242,7 @@ class ToolServer(Server[TaskGroup]):
                 if stay.over.is_set():
                     running.cancel()
             try:
-                result = await invoke(tool, arguments, self._client, self._emit, inbound)
+                result = await invoke(tool, arguments, self._client, self._tell, inbound)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
                 _log.exception("fault: tool=%s id=%s", tool.name, inbound.id)

@@ -1,6 +1,7 @@
 """The HTTP transport: the SDK's Streamable HTTP at ``/mcp``, behind the gate, on uvicorn."""
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -50,7 +51,7 @@ async def serve_http(
     started: Callable[[str], None],
     *,
     names: Collection[str] = (),
-    grace: int = 5,
+    grace: float = 5,
     express: bool = True,
     access: Access | None = None,
     operator: Operator | None = None,
@@ -161,7 +162,7 @@ async def serve_app(
     started: Callable[[str], None],
     *,
     stopping: Callable[[float], None] = lambda _grace: None,
-    grace: int = 5,
+    grace: float = 5,
     shared: bool = False,
     limits: Limits | None = None,
     refusals: Refusals | None = None,
@@ -191,12 +192,12 @@ async def serve_app(
         web = _Web(config, partial(started, _url(host, listener)))
 
         async def end() -> None:
-            patience = 0
+            patience = 0.0
             try:
                 await stop.wait()
                 patience = grace
             finally:
-                config.timeout_graceful_shutdown = patience + 1
+                config.timeout_graceful_shutdown = math.ceil(patience) + 1
                 stopping(patience)
                 web.should_exit = True
 

@@ -17,6 +17,9 @@ from bridge.secrets import Sources
 from bridge.settings import Settings
 from tests.commands.conftest import ROOT, Line
 from tests.commands.processes import HELLO, request, restbridge
+from tests.server.support import Json, Session, call
+from tests.upstream.conversation import serve_faults
+from tests.upstream.faulty import never_answers
 
 pytestmark = pytest.mark.anyio
 
@@ -231,6 +234,38 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
         assert (after["tools"], after["digest"]) == (4, report["digest"])
         assert report["digest"] != before["digest"]
         assert await bridge.ends(signal.SIGTERM) == 0
+
+
+HANGING = """\
+description: Hangs.
+request: {{method: POST, url: "{url}/never_answers"}}
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_calls_in_flight_have_as_long_as_it_is_said_and_what_is_cut_is_told(
+    tmp_path: Path, workers: str
+) -> None:
+    answers: list[Json] = []
+    async with serve_faults({"never_answers": never_answers}) as faulty, httpx.AsyncClient() as web:
+        (tmp_path / "hang.yaml").write_text(HANGING.format(url=faulty.url))
+        words = ("serve", "--http", "0", "--grace", "0.2", "--workers", workers, str(tmp_path))
+        async with restbridge(*words, cwd=tmp_path) as bridge, anyio.create_task_group() as tasks:
+            session = Session(web, (await bridge.says(r"serving (http://\S+)"))[1])
+
+            async def ask() -> None:
+                answers.append(await session.ask_modern(call("hang")))
+
+            tasks.start_soon(ask)
+            with anyio.fail_after(10):
+                while not faulty.heard:
+                    await anyio.lowlevel.checkpoint()
+            bridge.hears(signal.SIGTERM)
+            await bridge.says(r"INFO stopping: 1 calls are in flight, and have 0\.2 s$")
+            await bridge.says(r"INFO call tool=hang .* outcome=stopped ms=")
+            await bridge.says("INFO stopped$")
+            assert await bridge.ends() == 0
+    assert answers[0]["error"]["message"].startswith("The server stopped before this call was done")
 
 
 VIEWS = """\

@@ -266,7 +266,7 @@ class Script:
         draft.rename(self.path)
 
     async def run(self) -> None:
-        self.code = await Workers([str(self.path)], ["word"], 1, self.path.parent).run()
+        self.code = await Workers([str(self.path)], ["word"], Settings(()), self.path.parent).run()
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ class Served:
         self,
         host: str = "127.0.0.1",
         *,
-        grace: int = 5,
+        grace: float = 5,
         express: bool | None = None,
         access: Access | None = None,
         operator: Operator | None = None,

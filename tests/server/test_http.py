@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from bridge.address import Address, is_loopback
+from bridge.events import CallFinished
 from bridge.server.http import serve_http
 from bridge.server.listeners import bind
 from tests.server.support import Api, Json, Served, Session, call, cancel, request
@@ -81,6 +82,7 @@ async def test_a_call_past_the_grace_is_aborted_and_told_so(
             await api.left.wait()
     assert answers[0]["id"] == 1
     assert answers[0]["error"]["message"].startswith("The server stopped")
+    assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["stopped"]
 
 
 @pytest.mark.anyio

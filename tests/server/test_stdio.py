@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bridge.events import CallFinished
 from bridge.server.descriptors import private_stdio
 from bridge.server.lines import MAX_BYTES
 from bridge.server.stdio import serve_stdio
@@ -99,6 +100,7 @@ async def test_a_call_past_the_grace_is_aborted_and_told_so(served: Served, api:
         pipe.hang_up()
         assert (await pipe.answer())["error"]["message"].startswith("The server stopped")
         await api.left.wait()
+    assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["stopped"]
 
 
 async def test_a_listener_is_told_that_the_server_stops(served: Served) -> None:
