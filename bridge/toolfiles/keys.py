@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 
 from bridge.diagnostics import Findings, Route, nearest
 from bridge.settingsfile import SettingsFile
 from bridge.spec import Json, ToolSpec, UpstreamSpec, Words
 
+_Models: TypeAlias = tuple[type[Words], ...]
+
 _SYNONYMS: Final = {
+    **dict.fromkeys(("alg", "algorithm", "algs"), "algorithms"),
+    **dict.fromkeys(("address", "bind", "host", "port"), "listen"),
     **dict.fromkeys(("args", "arguments", "input", "parameters"), "inputSchema"),
     **dict.fromkeys(("endpoint", "path", "uri"), "url"),
     **dict.fromkeys(("data", "json", "payload"), "body"),
@@ -38,7 +42,7 @@ _FILES: Final[Mapping[type[Words], str]] = {
 class _Shape:
     """Where in a value keys are the format's words: here, or in what a mapping or a list holds."""
 
-    models: tuple[type[Words], ...]
+    models: _Models
     members: "_Shape | None"
     items: "_Shape | None"
 
@@ -56,9 +60,12 @@ class Keys:
 
     def known(self, value: Mapping[str, Json]) -> dict[str, Json]:
         """The file without the keys that pydantic need not see; what is wrong with those is found."""
-        return self._known(self._model, value, ())
+        return self._known(self._model, (), value, ())
 
-    def _known(self, model: type[Words], value: Mapping[str, Json], route: Route) -> dict[str, Json]:
+    def _known(
+        self, model: type[Words], others: _Models, value: Mapping[str, Json], route: Route
+    ) -> dict[str, Json]:
+        """``others`` might stand in the place of the model."""
         shapes = _shapes(model)
         kept = {}
         for key, item in value.items():
@@ -68,7 +75,8 @@ class Keys:
                 message = f"{key} is not supported yet; take it out"
                 self._findings.error("not-supported", message, *route, key, at_key=True)
             elif key not in shapes:
-                message = f"unknown key {shown(key)}{self._hint(key, shapes, route)}"
+                near = _of_another(key, others, value) or (_deeper(key, shapes) if route else "")
+                message = f"unknown key {shown(key)}{near or self._hint(key, shapes, route)}"
                 self._findings.error("unknown-key", message, *route, key, at_key=True)
             elif item is None:
                 self.told.add((*route, key))
@@ -82,7 +90,7 @@ class Keys:
         if shape is None:
             return value
         if isinstance(value, dict) and (model := _model(shape.models, value)):
-            return self._known(model, value, route)
+            return self._known(model, shape.models, value, route)
         if shape.members and isinstance(value, dict):
             return {key: self._below(shape.members, inner, (*route, key)) for key, inner in value.items()}
         if shape.items and isinstance(value, list):
@@ -112,7 +120,7 @@ class Keys:
         if homes.get(key, route) != route:
             return key, homes[key]
         word = _SYNONYMS.get(key)
-        if word not in homes:
+        if word not in homes and word not in shapes:
             word = nearest(key, shapes) or nearest(key, homes.keys() - {key})
         return word, route if word is None or word in shapes else homes[word]
 
@@ -141,10 +149,28 @@ def _homes(root: type[Words]) -> Mapping[str, Route]:
     shapes = _shapes(root)
     homes: dict[str, Route] = dict.fromkeys(shapes, ())
     for name, shape in shapes.items():
-        for model in shape.models if shape else ():
-            for word in _shapes(model):
-                homes.setdefault(word, (name,))
+        for word in _words(shape) if shape else ():
+            homes.setdefault(word, (name,))
     return homes
+
+
+def _words(shape: _Shape) -> list[str]:
+    """Those that stand right in it."""
+    return [word for model in shape.models for word in _shapes(model)]
+
+
+def _of_another(key: str, others: _Models, value: Mapping[str, Json]) -> str:
+    """With which fixed words an unknown key would be one, if it goes with some."""
+    for model in others:
+        if key in _shapes(model):
+            words = [f"{name}: {word}" for name, word in _fixed(model).items() if value.get(name) != word]
+            return f"; it goes with {', '.join(words)}"
+    return ""
+
+
+def _deeper(key: str, shapes: Mapping[str, _Shape | None]) -> str:
+    homes = [name for name, shape in shapes.items() if shape and key in _words(shape)]
+    return f"; write it under {' or '.join(homes)}" if homes else ""
 
 
 @cache
@@ -178,7 +204,7 @@ def _alternatives(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def _model(models: tuple[type[Words], ...], value: Mapping[str, Json]) -> type[Words] | None:
+def _model(models: _Models, value: Mapping[str, Json]) -> type[Words] | None:
     """Which model a mapping is meant to be: of several, the one whose fixed words (``type``) it says."""
     if len(models) > 1:
         models = tuple(model for model in models if _says_words_of(model, value))
@@ -186,5 +212,10 @@ def _model(models: tuple[type[Words], ...], value: Mapping[str, Json]) -> type[W
 
 
 def _says_words_of(model: type[Words], value: Mapping[str, Json]) -> bool:
-    fixed = {field.alias: get_args(field.annotation) for field in model.model_fields.values()}
-    return all(len(words) != 1 or value.get(str(key)) in words for key, words in fixed.items())
+    return all(value.get(key) == word for key, word in _fixed(model).items())
+
+
+def _fixed(model: type[Words]) -> dict[str, str]:
+    """The words that say which of several it is, such as ``type``."""
+    words = {str(field.alias): get_args(field.annotation) for field in model.model_fields.values()}
+    return {key: word[0] for key, word in words.items() if len(word) == 1}

@@ -76,6 +76,8 @@ x-team: ours
         ("audit: {}\n", "1:8: error: found a mapping, expected a text; put it in quotes [wrong-type]"),
         ("views: {a/b: {tags: [x]}}\n", '1:9: error: found "a/b", expected a name of letters, digits, _ and -, at most 64: it stands in a URL [wrong-value]'),
         ("views: {all: {without: [x]}}\n", "1:9: error: nothing is in this view; name tools or tags: a pattern of all names is * [missing-key]"),
+        ("limits: {calls: 3}\n", '1:10: error: unknown key "calls"; write it under perCaller or inAll [unknown-key]'),
+        ("http: {port: 1, listen: 1}\n", '1:8: error: unknown key "port"; did you mean listen? [unknown-key]'),
         ("views: {some: {tool: [x]}}\n", '1:16: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
         ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
