@@ -14,6 +14,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from bridge.address import Address
 from bridge.spec import Duration, Name, Scope, SecretText, Size, Words
 
+OPERATE_SCOPE: Final = "restbridge:operate"
+"""What a caller needs for all that the bridge tells those who run it."""
+METRICS_SCOPE: Final = "restbridge:metrics"
+"""What is enough for the metrics alone."""
+
 _HOST_NAME: Final = "[A-Za-z0-9._-]{1,253}"
 _VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 

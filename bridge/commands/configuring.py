@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +36,9 @@ def wrong_key(field: str, value: Any) -> str | None:
     entry = {"name": "x", "sha256": "x", field: list(value) if isinstance(value, tuple) else value}
     findings = Findings()
     with suppress(InvalidSpec):
-        validate(ApiKey, entry, findings)
+        key = validate(ApiKey, entry, findings)
+        if key.expires is not None and key.expires <= time.time():
+            return f"{value} is over; name a time to come"
     return "; ".join(finding.message for finding in findings) or None
 
 

@@ -10,14 +10,12 @@ from starlette.routing import Route
 
 from bridge.server.announce import caller_in
 from bridge.server.gate import Gate, told
+from bridge.settingsfile import METRICS_SCOPE, OPERATE_SCOPE
 from bridge.spec import Json
 
 HEALTHY: Final = "/-/healthy"
 READY: Final = "/-/ready"
-SCOPE: Final = "restbridge:operate"
-"""What a caller needs for all but the two above, which tell nothing and are open to all."""
-METRICS_SCOPE: Final = "restbridge:metrics"
-"""What is enough for the metrics alone."""
+"""These two tell nothing, and are open to all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +59,9 @@ def routes(operator: Operator, gate: Gate) -> list[Route]:
     ]
 
 
-def _refusal(request: Request, gate: Gate, scope: str = SCOPE) -> Response | None:
+def _refusal(request: Request, gate: Gate, scope: str = OPERATE_SCOPE) -> Response | None:
     scopes = caller_in(request.scope).scopes
-    if scopes is not None and scopes.isdisjoint({scope, SCOPE}):
+    if scopes is not None and scopes.isdisjoint({scope, OPERATE_SCOPE}):
         why = f"{request.url.path} takes the scope {scope}"
         gate.refusals.tell(request.scope, 403, why)
         challenge = f'Bearer realm="restbridge", error="insufficient_scope", scope="{scope}"'

@@ -1,6 +1,7 @@
 """The settings file: read, judged as tool files are, and its secrets resolved."""
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -8,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from bridge.address import is_in_the_open
+from bridge.address import is_in_the_open, is_loopback
 from bridge.caller import Caller
 from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
 from bridge.registry import Snapshot
 from bridge.secrets import Sources, resolved
-from bridge.settingsfile import Access, ApiKey, Issuer, SettingsFile, matches
+from bridge.settingsfile import METRICS_SCOPE, OPERATE_SCOPE, Access, ApiKey, Issuer, SettingsFile, matches
 from bridge.spec import Json, TokenExchangeAuth
 from bridge.tool.baseurl import split
 from bridge.toolfiles.document import Document
@@ -63,7 +64,9 @@ def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -
         return ()
     document = Document.parse(configuration.content, str(path), _PRIVATE)
     findings = Findings()
+    _check_open(configuration.words, findings)
     if configuration.words.access:
+        _check_access(configuration.words.access, findings)
         _check_callers(configuration.words.access, snapshot, findings)
     for name, view in configuration.words.views.items():
         for key, patterns in (("tools", view.tools), ("tags", view.tags), ("without", view.without)):
@@ -73,6 +76,23 @@ def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -
         if not snapshot.seen_by(Caller(view=view)).tools:
             findings.warn("idle-view", "no tool is in this view", "views", name, at_key=True)
     return told(_place(path), map(document.locate, findings))
+
+
+def _check_open(words: SettingsFile, findings: Findings) -> None:
+    http = words.http
+    if http and not (words.access or http.insecure or is_loopback(http.listen.host)):
+        message = "others can reach this address, and nobody is asked who calls: serve refuses it; add access, or insecure"
+        findings.warn("open-address", message, "http", "listen")
+
+
+def _check_access(access: Access, findings: Findings) -> None:
+    """Whether somebody can call, and issuers of whose keys nothing is known."""
+    if not (access.api_keys or access.jwt):
+        findings.warn("idle-access", "nobody can call: there is no key, and no issuer", "access", at_key=True)
+    for index, issuer in enumerate(access.jwt or ()):
+        if "://" not in issuer.jwks and not Path(issuer.jwks).is_file():
+            message = f"no file is there: {issuer.jwks}; until one is, no token of this issuer counts"
+            findings.warn("idle-access", message, "access", "jwt", index, "jwks")
 
 
 def _check_callers(access: Access, snapshot: Snapshot, findings: Findings) -> None:
@@ -195,6 +215,12 @@ def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey,
             findings.error(
                 "duplicate-key", f"the name {key.name} stands above already; take another", *route, "name"
             )
+        if key.expires is not None and key.expires <= time.time():
+            findings.warn("idle-access", f"the key of {key.name} has expired", *route, "expires")
+        for number, scope in enumerate(key.scopes):
+            if scope.startswith("restbridge:") and scope not in (OPERATE_SCOPE, METRICS_SCOPE):
+                message = f"restbridge has no scope {scope}, but {OPERATE_SCOPE} and {METRICS_SCOPE}"
+                findings.warn("idle-access", message, *route, "scopes", number)
         digest = _digest(key, sources, findings, *route, "sha256")
         if digest in holders:
             message = f"this is the digest of the key of {holders[digest]}, too; give each its own key"

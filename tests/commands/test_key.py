@@ -80,6 +80,7 @@ def test_the_text_says_where_the_entry_goes(line: Line) -> None:
         ([], "Missing option '--name'"),
         (["--name", "c i"], "'--name': found \"c i\", expected 1 to 128 of"),
         (["--name", "ci", "--scope", "a b"], "'--scope': found \"a b\", expected a scope without blanks"),
+        (["--name", "ci", "--expires", "2020-01-01"], "'--expires': 2020-01-01 is over; name a time to come"),
         (["--name", "ci", "--expires", "soon"], "'--expires': found \"soon\", expected a date such as"),
     ],
 )
@@ -232,7 +233,7 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
 async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line) -> None:
     ops, entry = new(line, "--name", "ops", "--scope", "restbridge:operate")
     names = {"ann": "2090-01-02", "bob": "2020-01-02"}
-    others = [new(line, "--name", name, "--expires", expires)[1] for name, expires in names.items()]
+    others = [new(line, "--name", name)[1] | {"expires": expires} for name, expires in names.items()]
     write(tools.parent, entry, poll="60s", upstreams="tools.d")
     async with restbridge(*SERVE, cwd=tools.parent) as bridge:
         await bridge.says(r"INFO keys: 1 count$")

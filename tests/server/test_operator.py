@@ -3,7 +3,8 @@ import httpx
 import pytest
 
 from bridge.events import RequestRefused
-from bridge.server.operator import SCOPE, Operator
+from bridge.server.operator import Operator
+from bridge.settingsfile import OPERATE_SCOPE
 from tests.server.support import Api, Json, Served, call
 from tests.server.test_access import entry, letting_in, session_of
 
@@ -31,7 +32,7 @@ async def test_probes_are_answered_to_all_the_rest_to_operators(
 ) -> None:
     access = letting_in(
         [
-            entry("ops", scopes=["x", SCOPE]),
+            entry("ops", scopes=["x", OPERATE_SCOPE]),
             entry("ann", scopes=["x"]),
             entry("prometheus", scopes=["restbridge:metrics"]),
         ]

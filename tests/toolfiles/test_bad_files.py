@@ -19,7 +19,16 @@ from bridge.toolfiles.loader import load_once
 BAD = Path(__file__).parent / "bad"
 CASES = sorted(path for path in BAD.glob("*/*") if path.suffix != ".txt")
 SECRET = "Tr0ub4dor"
-OF_SPECIAL_FILES = {"idle-view", "lost-secret", "not-a-file", "too-large", "unclear-caller", "unreadable"}
+OF_SPECIAL_FILES = {
+    "idle-access",
+    "idle-view",
+    "open-address",
+    "lost-secret",
+    "not-a-file",
+    "too-large",
+    "unclear-caller",
+    "unreadable",
+}
 """Of pipes, devices, broken links, 256 KiB, files that vanish, and the settings file, which are made in other tests here."""
 
 

@@ -151,8 +151,8 @@ def test_callers_who_cannot_be_told_apart_or_show_no_token_are_warned_of(tmp_pat
     who = tool("who", "https://x/{$caller}")
     both = tool("both", "https://x/{$caller.iss}/{$caller}")
     exchanging = tool("mine", "/x", upstream)
-    one = "{issuer: a, jwks: a}"
-    jwt, two = f"jwt: [{one}]", f"jwt: [{one}, {{issuer: b, jwks: b}}]"
+    one = "{issuer: a, jwks: 'https://a/'}"
+    jwt, two = f"jwt: [{one}]", f"jwt: [{one}, {{issuer: b, jwks: 'https://b/'}}]"
     keys = f"apiKeys: [{ENTRY}}}]"
     unclear = "the tool who sends {$caller}, and of %s two callers may have one name; send {$caller.iss}, too"
     for access, told in (
@@ -169,6 +169,48 @@ def test_callers_who_cannot_be_told_apart_or_show_no_token_are_warned_of(tmp_pat
         warnings = beside_tools(path, found, Snapshot([who, both, exchanging]))
         assert [warning.message for warning in warnings] == told
         assert all(str(warning).endswith("[unclear-caller]") for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        ("http: {listen: 1}\n", []),
+        ("http: {listen: '0.0.0.0:1', insecure: true}\n", []),
+        (
+            "http: {listen: '0.0.0.0:1'}\n",
+            [
+                "1:16: warning: others can reach this address, and nobody is asked who calls: serve refuses it; add access, or insecure [open-address]"
+            ],
+        ),
+        (
+            "access: {apiKeys: []}\n",
+            ["1:1: warning: nobody can call: there is no key, and no issuer [idle-access]"],
+        ),
+        (
+            "access: {resource: 'https://x/mcp', jwt: [{issuer: a, jwks: nowhere.json}]}\n",
+            [
+                "1:61: warning: no file is there: FOLDER/nowhere.json; until one is, no token of this issuer counts [idle-access]"
+            ],
+        ),
+    ],
+)
+def test_what_cannot_be_called_is_warned_of(tmp_path: Path, text: str, warnings: list[str]) -> None:
+    found = read(tmp_path, text)
+    assert found.diagnostics == ()
+    told = beside_tools(tmp_path / "restbridge.yaml", found, Snapshot())
+    assert [
+        str(each).partition("restbridge.yaml:")[2].replace(str(tmp_path), "FOLDER") for each in told
+    ] == warnings
+
+
+def test_a_key_that_is_there_in_vain_is_warned_of(tmp_path: Path) -> None:
+    text = f"access: {{apiKeys: [{ENTRY}, scopes: [x, 'restbridge:operat'], expires: 2020-01-01}}]}}\n"
+    configuration = read(tmp_path, text)
+    assert configuration.words
+    assert [each.partition(": warning: ")[2] for each in told(configuration)] == [
+        "restbridge has no scope restbridge:operat, but restbridge:operate and restbridge:metrics [idle-access]",
+        "the key of ann has expired [idle-access]",
+    ]
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
