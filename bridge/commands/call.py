@@ -15,7 +15,7 @@ from bridge.errors import BridgeError
 from bridge.events import Event, TokenAsked, ignore
 from bridge.invoke import ask, invoke
 from bridge.settings import Settings
-from bridge.spec import Json
+from bridge.spec import Json, TokenExchangeAuth
 from bridge.tool.bounds import visible
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
@@ -34,6 +34,8 @@ def run(
     """Prints the result, or the raw reply, that somebody would get; answers 1 if it is an error."""
     tool = loading.find(settings, name)
     values = arguments.read(words, tool.arguments)
+    if isinstance(tool.upstream.spec.auth, TokenExchangeAuth) and caller.token is None:
+        print("this tool takes the token of a caller: --token-file FILE", file=sys.stderr)
     if format_ == "raw":
         return _raw(tool, values, caller)
     result = anyio.run(partial(_with_client, partial(_call, tool, values, caller)))

@@ -85,10 +85,11 @@ def ear(event: Event) -> None:
                 "retry", {"upstream": upstream, "attempt": attempt, "reason": reason, "wait_ms": waited}
             )
         case TokenAsked():
-            logs.event("token", _token(event))
+            is_well = event.outcome in ("ok", "cancelled")
+            logs.event("token", _token(event), logging.INFO if is_well else logging.WARNING)
         case CircuitChanged(upstream, is_open, failures):
-            state = "open" if is_open else "closed"
-            logs.event("circuit", {"upstream": upstream, "state": state, "failures": failures})
+            state, level = ("open", logging.WARNING) if is_open else ("closed", logging.INFO)
+            logs.event("circuit", {"upstream": upstream, "state": state, "failures": failures}, level)
         case KeysChanged():
             level = (
                 logging.WARNING if event.expired or not (event.counting or event.issuers) else logging.INFO

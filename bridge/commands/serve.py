@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -27,6 +28,7 @@ _log: Final = logging.getLogger("bridge")
 
 _COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """The variables that name where traces go (the OpenTelemetry specification, exporters)."""
+_PROTOCOL: Final = "http/protobuf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
 def _traces(beginning: Beginning) -> Callable[[], None] | None:
     """Begin to send traces, if the environment says where to; what is answered ends that."""
     named = next((name for name in _COLLECTOR if os.environ.get(name)), None)
-    if named is None or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if named is None or is_off or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     try:
         from bridge.server.exporting import Exporter
@@ -136,7 +139,16 @@ def _traces(beginning: Beginning) -> Callable[[], None] | None:
         level = logging.DEBUG if beginning.told.silent else logging.WARNING
         _log.log(level, "%s is set, but no traces are made: restbridge[otel] is not installed", named)
         return None
+    if not beginning.told.silent:
+        _tell_of_traces(os.environ[named])
     return Exporter().close
+
+
+def _tell_of_traces(collector: str) -> None:
+    _log.info("traces go to %s", urlsplit(collector).netloc.rpartition("@")[2] or "nowhere")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if os.environ.get(name, _PROTOCOL) != _PROTOCOL:
+            _log.warning("%s is set, but traces are sent as %s alone", name, _PROTOCOL)
 
 
 @contextmanager

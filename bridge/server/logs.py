@@ -58,16 +58,17 @@ def fit(value: object) -> str:
     return text if type(value) is int or _PLAIN.fullmatch(text) else quote(text)
 
 
-def event(name: str, fields: Mapping[str, str | int]) -> None:
-    """Log what happened as ``logging`` would at INFO, for a third of the work: there is one for each call."""
+def event(name: str, fields: Mapping[str, str | int], level: int = logging.INFO) -> None:
+    """Log what happened as ``logging`` would, for a third of the work: there is one for each call."""
     root = logging.getLogger()
     match root.handlers:
-        case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= logging.INFO:
-            stderr.put(_json_line(time.time(), "info", {"event": name, **fields}))
-        case [StderrHandler() as stderr] if root.level <= logging.INFO:
-            stderr.put(f"{_stamp(time.time())} INFO {_text(name, fields)}\n")
+        case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= level:
+            shown = logging.getLevelName(level).lower()
+            stderr.put(_json_line(time.time(), shown, {"event": name, **fields}))
+        case [StderrHandler() as stderr] if root.level <= level:
+            stderr.put(f"{_stamp(time.time())} {logging.getLevelName(level)} {_text(name, fields)}\n")
         case _:
-            _log.info(_text(name, fields))
+            _log.log(level, _text(name, fields))
 
 
 def _text(name: str, fields: Mapping[str, str | int]) -> str:

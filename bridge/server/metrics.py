@@ -38,6 +38,8 @@ _OFTEN: Final = 5.0
 _MOST: Final = 1000
 """Tools, and replies of upstreams, that have figures of their own."""
 _OTHER: Final = "other"
+_NOT_MADE: Final = ("too-many-calls", "unknown-tool")
+"""Outcomes of calls that took no time."""
 _Mode: TypeAlias = Literal["livesum", "mostrecent"]
 _NOW: Final[Mapping[Kind, tuple[str, str]]] = {
     "calls": ("calls_in_flight", "Calls that run."),
@@ -205,7 +207,8 @@ class Metrics:
         if event.outcome not in tool.calls:
             tool.calls[event.outcome] = self._calls.labels(tool.label, event.outcome)
         tool.calls[event.outcome].inc()
-        tool.seconds.observe(event.seconds)
+        if event.outcome not in _NOT_MADE:
+            tool.seconds.observe(event.seconds)
         tool.read.inc(event.read)
         tool.answered.inc(event.answered)
         if event.upstream and event.status:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from bridge.codec import NotJson, decode
 from bridge.errors import InvalidCall, NotSent, UnusableReply, UpstreamError
@@ -45,6 +45,11 @@ _ERRORS: Final = frozenset(
     }
 )
 """Words that mean something (RFC 6749 5.2, RFC 8693 2.2.2): no other is shown to a model."""
+_OF_THE_CALLER: Final = frozenset(
+    {"consent_required", "interaction_required", "invalid_grant", "login_required"}
+)
+"""Words that mean the token that the caller shows, in an exchange."""
+_LOG_IN: Final = "Tell the user, who may have to log in."
 _LIFE: Final = 300.0
 """Seconds that a token is taken to live of which nothing is said."""
 _EARLY: Final = 30.0
@@ -136,7 +141,7 @@ class Tokens:
                 message = (
                     "This tool calls its API in the name of who shows a token of theirs, and none was shown."
                 )
-                raise InvalidCall("unknown-caller", f"{message} Tell the user, who may have to log in.")
+                raise InvalidCall("unknown-caller", f"{message} {_LOG_IN}")
             key = sha256(subject.encode()).digest()
         kept = self._kept.pop(key, None) or _Kept()
         self._kept[key] = kept  # those that were used last stand last
@@ -172,7 +177,7 @@ class Tokens:
         error = said = ""
         try:
             reply = await ask(_request(upstream.spec.auth, subject), server)
-            kept.token = token = _read(reply, server, loop.time())
+            kept.token = token = _read(reply, upstream, loop.time())
             outcome = "ok"
             coming.set_result(None)
         except UpstreamError as problem:
@@ -203,7 +208,8 @@ def _request(auth: Auth, subject: str | None) -> Request:
         form["client_id"] = auth.client_id
         if auth.client_secret is not None:
             form["client_secret"] = auth.client_secret
-    return Request("POST", auth.token_url, tuple(headers), urlencode(form).encode())
+    path = urlsplit(auth.token_url).path
+    return Request("POST", auth.token_url, tuple(headers), urlencode(form).encode(), template=path)
 
 
 def _encoded(text: str) -> str:
@@ -229,8 +235,10 @@ def _form(auth: OAuth2, subject: str | None) -> Iterator[tuple[str, str]]:
         yield "resource", auth.resource
 
 
-def _read(reply: Reply, server: Upstream, now: float) -> Token:
+def _read(reply: Reply, upstream: Upstream, now: float) -> Token:
     """RFC 6749 5.1 and 5.2; raises ``NoToken``."""
+    server = upstream.tokens
+    assert server
     try:
         words = decode(reply.content)
     except NotJson:
@@ -245,7 +253,10 @@ def _read(reply: Reply, server: Upstream, now: float) -> Token:
     if reply.status != 200:
         error, said = words.get("error"), words.get("error_description")
         why = error if error in _ERRORS else reply.status
-        message = f"The {server.server} gives no token for this call ({why}). {OPERATOR}"
+        is_theirs = isinstance(upstream.spec.auth, TokenExchangeAuth) and why in _OF_THE_CALLER
+        message = (
+            f"The {server.server} gives no token for this call ({why}). {_LOG_IN if is_theirs else OPERATOR}"
+        )
         told = (word if isinstance(word, str) else "" for word in (error or str(reply.status), said))
         raise NoToken("token-refused", message, *told)
     text, kind, life = words.get("access_token"), words.get("token_type"), words.get("expires_in", _LIFE)

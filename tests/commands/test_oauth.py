@@ -93,6 +93,7 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         text, code = await said("call", "who", "--token-file", "mine", "--format", "raw")
         assert ("Bearer [redacted]" in text, code) == (True, 0)
         text, code = await said("call", "who")
+        assert "this tool takes the token of a caller: --token-file FILE\n" in text
         assert ("in the name of who shows a token of theirs, and none was shown" in text, code) == (True, 1)
         text, code = await said("explain", "who")
         assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)

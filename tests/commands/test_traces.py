@@ -132,8 +132,15 @@ async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, ex
 
 
 async def test_a_collector_that_is_not_there_holds_nothing_up(tools: Path, web: httpx.AsyncClient) -> None:
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:s3cret@127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    }
     async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+        await bridge.says(r"INFO traces go to 127\.0\.0\.1:9$")
+        await bridge.says(
+            "WARNING OTEL_EXPORTER_OTLP_PROTOCOL is set, but traces are sent as http/protobuf alone$"
+        )
         session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
         answer = await session.ask_modern(call("fine"))
         assert not answer["result"]["isError"]
@@ -141,7 +148,12 @@ async def test_a_collector_that_is_not_there_holds_nothing_up(tools: Path, web: 
 
 
 @pytest.mark.parametrize(
-    "env", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"}]
+    "env",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none"},
+    ],
 )
 async def test_without_being_asked_nothing_is_sent(
     tools: Path, collector: Collector, web: httpx.AsyncClient, env: dict[str, str]

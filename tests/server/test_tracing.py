@@ -104,10 +104,10 @@ async def test_an_api_that_is_not_there_or_hangs_or_says_too_much_is_told(
             with pytest.raises(Exception, match=r"larger than maxBytes|Cannot reach"):
                 await ask(caller, to)
     assert told(spans) == [
-        ("POST", True, "timeout"),
-        ("POST", False, None),
+        ("POST /oauth/token/", True, "timeout"),
+        ("POST /oauth/token/", False, None),
         ("GET", True, "reply-too-large"),
-        ("POST", True, "connect-refused"),
+        ("POST /token", True, "connect-refused"),
     ]
     last = spans.get_finished_spans()[-1].attributes
     assert last

@@ -99,7 +99,8 @@ class _Asked(OAuth2Request):  # type: ignore[misc]
 class Authorization(AuthorizationServer):  # type: ignore[misc]
     """``tokens`` are those that count, with whose they are; ``asked`` are the forms that came, and the query as ``?NAME``.
 
-    While it is ``held`` it answers nothing, and with ``failing`` that status, or that document. The API answers the
+    While it is ``held`` it answers nothing, with ``failing`` that status, or that document, and
+    with ``refusal`` that error. The API answers the
     next call when ``late`` is set.
     """
 
@@ -112,6 +113,7 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
         self.entered = anyio.Event()
         self.held: anyio.Event | None = None
         self.late: anyio.Event | None = None
+        self.refusal: dict[str, Any] | None = None
         self.failing: int | dict[str, Any] | None = None
         self.life = 3600
         self.refusing = False
@@ -143,6 +145,8 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
         self.entered.set()
         if self.held:
             await self.held.wait()
+        if self.refusal:
+            return JSONResponse(self.refusal, 400)
         if isinstance(self.failing, int):
             return JSONResponse({"error": "temporarily_unavailable"}, self.failing)
         if self.failing is not None:

@@ -168,6 +168,15 @@ async def test_they_all_hear_that_there_is_none(caller: Caller, server: Authoriz
     assert event.said == "not a token: [redacted] of [redacted]"
 
 
+async def test_who_shows_a_token_that_has_ended_is_told_to_log_in(
+    caller: Caller, server: Authorization
+) -> None:
+    server.refusal = {"error": "invalid_grant"}
+    for auth, whose in ((EXCHANGE, "Tell the user, who may have to log in."), (OWN, "Tell the operator of")):
+        with pytest.raises(NotSent, match=rf"\(invalid_grant\)\. {whose}"):
+            await ask(caller, upstream(server, auth), token())
+
+
 @pytest.mark.parametrize("ending", ["leaves", "has no more time"])
 async def test_when_the_one_who_asks_is_gone_another_asks(
     caller: Caller, server: Authorization, ending: str
