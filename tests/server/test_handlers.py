@@ -4,9 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
+from mcp.shared.exceptions import MCPError
 from mcp_types import PaginatedRequestParams
 
 from bridge import __version__
+from bridge.caller import Caller, Inbound, Stay
 from bridge.events import CallFinished
 from bridge.exchange import Reply
 from bridge.server.announce import Context
@@ -179,6 +181,17 @@ async def test_a_call_that_comes_while_the_server_stops_is_not_begun_for_long(se
         await pipe.open()
         await pipe.send(call("hang"))
         assert (await pipe.answer())["error"]["message"].startswith("The server stopped")
+
+
+async def test_a_call_of_who_has_been_sent_away_meanwhile_is_not_made(served: Served, api: Api) -> None:
+    stay = Stay()
+    stay.end()
+    tool = served.registry.current.find("hang")
+    assert tool
+    with pytest.raises(MCPError, match="Request cancelled"):
+        await served.server.call(tool, {}, Inbound(Caller("ann", stay=stay)))
+    assert stay.running == set()
+    assert not api.entered.is_set()
 
 
 async def _ask(pipe: Pipe, message: Json) -> Json:

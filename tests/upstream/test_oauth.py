@@ -234,6 +234,17 @@ async def test_those_whose_time_is_up_as_well_do_not_ask_one_after_the_other(
     assert (event.outcome, event.error) == ("no-token", "timeout")
 
 
+async def test_where_too_many_wait_for_a_token_that_is_said(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, EXCHANGE, limits={"concurrency": 1, "queue": "1ms"})
+    server.held = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, caller, to, token(sub="ann"))
+        await server.entered.wait()
+        with pytest.raises(NotSent, match="Too many wait for a token of the authorization server at"):
+            await ask(caller, to, token(sub="bob"))
+        server.held.set()
+
+
 async def test_an_authorization_server_that_hangs_is_left_alone(
     caller: Caller, server: Authorization
 ) -> None:
