@@ -21,9 +21,10 @@ from starlette.types import ASGIApp, Message
 
 from bridge.address import Address, is_loopback
 from bridge.events import ignore
-from bridge.server.access import Access, Door
+from bridge.server.access import Access
 from bridge.server.announce import SESSION_HEADER, Announcer
 from bridge.server.connection import Connection, Patience
+from bridge.server.door import Door
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
 from bridge.server.handlers import ToolServer

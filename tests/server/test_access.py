@@ -13,7 +13,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from bridge.events import CallFinished, Ear, Event, KeysChanged, RequestRefused, ignore
-from bridge.server.access import Access, Door
+from bridge.server.access import Access
+from bridge.server.door import Door
 from bridge.server.refusals import Refusals
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import ApiKey

@@ -17,7 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 from bridge.events import CallFinished, RequestRefused, ignore
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
-from bridge.server.access import Access, Door, Refused
+from bridge.server.access import Access, Refused
+from bridge.server.door import Door
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
 from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified

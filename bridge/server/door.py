@@ -1,0 +1,107 @@
+"""In front of everything else: every request shows a key or a token, but for a few that are open."""
+
+import anyio
+from mcp_types import INVALID_REQUEST
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridge.server.access import INVALID, Access, Refused
+from bridge.server.announce import come_from
+from bridge.server.gate import error_reply, later_reply, receive_until
+from bridge.server.guesses import Guesses
+from bridge.server.operator import HEALTHY, READY
+from bridge.server.refusals import Refusals, client_of
+from bridge.server.resource import Resource
+
+
+class Door:
+    """An ASGI app in front of ``app``: nobody comes past without a key or a token that counts.
+
+    With ``resource``, whoever does not is told where to get a token, and so is everybody who asks. Who tries again and
+    again waits for the answer.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, resource: Resource | None, refusals: Refusals) -> None:
+        self._app = app
+        self._access = access
+        self._resource = resource
+        self._refusals = refusals
+        self._guesses = Guesses()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
+            await self._app(scope, receive, send)
+            return
+        if self._resource and self._resource.is_asked(scope["path"]):
+            await self._resource.answer(self._access.issuers)(scope, receive, send)
+            return
+        try:
+            holder = await self._access.holder(scope["headers"])
+        except Refused as refused:
+            challenge = self._challenge(refused)
+            self._refusals.tell(scope, challenge.status_code, str(refused), refused.holder)
+            if not refused.later and (wait := self._guesses.wait(client_of(scope))):
+                await _let_wait(wait, receive)
+            await challenge(scope, receive, send)
+            return
+        scope["user"] = holder.user
+        come_from(holder.caller, scope)
+        visit = _Visit(holder.stay.over, receive, send)
+        holder.visits += 1
+        try:
+            await self._app(scope, visit.receive, visit.send)
+        finally:
+            holder.visits -= 1
+        if holder.stay.over.is_set():
+            await visit.close(scope, self._challenge(Refused(INVALID, "invalid_token")))
+
+    def _challenge(self, refused: Refused) -> Response:
+        """RFC 6750 3: what is missing, or why what was shown does not count; RFC 9728 5.1: where to get a token."""
+        if refused.later:
+            return later_reply(503, str(refused), 10)
+        words = ['realm="restbridge"']
+        if refused.error:
+            words += [f'error="{refused.error}"', f'error_description="{refused}"']
+        if self._resource:
+            words += self._resource.challenge()
+        response = error_reply(401, str(refused), INVALID_REQUEST)
+        response.headers["WWW-Authenticate"] = f"Bearer {', '.join(words)}"
+        return response
+
+
+async def _let_wait(seconds: float, receive: Receive) -> None:
+    """As long as the client does."""
+    with anyio.move_on_after(seconds):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+class _Visit:
+    """A request and its reply, which end with the key: to the app the client then looks like one that leaves."""
+
+    def __init__(self, over: anyio.Event, receive: Receive, send: Send) -> None:
+        self._over = over
+        self._receive = receive
+        self._send = send
+        self._has_begun = False
+        self._is_answered = False
+        self._is_open = False
+
+    async def receive(self) -> Message:
+        if not self._has_begun:  # the body is there, or is coming
+            self._has_begun = True
+            first = await self._receive()
+            return {"type": "http.disconnect"} if self._over.is_set() else first
+        return await receive_until(self._over, self._receive)
+
+    async def send(self, message: Message) -> None:
+        self._is_answered = True
+        self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+        await self._send(message)
+
+    async def close(self, scope: Scope, challenge: Response) -> None:
+        """What the app left open or unanswered, as it saw nobody there, is ended."""
+        if not self._is_answered:
+            await challenge(scope, self._receive, self._send)
+        elif self._is_open:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
