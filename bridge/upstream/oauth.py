@@ -53,7 +53,9 @@ _LOG_IN: Final = "Tell the user, who may have to log in."
 _LIFE: Final = 300.0
 """Seconds that a token is taken to live of which nothing is said."""
 _EARLY: Final = 30.0
-"""Seconds before its end from which on a token is not used any more, but no more than a tenth of its life."""
+"""Seconds before its end from which on another token is asked for, but no more than a tenth of its life."""
+_AGAIN: Final = 5.0
+"""Seconds after which that is tried again, where the server gives none just then; until its end the last one serves on."""
 _VAIN: Final = 10.0
 """Seconds for which an API that did not take a new token either is not offered another."""
 _LEAST: Final = 1.0
@@ -63,10 +65,11 @@ _MOST: Final = 2000
 
 
 class Token(NamedTuple):
-    """``expires`` is on the event loop's clock, in seconds."""
+    """From when on another one is asked for, and when it ends, on the event loop's clock in seconds."""
 
     text: str
-    expires: float
+    stale: float
+    ends: float
 
 
 class NoToken(NotSent):
@@ -154,7 +157,7 @@ class Tokens:
     ) -> Token:
         """The one that is kept, or is coming; whoever finds neither asks for it."""
         loop, coming = asyncio.get_running_loop(), None
-        while kept.token is None or kept.token.expires <= loop.time():
+        while kept.token is None or kept.token.stale <= loop.time():
             if kept.coming is None:
                 if coming and deadline - loop.time() < _LEAST:
                     server = upstream.tokens
@@ -182,9 +185,14 @@ class Tokens:
             coming.set_result(None)
         except UpstreamError as problem:
             told = problem if isinstance(problem, NoToken) else _unreached(problem, server)
+            last, now = kept.token, loop.time()
             hidden = [subject] if subject else []
             outcome = told.code
             error, said = (server.redact(words, *hidden) for words in (told.error, told.said))
+            if last and now < last.ends and outcome == "no-token":
+                kept.token = last._replace(stale=now + _AGAIN)
+                coming.set_result(None)
+                return last
             if problem.code != "timeout":  # others who wait may have more time
                 coming.set_result(told)
             raise told from problem
@@ -264,7 +272,7 @@ def _read(reply: Reply, upstream: Upstream, now: float) -> Token:
         message = f"The {server.server} gives no Bearer token (RFC 6750) that could be used. {OPERATOR}"
         raise NoToken("no-token", message, "no-bearer-token")
     seconds = max(0.0, float(life)) if isinstance(life, int | float | str) and _is_number(life) else _LIFE
-    return Token(text, now + seconds - min(_EARLY, seconds / 10))
+    return Token(text, now + seconds - min(_EARLY, seconds / 10), now + seconds)
 
 
 def _is_number(life: float | str) -> bool:

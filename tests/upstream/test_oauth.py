@@ -291,6 +291,26 @@ async def test_of_an_api_that_refuses_every_token_not_each_call_asks_for_another
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize(("failing", "left"), [(503, 9.0), (503, -1.0), (None, 9.0)])
+async def test_a_token_that_is_about_to_end_serves_on_while_no_other_can_be_had(
+    caller: Caller, server: Authorization, failing: int | None, left: float
+) -> None:
+    to = upstream(server, OWN, retries={"max": 0})
+    await ask(caller, to)
+    (kept,) = caller.client._upstreams["shop"].tokens._kept.values()
+    assert kept.token
+    now = anyio.current_time()
+    kept.token = kept.token._replace(stale=now - 1, ends=now + left)
+    server.failing = failing
+    if failing and left < 0:
+        with pytest.raises(NotSent, match="answers with 503, and there is no token"):
+            await ask(caller, to)
+        return
+    assert [you(await ask(caller, to)) for _ in range(3)] == [BRIDGE] * 3
+    assert len(server.asked) == 2  # and not again for a while
+    assert outcomes(caller) == ["ok", "no-token" if failing else "ok"]
+
+
 async def test_a_token_that_another_got_meanwhile_is_not_thrown_away(
     caller: Caller, server: Authorization
 ) -> None:
