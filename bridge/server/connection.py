@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
         """To be asked from time to time."""
         now = self.loop.time()
         if now >= self._unread_until:
-            self._tell(408, "What was answered is not read.")
+            self._tell(408, "What was answered is not read.", self._reader.name)
             self.transport.abort()
         elif now >= self._until and not self.transport.is_closing():
             self._refuse(408, "The request takes too long.")
@@ -105,7 +105,8 @@ class Connection(HttpToolsProtocol):
         if not self._is_idle():
             self._arriving += len(body)
             self._limits.arriving += len(body)
-            if self._limits.arriving > _ARRIVING and self._arriving > _SMALL:
+            is_over = self._limits.arriving > _ARRIVING and self._arriving > _SMALL
+            if is_over and not self.transport.is_closing():
                 self._refuse(*_TOO_MANY)
 
     def on_message_complete(self) -> None:
@@ -132,8 +133,9 @@ class Connection(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
-    def _tell(self, status: int, text: str) -> None:
-        self._refusals.tell({"client": self.client}, status, text, self._reader.name)
+    def _tell(self, status: int, text: str, reader: str | None = None) -> None:
+        scope = cast("Scope | None", self.scope)
+        self._refusals.tell(scope or {"client": self.client}, status, text, reader)
 
     def _refuse(self, status: int, text: str) -> None:
         self._tell(status, text)

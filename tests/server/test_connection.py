@@ -89,7 +89,7 @@ async def test_a_head_is_bounded(pieces: int) -> None:
         assert (await told(port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_who_takes_too_long_is_told_so() -> None:
+async def test_who_takes_too_long_is_linesso(caplog: pytest.LogCaptureFixture) -> None:
     body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
     answers: list[bytes] = []
 
@@ -108,6 +108,9 @@ async def test_who_takes_too_long_is_told_so() -> None:
         b"HTTP/1.1 408 " in answer and answer.endswith(b"The request takes too long.") for answer in answers
     )
     assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == 1
+    lines = [message.partition(" from ")[0] for message in caplog.messages]
+    assert lines[0].startswith("refused a request")
+    assert sum(int(words[1]) if words[1].isdigit() else 1 for words in map(str.split, lines)) == 5
 
 
 async def test_who_does_not_read_is_held_for_a_while_and_counts_against_its_caller(
