@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class CallFinished(NamedTuple):
-    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled``, ``stopped`` or ``fault``; seconds of wall time.
+    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled``, ``stopped``, ``withdrawn`` or ``fault``; seconds of wall time.
 
     Of a tool that is not served it is ``unknown-tool``, and there is no upstream and no method.
 

@@ -9,6 +9,7 @@ import anyio
 from anyio import to_thread
 
 from bridge.commands import report
+from bridge.diagnostics import first_errors
 from bridge.events import Ear, ignore
 from bridge.secrets import Sources
 from bridge.server.access import Access
@@ -72,7 +73,8 @@ class LiveSettings:
     async def readable(self) -> None:
         """Wait until the file has once been without errors: before that, it says nobody's key."""
         if self.access and not self._readable.is_set():
-            _log.warning("%s has errors, and nobody's key is known: waiting until it is mended", self.path)
+            place = ", ".join(first_errors(self.problems))
+            _log.warning("%s: an error, and nobody's key is known: waiting until it is mended", place)
             await self._readable.wait()
 
     @property
@@ -94,6 +96,8 @@ class LiveSettings:
         async with self._reading:
             found = await to_thread.run_sync(_read, self.path)
             if found != self._last or (at_once and found.words is None):
+                if self.is_broken and found.words:
+                    self._tell(logging.INFO, "%s: it has no errors any more", self.path)
                 self._last = found
                 self._take(found)
         if self.access and at_once:

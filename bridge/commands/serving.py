@@ -180,8 +180,6 @@ class Bridge:
             self._ears.append(self.audit.hear)
         if not beginning.told.silent:
             self._tell_of_nobody()
-            if self.audit:
-                self.audit.began(self._audited)
         announce = self.server.announcer.announce
         self.reloader = Reloader(beginning.shelf, emit=self._hear, announce=announce, alone=alone)
         self.desk = Desk(
@@ -210,6 +208,11 @@ class Bridge:
             live.access.next_expiry if live and live.access else math.inf,
             is_settings_file_broken=live is not None and live.is_broken,
         )
+
+    def begin(self) -> None:
+        """It serves from now on."""
+        if self.audit and not self._told.silent:
+            self.audit.began(self._audited)
 
     def ask(self) -> None:
         """Have all files read again soon."""
@@ -254,6 +257,7 @@ async def over_http(
     address: Address, started: Callable[[str, Registry], None], bridge: Bridge, stop: anyio.Event
 ) -> None:
     """Serve HTTP; ``started`` hears the URL, and what is served."""
+    bridge.begin()
     await serve_http(
         bridge.server,
         address.host,
@@ -288,7 +292,8 @@ async def _beside_others(address: Address, source: int, sink: int, bridge: Bridg
         tasks.start_soon(heed)
         if bridge.live:
             await _readable(bridge.live, stop)
-        await over_http(address, started, bridge, stop)
+        if not stop.is_set():
+            await over_http(address, started, bridge, stop)
         tasks.cancel_scope.cancel()
 
 
@@ -307,6 +312,7 @@ async def _readable(live: LiveSettings, stop: anyio.Event) -> None:
 
 async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:
     """Serve the one client at the other end of two descriptors."""
+    bridge.begin()
     _log.info("serving over stdio")
     await serve_stdio(
         bridge.server, source, sink, stop, before=before, express=bridge.express, grace=bridge.grace

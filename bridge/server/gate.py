@@ -143,6 +143,7 @@ class Gate:
         try:
             message = parse(first["body"])
         except Refused as refused:
+            self.refusals.tell(scope, 400, str(refused))
             await error_reply(400, str(refused), refused.code, refused.id)(scope, receive, send)
             return
         again = Again(first, receive)
@@ -170,6 +171,7 @@ class Gate:
         elif (call := call_key(session, caller, message.id)) in self.calls:
             # The SDK would give the answer of the first to the second, and none to the first.
             text = "A request with this id is still in flight"
+            self.refusals.tell(scope, 409, text)
             await error_reply(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
         else:
             self.calls.add(call)

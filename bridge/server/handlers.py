@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from bridge import __version__
-from bridge.caller import Caller, Inbound
+from bridge.caller import Caller, Inbound, Stay
 from bridge.codec import clean, encode
 from bridge.errors import TooMany
 from bridge.events import CallFinished, Ear, Event
@@ -113,7 +114,7 @@ class ToolServer(Server[TaskGroup]):
         self.announcer.close()
         self._deadline = anyio.current_time() + grace
         if self._running:
-            _log.info("stopping: %d calls are in flight, and have %g s", len(self._running), grace)
+            _log.info("stopping: calls in flight have %g s; there are %d", grace, len(self._running))
         for running in self._running:
             running.deadline = self._deadline
 
@@ -203,11 +204,13 @@ class ToolServer(Server[TaskGroup]):
         finally:
             self.limits.add("calls", inbound.caller, -1)
 
-    def _tell(self, event: Event) -> None:
-        """Of a call that was cut because the server stops, as such: its client did not take it back."""
+    def _tell(self, event: Event, stay: Stay | None = None) -> None:
+        """Of a call that was cut by the end of the server, or of its caller's stay, as such: its client did not take it back."""
         if isinstance(event, CallFinished) and event.outcome == "cancelled":
-            is_cut = anyio.current_time() >= self._deadline
-            event = event._replace(outcome="stopped") if is_cut else event
+            if stay and stay.over.is_set():
+                event = event._replace(outcome="withdrawn")
+            elif anyio.current_time() >= self._deadline:
+                event = event._replace(outcome="stopped")
         self._emit(event)
 
     def _refused(self, name: str, outcome: str, inbound: Inbound, tool: Tool | None = None) -> None:
@@ -242,7 +245,8 @@ class ToolServer(Server[TaskGroup]):
                 if stay.over.is_set():
                     running.cancel()
             try:
-                result = await invoke(tool, arguments, self._client, self._tell, inbound)
+                emit = partial(self._tell, stay=stay) if stay else self._tell
+                result = await invoke(tool, arguments, self._client, emit, inbound)
             except Exception as fault:
                 # The outermost place: in the handshake era the SDK would send the exception's own text.
                 _log.exception("fault: tool=%s id=%s", tool.name, inbound.id)
@@ -252,6 +256,8 @@ class ToolServer(Server[TaskGroup]):
                 if stay:
                     stay.running.discard(running)
         if running.cancelled_caught:
+            if stay and stay.over.is_set():
+                raise _failed("The key of this call counts no more", tool)
             if anyio.current_time() < running.deadline:
                 raise MCPError(CANCELLED, "Request cancelled")
             raise _failed("The server stopped before this call was done", tool)

@@ -38,6 +38,8 @@ from bridge.settingsfile import View
 
 PATH: Final = "/mcp"
 _IDLE: Final = 600.0
+_MOMENT: Final = 0.5
+"""Seconds in which calls are answered that end with their key, before their sessions do."""
 _SWEEP: Final = 10
 """Tenths of a second between two looks at connections that are slow."""
 _KEEP_ALIVE: Final = 75
@@ -145,6 +147,7 @@ async def _end_sessions(access: Access, announcer: Announcer, manager: Streamabl
             }
             await manager.handle_request(scope, _nothing_more, _ignored)
         await departed.wait()
+        await anyio.sleep(_MOMENT)
 
 
 async def _nothing_more() -> Message:

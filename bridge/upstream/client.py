@@ -178,8 +178,9 @@ class Client:
     async def _with_token(self, call: _Call, standing: _Standing, subject: str | None) -> Reply:
         request = call.request
 
-        async def ask(request: Request, server: Upstream) -> Reply:
-            return await self.send(request, server, repeatable=True, deadline=call.deadline - _TO_TELL)
+        async def ask(request: Request, server: Upstream, within: float) -> Reply:
+            deadline = min(call.deadline - _TO_TELL, asyncio.get_running_loop().time() + within)
+            return await self.send(request, server, repeatable=True, deadline=deadline)
 
         async def send(token: str) -> Reply:
             credentials = ("Authorization", f"Bearer {token}")

@@ -5,6 +5,7 @@ authorization server alone, never to an API.
 """
 
 import asyncio
+import math
 import re
 import time
 from base64 import b64encode
@@ -22,8 +23,8 @@ from bridge.secrets import Upstream
 from bridge.spec import Auth, OAuth2, TokenExchangeAuth
 from bridge.upstream.failures import LATER, OPERATOR
 
-Ask: TypeAlias = Callable[[Request, Upstream], Awaitable[Reply]]
-"""Sends a request of ours, in the time that there is for a call; raises ``UpstreamError``."""
+Ask: TypeAlias = Callable[[Request, Upstream, float], Awaitable[Reply]]
+"""Sends a request of ours, in the time that there is for a call, and in so many seconds; raises ``UpstreamError``."""
 
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
@@ -56,6 +57,8 @@ _EARLY: Final = 30.0
 """Seconds before its end from which on another token is asked for, but no more than a tenth of its life."""
 _AGAIN: Final = 5.0
 """Seconds after which that is tried again, where the server gives none just then; until its end the last one serves on."""
+_SOON: Final = 2.0
+"""Seconds that a call waits for another token while the last one could serve."""
 _VAIN: Final = 10.0
 """Seconds for which an API that did not take a new token either is not offered another."""
 _LEAST: Final = 1.0
@@ -178,19 +181,20 @@ class Tokens:
         kept.coming = coming = loop.create_future()
         began, outcome = time.perf_counter(), "cancelled"
         error = said = ""
+        last = kept.token if kept.token and loop.time() < kept.token.ends else None
         try:
-            reply = await ask(_request(upstream.spec.auth, subject), server)
+            reply = await ask(_request(upstream.spec.auth, subject), server, _SOON if last else math.inf)
             kept.token = token = _read(reply, upstream, loop.time())
             outcome = "ok"
             coming.set_result(None)
         except UpstreamError as problem:
             told = problem if isinstance(problem, NoToken) else _unreached(problem, server)
-            last, now = kept.token, loop.time()
             hidden = [subject] if subject else []
             outcome = told.code
             error, said = (server.redact(words, *hidden) for words in (told.error, told.said))
+            now = loop.time()
             if last and now < last.ends and outcome == "no-token":
-                kept.token = last._replace(stale=now + _AGAIN)
+                kept.token = last._replace(stale=min(now + _AGAIN, last.ends))
                 coming.set_result(None)
                 return last
             if problem.code != "timeout":  # others who wait may have more time
@@ -201,7 +205,8 @@ class Tokens:
         finally:
             coming.cancel()
             kept.coming = None
-            self._emit(TokenAsked(upstream.name, outcome, time.perf_counter() - began, error, said))
+            if error != "circuit-open":  # the server was not asked
+                self._emit(TokenAsked(upstream.name, outcome, time.perf_counter() - began, error, said))
 
 
 def _request(auth: Auth, subject: str | None) -> Request:

@@ -212,9 +212,10 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
         settings.write_text("nonsense\n")
         await bridge.says(r"error: found no mapping")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-        await bridge.says(r"WARNING .*restbridge.yaml has errors, and nobody's key is known: waiting until ")
+        await bridge.says(r"WARNING restbridge.yaml:1:1: an error, and nobody's key is known: waiting until ")
         assert {await status(url, ann) for _ in range(8)} == {200}  # of the other one
         write(tools.parent, entry, http=http)
+        await bridge.says(r"INFO restbridge\.yaml: it has no errors any more$")
         await bridge.says(r"INFO worker 2 serves again$")
         assert {await status(url, ann) for _ in range(8)} == {200}
         settings.write_text("http: {listen: 0}\n")
@@ -227,6 +228,7 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
         await bridge.says("waiting until it is mended")
         assert await bridge.ends(signal.SIGTERM) == 0
+        assert "serves again" not in await bridge.rest()
 
 
 @pytest.mark.anyio

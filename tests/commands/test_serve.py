@@ -261,7 +261,7 @@ async def test_calls_in_flight_have_as_long_as_it_is_said_and_what_is_cut_is_tol
                 while not faulty.heard:
                     await anyio.lowlevel.checkpoint()
             bridge.hears(signal.SIGTERM)
-            await bridge.says(r"INFO stopping: 1 calls are in flight, and have 0\.2 s$")
+            await bridge.says(r"INFO stopping: calls in flight have 0\.2 s; there are 1$")
             await bridge.says(r"INFO call tool=hang .* outcome=stopped ms=")
             await bridge.says("INFO stopped$")
             assert await bridge.ends() == 0

@@ -291,9 +291,9 @@ async def test_of_an_api_that_refuses_every_token_not_each_call_asks_for_another
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize(("failing", "left"), [(503, 9.0), (503, -1.0), (None, 9.0)])
+@pytest.mark.parametrize(("failing", "left"), [(503, 9.0), (503, -1.0), (None, 9.0), ("hangs", 4.0)])
 async def test_a_token_that_is_about_to_end_serves_on_while_no_other_can_be_had(
-    caller: Caller, server: Authorization, failing: int | None, left: float
+    caller: Caller, server: Authorization, failing: int | str | None, left: float
 ) -> None:
     to = upstream(server, OWN, retries={"max": 0})
     await ask(caller, to)
@@ -301,7 +301,8 @@ async def test_a_token_that_is_about_to_end_serves_on_while_no_other_can_be_had(
     assert kept.token
     now = anyio.current_time()
     kept.token = kept.token._replace(stale=now - 1, ends=now + left)
-    server.failing = failing
+    server.failing = failing if isinstance(failing, int) else None
+    server.held = anyio.Event() if failing == "hangs" else None
     if failing and left < 0:
         with pytest.raises(NotSent, match="answers with 503, and there is no token"):
             await ask(caller, to)
@@ -309,6 +310,7 @@ async def test_a_token_that_is_about_to_end_serves_on_while_no_other_can_be_had(
     assert [you(await ask(caller, to)) for _ in range(3)] == [BRIDGE] * 3
     assert len(server.asked) == 2  # and not again for a while
     assert outcomes(caller) == ["ok", "no-token" if failing else "ok"]
+    assert kept.token.stale <= kept.token.ends
 
 
 async def test_a_token_that_another_got_meanwhile_is_not_thrown_away(
