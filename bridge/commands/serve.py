@@ -139,16 +139,12 @@ def _traces(beginning: Beginning) -> Callable[[], None] | None:
         level = logging.DEBUG if beginning.told.silent else logging.WARNING
         _log.log(level, "%s is set, but no traces are made: restbridge[otel] is not installed", named)
         return None
-    if not beginning.told.silent:
-        _tell_of_traces(os.environ[named])
-    return Exporter().close
-
-
-def _tell_of_traces(collector: str) -> None:
-    _log.info("traces go to %s", urlsplit(collector).netloc.rpartition("@")[2] or "nowhere")
+    say, warn = (_log.debug, _log.debug) if beginning.told.silent else (_log.info, _log.warning)
+    say("traces go to %s", urlsplit(os.environ[named]).netloc.rpartition("@")[2] or "nowhere")
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if os.environ.get(name, _PROTOCOL) != _PROTOCOL:
-            _log.warning("%s is set, but traces are sent as %s alone", name, _PROTOCOL)
+            warn("%s is set, but traces are sent as %s alone", name, _PROTOCOL)
+    return Exporter().close
 
 
 @contextmanager

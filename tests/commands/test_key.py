@@ -215,7 +215,6 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
         await bridge.says(r"WARNING restbridge.yaml:1:1: an error, and nobody's key is known: waiting until ")
         assert {await status(url, ann) for _ in range(8)} == {200}  # of the other one
         write(tools.parent, entry, http=http)
-        await bridge.says(r"INFO restbridge\.yaml: it has no errors any more$")
         await bridge.says(r"INFO worker 2 serves again$")
         assert {await status(url, ann) for _ in range(8)} == {200}
         settings.write_text("http: {listen: 0}\n")
@@ -266,6 +265,9 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
         }
         assert "restbridge_next_key_expiry_timestamp_seconds 3.7869984e+09\n" in figures
         await bridge.says(r"WARNING keys: 2 count \(expired: bob\)$")
+        write(tools.parent, entry, poll="60s", upstreams="tools.d")
+        bridge.hears(signal.SIGHUP)
+        await bridge.says(r"INFO restbridge\.yaml: it has no errors any more$")
         assert await bridge.ends(signal.SIGTERM) == 0
 
 
