@@ -71,11 +71,15 @@ class LiveSettings:
             await anyio.sleep(self._poll)
 
     async def readable(self) -> None:
-        """Wait until the file has once been without errors: before that, it says nobody's key."""
+        """Wait until the file has once been without errors, or for ``release``: before that, it says nobody's key."""
         if self.access and not self._readable.is_set():
             place = ", ".join(first_errors(self.problems))
             _log.warning("%s: an error, and nobody's key is known: waiting until it is mended", place)
             await self._readable.wait()
+
+    def release(self) -> None:
+        """Let nobody wait for the file any more."""
+        self._readable.set()
 
     @property
     def problems(self) -> Told:

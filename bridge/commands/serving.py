@@ -291,23 +291,16 @@ async def _beside_others(address: Address, source: int, sink: int, bridge: Bridg
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(heed)
         if bridge.live:
-            await _readable(bridge.live, stop)
+            tasks.start_soon(_release, bridge.live, stop)
+            await bridge.live.readable()
         if not stop.is_set():
             await over_http(address, started, bridge, stop)
         tasks.cancel_scope.cancel()
 
 
-async def _readable(live: LiveSettings, stop: anyio.Event) -> None:
-    """Wait for a settings file without errors, unless it is to stop before."""
-
-    async def heed() -> None:
-        await stop.wait()
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(heed)
-        await live.readable()
-        tasks.cancel_scope.cancel()
+async def _release(live: LiveSettings, stop: anyio.Event) -> None:
+    await stop.wait()
+    live.release()
 
 
 async def over_stdio(source: int, sink: int, before: Before, bridge: Bridge, stop: anyio.Event) -> None:
