@@ -4,6 +4,7 @@ What a person would type has an option of ``restbridge serve``, too, and what is
 """
 
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -38,6 +39,11 @@ def _moment(value: object) -> object:
     if moment is None:
         raise ValueError("expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def is_past(moment: float | None) -> bool:
+    """Whether it has come, in seconds since 1970; what has no end never has."""
+    return moment is not None and moment <= time.time()
 
 
 def _view_name(name: str) -> str:

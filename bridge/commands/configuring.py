@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from bridge.commands import report
 from bridge.diagnostics import Findings, InvalidSpec
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.settingsfile import ApiKey, SettingsFile
+from bridge.settingsfile import ApiKey, SettingsFile, is_past
 from bridge.toolfiles.configuration import read_configuration
 from bridge.toolfiles.validation import validate
 
@@ -37,7 +36,7 @@ def wrong_key(field: str, value: Any) -> str | None:
     findings = Findings()
     with suppress(InvalidSpec):
         key = validate(ApiKey, entry, findings)
-        if key.expires is not None and key.expires <= time.time():
+        if is_past(key.expires):
             return f"{value} is over; name a time to come"
     return "; ".join(finding.message for finding in findings) or None
 

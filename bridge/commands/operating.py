@@ -13,9 +13,8 @@ from bridge.commands import report
 from bridge.commands.live import LiveSettings
 from bridge.diagnostics import first_errors
 from bridge.registry import Registry
-from bridge.server.access import is_over
 from bridge.server.announce import Announcer
-from bridge.settingsfile import ApiKey, View
+from bridge.settingsfile import ApiKey, View, is_past
 from bridge.toolfiles.files import Content, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.reloader import Reloader
@@ -107,7 +106,7 @@ class Desk:
 
 def _key(key: ApiKey) -> dict[str, Any]:
     expires = key.expires and datetime.fromtimestamp(key.expires, UTC).isoformat()
-    return {"name": key.name, "scopes": key.scopes, "expires": expires, "counts": not is_over(key)}
+    return {"name": key.name, "scopes": key.scopes, "expires": expires, "counts": not is_past(key.expires)}
 
 
 def _number(place: Place, content: Content | None) -> int:

@@ -20,7 +20,7 @@ from bridge.caller import Caller, Stay
 from bridge.events import Ear, KeysChanged, ignore
 from bridge.server.tokens import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
-from bridge.settingsfile import ApiKey, Issuer
+from bridge.settingsfile import ApiKey, Issuer, is_past
 
 _MISSING: Final = "Show who you are: Authorization: Bearer, and a key or a token"
 _TWICE: Final = "Show one key: there is more than one Authorization header"
@@ -73,7 +73,7 @@ class Holder:
 
     @property
     def is_over(self) -> bool:
-        return is_over(self.proof)
+        return is_past(self.proof.expires)
 
     @property
     def has_left(self) -> bool:
@@ -112,7 +112,7 @@ class Access:
     @property
     def expired(self) -> tuple[str, ...]:
         """The names of keys that count no more, and are there still."""
-        return tuple(sorted(key.name for key in self.keys if is_over(key)))
+        return tuple(key.name for key in self.keys if is_past(key.expires))
 
     @property
     def counting(self) -> int:
@@ -122,13 +122,15 @@ class Access:
     @property
     def next_expiry(self) -> float:
         """When the next key expires, in seconds since 1970; infinite where none does."""
-        return min((key.expires for key in self.keys if key.expires and not is_over(key)), default=math.inf)
+        return min(
+            (key.expires for key in self.keys if key.expires and not is_past(key.expires)), default=math.inf
+        )
 
     def knows(self, caller: Caller) -> bool:
         """Whether a key has that name, or there is that issuer, who may know of the name."""
         if caller.issuer is not None:
             return caller.issuer in self._issuers
-        return any(key.name == caller.name and not is_over(key) for key in self.keys)
+        return any(key.name == caller.name and not is_past(key.expires) for key in self.keys)
 
     def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""
@@ -264,8 +266,3 @@ class Access:
             ):
                 holder.stay.end()
                 del self._tokens[digest]
-
-
-def is_over(proof: ApiKey | Token) -> bool:
-    """Whether it has expired."""
-    return proof.expires is not None and proof.expires <= time.time()

@@ -122,14 +122,17 @@ class Announcer:
         """Serve one listen stream; only what can change is acknowledged, and here that is tools."""
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
         caller = caller_of(ctx)
-        audience = self._audiences.setdefault(_sight(caller), _Audience(caller))
+        sight = _sight(caller)
+        if sight not in self._audiences:
+            self._audiences[sight] = _Audience(caller)
+        audience = self._audiences[sight]
         audience.streams += 1
         try:
             return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
         finally:
             audience.streams -= 1
             if not audience.streams:
-                del self._audiences[_sight(caller)]
+                del self._audiences[sight]
 
     @property
     def sessions(self) -> int:

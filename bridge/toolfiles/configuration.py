@@ -1,7 +1,6 @@
 """The settings file: read, judged as tool files are, and its secrets resolved."""
 
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -15,7 +14,16 @@ from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
 from bridge.registry import Snapshot
 from bridge.secrets import Sources, resolved
-from bridge.settingsfile import METRICS_SCOPE, OPERATE_SCOPE, Access, ApiKey, Issuer, SettingsFile, matches
+from bridge.settingsfile import (
+    METRICS_SCOPE,
+    OPERATE_SCOPE,
+    Access,
+    ApiKey,
+    Issuer,
+    SettingsFile,
+    is_past,
+    matches,
+)
 from bridge.spec import Json, TokenExchangeAuth
 from bridge.tool.baseurl import split
 from bridge.toolfiles.document import Document
@@ -215,7 +223,7 @@ def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey,
             findings.error(
                 "duplicate-key", f"the name {key.name} stands above already; take another", *route, "name"
             )
-        if key.expires is not None and key.expires <= time.time():
+        if is_past(key.expires):
             findings.warn("idle-access", f"the key of {key.name} has expired", *route, "expires")
         for number, scope in enumerate(key.scopes):
             if scope.startswith("restbridge:") and scope not in (OPERATE_SCOPE, METRICS_SCOPE):

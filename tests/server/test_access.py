@@ -212,6 +212,12 @@ async def test_a_call_in_flight_ends_with_its_key(
     assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["withdrawn"]
 
 
+async def visited(access: Access) -> None:
+    """Until somebody has come in."""
+    while not any(holder.visits for holder in access._keys.values()):
+        await anyio.lowlevel.checkpoint()
+
+
 async def test_a_request_that_is_still_coming_ends_with_its_key(served: Served) -> None:
     access = letting_in([entry("ann")])
     async with served.http(access=access) as url:
@@ -219,8 +225,7 @@ async def test_a_request_that_is_still_coming_ends_with_its_key(served: Served) 
         async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as stream:
             await stream.send(f"{head}Authorization: Bearer key-of-ann\r\n\r\n{{".encode())
             with anyio.fail_after(5):
-                while not any(holder.visits for holder in access._keys.values()):
-                    await anyio.lowlevel.checkpoint()
+                await visited(access)
                 access.replace(words_of([]))
                 assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
 
@@ -243,8 +248,7 @@ async def test_a_call_whose_body_comes_after_its_key_was_withdrawn_is_not_made(
             async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as stream:
                 await stream.send(f"{head}\r\n\r\n".encode())
                 with anyio.fail_after(5):
-                    while not any(holder.visits for holder in access._keys.values()):
-                        await anyio.lowlevel.checkpoint()
+                    await visited(access)
                     access.replace(words_of([]))
                     await stream.send(body)
                     assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
