@@ -15,6 +15,7 @@ from typing import Final, assert_never
 from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
 
 from bridge.diagnostics import Finding, Findings, Route, did_you_mean
+from bridge.egress import host_refusal
 from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2, Scalar, Tls, UpstreamSpec
 
 _LARGEST: Final = 1024**2
@@ -257,14 +258,22 @@ class _Texts:
         if not text:
             return None
         parts = _proxy_parts(text)
-        if parts is None:
+        if parts is None or (what := host_refusal(unquote(parts.hostname or ""))):
             message = "the proxy is not of the form http://[user:password@]host:port; write it so"
+            if parts is not None:
+                message = f"the proxy has {what}, which is never contacted; write another"
             if written is None:
                 message = (
                     f"HTTP_PROXY or HTTPS_PROXY of the environment: {message}, or set proxy in this file"
                 )
             self.findings.error("bad-proxy", message, route)
             return None
+        if (host := _host(base_url)) and not host_refusal(host) and host_refusal(host, proxied=True):
+            message = (
+                f"{host} is the name of a cloud metadata service to some proxies, and never sent to one;"
+                " write the full name of the host, or proxy: '' for no proxy"
+            )
+            self.findings.error("bad-url", message, "baseUrl")
         if parts.username is not None:
             pair = [unquote(parts.username), unquote(parts.password or "")]
             self.secrets += [
@@ -358,6 +367,14 @@ class _Texts:
             self.findings.error("bad-secret", message, *route, offset=offset)
             return ""
         return value
+
+
+def _host(base_url: str) -> str:
+    """Empty for an address that cannot be read: what is wrong with it is reported where it is made canonical."""
+    try:
+        return urlsplit(base_url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _environment_proxy(environ: Mapping[str, str], base_url: str) -> str:

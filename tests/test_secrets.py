@@ -267,6 +267,21 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
                 "http://[::1",
             )
         ),
+        *(
+            (
+                {"proxy": proxy},
+                "bad-proxy",
+                "the proxy has a cloud metadata address, which is never contacted; write another",
+                ("proxy",),
+                None,
+            )
+            for proxy in (
+                "http://user:canary@169.254.169.254:3128",
+                "http://[::ffff:169.254.169.254]",
+                "http://%31%36%39.254.169.254",
+                "http://0251.254.169.254",
+            )
+        ),
     ],
 )
 def test_what_cannot_be_resolved_is_a_finding_at_its_place(
@@ -450,6 +465,17 @@ def test_a_broken_proxy_of_the_environment_is_named() -> None:
     assert (finding.code, finding.route) == ("bad-proxy", ("baseUrl",))
     assert finding.message.startswith("HTTP_PROXY or HTTPS_PROXY of the environment")
     assert "canary" not in finding.message
+
+
+def test_a_short_name_of_a_metadata_service_goes_to_no_proxy() -> None:
+    environ = {"HTTP_PROXY": "http://p.test"}
+    assert resolved(environ, baseUrl="http://metadata", proxy="").spec.proxy is None
+    assert resolved({}, baseUrl="http://metadata").spec.proxy is None
+    assert resolved(environ, baseUrl="http://[", proxy="http://p.test").spec.proxy == "http://p.test"
+    with pytest.raises(InvalidSpec) as caught:
+        resolved(environ, baseUrl="http://metadata")
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.route) == ("bad-url", ("baseUrl",))
 
 
 def test_the_user_of_an_environments_proxy_is_secret() -> None:

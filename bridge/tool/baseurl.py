@@ -8,6 +8,7 @@ from typing import Final
 
 from bridge.codec import quote as shown
 from bridge.diagnostics import InvalidSpec, invalid
+from bridge.egress import host_refusal
 from bridge.tool.percent import leads_elsewhere
 
 _ABSOLUTE: Final = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#{]*)(?P<rest>.*)\Z", re.DOTALL)
@@ -23,11 +24,11 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _DOTS: Final = str.maketrans("\u3002\uff0e\uff61", "...")  # as IDNA reads them
 
 
-def canonical(text: str) -> str:
+def canonical(text: str, *, is_contacted: bool = True) -> str:
     """``scheme://host[:port][/prefix]``: lower case host, no default port, no slash at the end.
 
     Raises ``InvalidSpec`` for whatever could be read in two ways, with its offset and the spelling to
-    use; no message shows a userinfo.
+    use, and for a host that is never contacted; no message shows a userinfo.
     """
     match = _ABSOLUTE.match(text)
     if match is None or match["scheme"].lower() not in _DEFAULT_PORTS:
@@ -52,7 +53,12 @@ def canonical(text: str) -> str:
     if not _PREFIX.match(prefix) or leads_elsewhere(prefix):
         message = "expected a path of plain or percent-encoded segments, without //, . and ..; correct it"
         raise _bad(message, match.start("rest"))
-    return f"{scheme}://{_authority(scheme, authority, match.start('authority'))}{prefix}"
+    host, port = _authority(scheme, authority, match.start("authority"))
+    refusal = host_refusal(host) if is_contacted else None
+    if refusal:
+        message = f"{host} is {refusal}, which is never contacted; write the API's own host"
+        raise _bad(message, match.start("authority"))
+    return f"{scheme}://{host}{port}{prefix}"
 
 
 def endpoint(text: str) -> tuple[str, str]:
@@ -67,7 +73,7 @@ def endpoint(text: str) -> tuple[str, str]:
     return canonical(address), "/" * address.endswith("/") + mark + query
 
 
-def split(url: str) -> tuple[str, str]:
+def split(url: str, *, is_contacted: bool = True) -> tuple[str, str]:
     """An absolute URL template as its canonical origin and the template that follows, from its ``/`` on."""
     match = _ABSOLUTE.match(url)
     if match is None:
@@ -80,25 +86,26 @@ def split(url: str) -> tuple[str, str]:
         raise _bad(message, match.start("rest"))
     if not rest.startswith("/"):
         raise _bad("expected a / after the host; write it", match.start("rest"))
-    return canonical(f"{match['scheme']}://{match['authority']}"), rest
+    return canonical(f"{match['scheme']}://{match['authority']}", is_contacted=is_contacted), rest
 
 
 def _bad(message: str, offset: int) -> InvalidSpec:
     return invalid("bad-url", message, offset=offset)
 
 
-def _authority(scheme: str, authority: str, offset: int) -> str:
+def _authority(scheme: str, authority: str, offset: int) -> tuple[str, str]:
+    """The host, and the port after a colon where it is not the default one."""
     match = _AUTHORITY.match(authority)
     if match is None:
         raise _bad("expected host or host:port, with an IPv6 address in brackets; correct it", offset)
     host = _host(match["host"], offset)
     port = match["port"]
     if match["colon"] is None or port == _DEFAULT_PORTS[scheme]:
-        return host
+        return host, ""
     if not _PORT.match(port) or int(port) > 65535:
         message = f"{shown(port)} is no port; expected 1 to 65535 without leading zeros"
         raise _bad(message, offset + match.start("port"))
-    return f"{host}:{port}"
+    return host, f":{port}"
 
 
 def _host(host: str, offset: int) -> str:

@@ -167,7 +167,7 @@ def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings
     resource = access.resource
     if resource is not None:
         with findings.at("access", "resource"):
-            resource = "".join(_url(resource))
+            resource = "".join(_url(resource, is_contacted=False))
             if "?" in resource or "#" in resource:
                 raise invalid("bad-url", "expected an address without ? and # (RFC 9728 1.2)")
     issuers = [
@@ -206,11 +206,11 @@ def _issuer(
     return issuer.model_copy(update={"jwks": jwks, "audience": audience})
 
 
-def _url(text: str) -> tuple[str, str]:
+def _url(text: str, *, is_contacted: bool = True) -> tuple[str, str]:
     """The origin of an address, and what follows; raises ``InvalidSpec``."""
     if not text.startswith(("http://", "https://")):
         raise invalid("bad-url", "expected an address that begins with https://")
-    return split(text)
+    return split(text, is_contacted=is_contacted)
 
 
 def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey, ...]:

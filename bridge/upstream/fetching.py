@@ -7,6 +7,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
+from bridge.diagnostics import InvalidSpec
 from bridge.errors import BridgeError
 from bridge.exchange import Request
 from bridge.secrets import Sources, read_file, resolve
@@ -28,12 +29,15 @@ async def fetch_or_read(client: Client, place: str) -> bytes:
             raise OSError(f"{place} {problem}") from None
     origin = "/".join(place.split("/", 3)[:3])
     words = {"baseUrl": origin, "auth": {"type": "none"}, "maxBytes": _LARGEST}
-    upstream = resolve(origin, UpstreamSpec.model_validate(words), Sources(os.environ))
-    upstream = replace(upstream, role="authorization")
     deadline = anyio.current_time() + _PATIENCE
     try:
+        upstream = resolve(origin, UpstreamSpec.model_validate(words), Sources(os.environ))
+        upstream = replace(upstream, role="authorization")
         reply = await client.send(Request("GET", place), upstream, repeatable=True, deadline=deadline)
-    except BridgeError as problem:
+    except (
+        BridgeError,
+        InvalidSpec,
+    ) as problem:  # the latter for a proxy of the environment that cannot be used
         raise OSError(str(problem)) from None
     if reply.status != 200:
         raise OSError(f"{upstream.place} answered with {reply.status}")

@@ -12,9 +12,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from bridge import __version__
+from bridge.egress import host_refusal
 from bridge.exchange import Reply
 from bridge.upstream import failures
-from bridge.upstream.addresses import Resolver, is_refused_literal
+from bridge.upstream.addresses import Resolver
 from bridge.upstream.incoming import READING, WAITING, Progress
 from bridge.upstream.wire import Line, Lines
 
@@ -48,10 +49,11 @@ class Transport:
     ) -> None:
         url = URL(origin, encoded=True)
         self.calls = 0
-        self._refused = is_refused_literal(url.raw_host or "")
         self._proxied = proxy is not None
         self._absolute = origin.encode() if proxy and not context else b""
         through = URL(proxy, encoded=True) if proxy else None
+        hosts = (each.raw_host or "" for each in (url, through) if each)
+        self._is_refused = any(host_refusal(host, proxied=self._proxied) for host in hosts)
         credentials = {"Proxy-Authorization": _basic(through)} if through and through.raw_user else {}
         lines = [f"{name}: {value}\r\n" for name, value in credentials.items() if self._absolute]
         self._extra = "".join(lines).encode()
@@ -76,7 +78,7 @@ class Transport:
         return await self._exchange(await self._connect(message, progress), message, progress)
 
     async def _connect(self, message: Message, progress: Progress) -> Line:
-        if self._refused:
+        if self._is_refused:
             raise httpx.ConnectError("address-refused")
         progress.phase = "connecting"
         try:

@@ -71,7 +71,6 @@ _BROKEN: Final = {
     "expired": "tls-untrusted",
     "https_to_http": "tls-failed",
     "http_to_https": "reply-cut",
-    "metadata": "address-refused",
 }
 """Upstreams to which there is no way at all."""
 _SLOW_RESOLVER: Final = ("nameless", "connect-timeout")
@@ -250,7 +249,6 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
             "expired": await tls(authority.server("127.0.0.1", expired=True)),
             "https_to_http": faulty.url.replace("http", "https"),
             "http_to_https": (await tls(authority.server("127.0.0.1"))).replace("https", "http"),
-            "metadata": "http://169.254.169.254",
         }
         for upstream, url in urls.items():
             text = _UPSTREAM.format(url=url, ca=authority.file)

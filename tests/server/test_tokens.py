@@ -517,6 +517,17 @@ async def test_where_nobody_answers_that_is_told(client: Client, caplog: pytest.
     assert "until then none of its tokens counts" in caplog.text
 
 
+async def test_keys_are_never_got_from_a_metadata_address(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = TokenIssuer(issuer("http://[64:ff9b::a9fe:a9fe]/keys"), partial(fetch_or_read, client), _ignore)
+    await known.freshen()
+    assert "a link-local or cloud metadata address, which is never contacted" in caplog.text
+    monkeypatch.setenv("HTTPS_PROXY", "http://169.254.169.254:80")
+    await TokenIssuer(issuer("https://login.test/keys"), partial(fetch_or_read, client), _ignore).freshen()
+    assert "the proxy has a cloud metadata address, which is never contacted" in caplog.text
+
+
 async def test_an_api_learns_who_calls_of_the_bridge_alone(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
 ) -> None:

@@ -98,6 +98,10 @@ def test_an_address_gets_one_spelling(text: str, spelling: str) -> None:
         ("http://ｅｘａｍｐｌｅ．com", "if it is meant, write example.com"),
         ("http://example。com", "if it is meant, write example.com"),
         ("http://good.example／.evil.example", "write it in ASCII"),
+        ("http://169.254.1.1:80/", "169.254.1.1 is a link-local address, which is never contacted"),
+        ("http://[2002:a9fe:a9fe::]", "[2002:a9fe:a9fe::] is a cloud metadata address"),
+        ("http://169.254.169.254.", "expected a host name"),
+        ("http://2852039166", "write 169.254.169.254 if that is meant"),
     ],
 )
 def test_an_address_that_others_may_read_differently_is_refused(text: str, said: str) -> None:

@@ -85,6 +85,7 @@ x-team: ours
         ("access: {}\n", "1:1: error: nobody could call; name apiKeys, as restbridge key new prints them, or jwt [missing-key]"),
         ("access: {jwt: [{issuer: x, jwks: keys}]}\n", "1:10: error: the key resource is missing; add it: clients learn there where to get a token (RFC 9728) [missing-key]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'http://x/keys'}]}\n", "1:61: error: over http anybody on the way could change the keys; use https, or name a file [bad-url]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'https://[fd00:ec2::254]/keys'}]}\n", "1:70: error: [fd00:ec2::254] is an address of AWS for metadata and credentials, which is never contacted; write the API's own host [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'ftp://x/keys'}]}\n", "1:61: error: expected an address that begins with https:// [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a}, {issuer: x, jwks: a}]}\n", "1:74: error: this issuer stands above already; join the two [duplicate-key]"),
         ("access: {resource: x, jwt: [{issuer: x, jwks: a, algorithms: [HS256]}]}\n", "1:63: error: expected one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA; did you mean RS256? [wrong-value]"),

@@ -1,13 +1,14 @@
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from bridge.errors import BridgeError, NotAnswered, NotSent
-from bridge.spec import Json
+from bridge.spec import Json, UpstreamSpec
 from bridge.upstream.client import Client
 from tests.upstream.certificates import Authority
 from tests.upstream.faulty import JSON, Faulty, serve
@@ -39,7 +40,7 @@ async def test_a_name_leads_to_its_address_and_stays_in_the_request(local: Calle
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "100.100.100.200"]
+    "host", ["169.254.169.254", "[fe80::1]", "[64:ff9b:1::a9fe:a9fe]", "metadata.google.internal"]
 )
 async def test_a_metadata_address_is_never_contacted(caller: Caller, host: str) -> None:
     error = await failure(caller, f"http://{host}")
@@ -47,8 +48,9 @@ async def test_a_metadata_address_is_never_contacted(caller: Caller, host: str) 
     assert f"{host}:80" in str(error)
 
 
-async def test_a_name_that_leads_to_a_metadata_address_is_refused(faulty: Faulty) -> None:
-    client = Client(lookup=lambda _host, _port: ["127.0.0.1", "fd00:ec2::254"])
+@pytest.mark.parametrize("found", ["fd00:ec2::254", "2002:a9fe:a9fe::1", "fe80::1%eth0"])
+async def test_a_name_that_leads_to_a_metadata_address_is_refused(faulty: Faulty, found: str) -> None:
+    client = Client(lookup=lambda _host, _port: ["127.0.0.1", found])
     error = await failure(Caller(client), f"http://shop.test:{faulty.port}")
     assert (type(error), error.code) == (NotSent, "address-refused")
     assert faulty.connections == 0
@@ -287,8 +289,36 @@ async def test_a_proxy_that_is_not_there_is_told_from_the_upstream(caller: Calle
     assert (type(error), error.code) == (NotSent, "proxy-failed")
 
 
-async def test_a_literal_address_is_checked_also_through_a_proxy(caller: Caller) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[::ffff:0:a9fe:a9fe]", "metadata.goog", "instance-data"]
+)
+async def test_a_proxy_is_never_asked_for_a_metadata_service(caller: Caller, scheme: str, host: str) -> None:
     async with forward() as proxy:
-        error = await failure(caller, "http://169.254.169.254", proxy=f"http://{proxy.place}")
-        assert error.code == "address-refused"
+        to = replace(upstream(f"{scheme}://{host}"), spec=proxied(f"{scheme}://{host}", proxy.place))
+        with pytest.raises(NotSent) as caught:
+            await caller.send(to)
+        assert caught.value.code == "address-refused"
         assert proxy.heads == []
+
+
+@pytest.mark.parametrize("place", ["169.254.169.254", "[fd00:a9fe:a9fe::1]:3128", "2852039166"])
+async def test_a_proxy_with_a_metadata_address_is_never_contacted(caller: Caller, place: str) -> None:
+    to = replace(upstream("http://shop.test"), spec=proxied("http://shop.test", place))
+    with pytest.raises(NotSent) as caught:
+        await caller.send(to)
+    assert caught.value.code == "address-refused"
+
+
+async def test_a_proxy_whose_name_leads_to_a_metadata_address_is_never_contacted() -> None:
+    client = Client(lookup=lambda _host, _port: ["169.254.169.254"])
+    error = await failure(Caller(client), "http://shop.test", proxy="http://proxy.test:3128")
+    assert (type(error), error.code) == (NotSent, "address-refused")
+    await client.aclose()
+
+
+def proxied(url: str, place: str) -> UpstreamSpec:
+    """What no file can say, as each of these addresses is an error there."""
+    return UpstreamSpec.model_validate(
+        {"baseUrl": url, "auth": {"type": "none"}, "proxy": f"http://{place}", "retries": ONCE}
+    )
