@@ -269,7 +269,12 @@ def restbridge(*, verbose: bool) -> None:
     "--audit",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Append to FILE a line of JSON for each call that may change something, and each reload.",
+    help="Append to FILE lines of JSON for each call that may change something, and each reload.",
+)
+@click.option(
+    "--audit-required/--no-audit-required",
+    default=None,
+    help="Do not make a call that may change something if --audit FILE cannot be written.",
 )
 @click.option("--structured", hidden=True)
 @click.option("--strict/--no-strict", default=None, help="Do not start while a file has errors.")

@@ -3,7 +3,7 @@
 BridgeError                  str() is a text fit for a model: no secret, no address of ours, no stack
 ├── InvalidCall              the caller's: arguments against the schema, or unsafe where they go
 ├── TooMany                  the caller's: more at once, or in a while, than it may
-├── NotSent                  the request did not leave: unreachable, no free slot, no time left
+├── NotSent                  the request did not leave: unreachable, no free slot, no time left, no audit
 ├── NotAnswered              it left, and no whole reply came: cut, out of time, not HTTP
 ├── StatusError              the upstream answered with a status that the tool does not accept
 └── UnusableReply            the reply is whole and accepted, but cannot be given to the model
@@ -15,6 +15,7 @@ from typing import Final
 CODES: Final[Mapping[str, str]] = {
     "address-refused": "The API's name leads to a link-local or cloud metadata address.",
     "arguments-too-large": "The arguments are larger than 1 MiB, or nested deeper than 64.",
+    "audit-failed": "The audit file cannot be written, and `audit.required` is set: the call was not made.",
     "bad-encoding": "The reply is compressed in a way that was not asked for, or damaged.",
     "busy": "Too many calls to this API are running, and none ended in time.",
     "circuit-open": "The API failed again and again, and is left alone for a while (`circuit`).",

@@ -4,6 +4,23 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 
+class CallStarted(NamedTuple):
+    """The first request of a call that may change something is about to be sent; retries do not repeat this.
+
+    ``call`` is unique among all calls, and ``CallFinished`` repeats it. A listener that the call depends on may
+    raise ``NotSent``: then nothing is sent. The other fields are those of ``CallFinished``.
+    """
+
+    tool: str
+    method: str
+    upstream: str
+    call: str
+    caller: str | None = None
+    request: str | None = None
+    issuer: str | None = None
+    trace: str | None = None
+
+
 class CallFinished(NamedTuple):
     """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled``, ``stopped``, ``withdrawn`` or ``fault``; seconds of wall time.
 
@@ -12,7 +29,7 @@ class CallFinished(NamedTuple):
     ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it,
     and ``issuer`` who gave it, if that is not the bridge. ``request`` is the id that the client gave it, fit for
     a log. ``read`` and ``answered`` are the bytes of the reply and of what was made of it. ``trace`` is the id of
-    the trace that it belongs to, if there are any.
+    the trace that it belongs to, if there are any. ``call`` is that of its ``CallStarted``, if there was one.
     """
 
     tool: str
@@ -28,6 +45,7 @@ class CallFinished(NamedTuple):
     read: int = 0
     answered: int = 0
     trace: str | None = None
+    call: str | None = None
 
 
 class RequestRetried(NamedTuple):
@@ -77,6 +95,12 @@ class KeysChanged(NamedTuple):
     issuers: int
 
 
+class AuditWritten(NamedTuple):
+    """A line of the audit file was lost for this ``failure``; or, with None, the first one after that was written."""
+
+    failure: str | None
+
+
 class SnapshotReplaced(NamedTuple):
     """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
 
@@ -93,12 +117,14 @@ class SnapshotReplaced(NamedTuple):
 
 
 Event: TypeAlias = (
-    CallFinished
+    CallStarted
+    | CallFinished
     | RequestRetried
     | TokenAsked
     | CircuitChanged
     | RequestRefused
     | KeysChanged
+    | AuditWritten
     | SnapshotReplaced
 )
 Ear: TypeAlias = Callable[[Event], None]

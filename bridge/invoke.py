@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from secrets import token_hex
 from typing import Final, Literal
 
 import anyio
@@ -14,10 +15,10 @@ from anyio import to_thread
 from bridge import codec
 from bridge.caller import UNTOLD, Inbound
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
-from bridge.events import CallFinished, Ear
+from bridge.events import CallFinished, CallStarted, Ear
 from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream
-from bridge.spec import Json
+from bridge.spec import Json, may_change
 from bridge.tool import content
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
@@ -35,9 +36,14 @@ _LARGE: Final = 128 * 1024
 class _Course:
     """How far a call has come; ``value`` is what the result was to be made of.
 
+    ``began`` is on the clock of ``time.perf_counter``. ``call`` is the id of its ``CallStarted``.
     ``empty``: the projection found nothing but null.
     """
 
+    emit: Ear
+    inbound: Inbound
+    began: float = field(default_factory=time.perf_counter)
+    call: str | None = None
     reply: Reply | None = None
     value: Json = None
     empty: bool = False
@@ -54,13 +60,13 @@ async def invoke(
 
     A ``BridgeError`` becomes a result that tells of it, and nothing else is caught.
 
-    ``CallFinished`` is emitted in any case, also when the call is cancelled.
+    ``CallFinished`` is emitted in any case, also when the call is cancelled. ``CallStarted`` comes before it,
+    if a request of the call may change something and is sent.
     """
-    course = _Course()
-    began, outcome = time.perf_counter(), "fault"
+    course, outcome = _Course(emit, inbound), "fault"
     result = None
     try:
-        result = await _answer(tool, arguments, client, course, inbound)
+        result = await _answer(tool, arguments, client, course)
         outcome = "ok"
     except BridgeError as error:
         outcome = error.code
@@ -71,34 +77,75 @@ async def invoke(
         outcome = "cancelled"
         raise
     finally:
-        seconds = time.perf_counter() - began
-        emit(
-            CallFinished(
-                tool.name,
-                outcome,
-                seconds,
-                tool.upstream.name,
-                course.reply.status if course.reply else None,
-                empty=course.empty,
-                caller=inbound.caller.name,
-                request=inbound.id,
-                issuer=inbound.caller.issuer,
-                method=tool.spec.request.method,
-                read=len(course.reply.content) if course.reply else 0,
-                answered=sum(map(_size, result.content)) if result is not None else 0,
-            )
-        )
+        emit(_finished(tool, course, outcome, result))
     return _redacted(result, tool.upstream, course.reply.secrets if course.reply else ())
 
 
-async def ask(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, inbound: Inbound = UNTOLD
+async def fetch(
+    tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, inbound: Inbound
+) -> Reply:
+    """The reply of a call as it came, whatever its status; emits what ``invoke`` emits. Raises ``BridgeError``."""
+    course, outcome = _Course(emit, inbound), "fault"
+    try:
+        _, reply = await _ask(tool, arguments, client, course)
+        course.reply, outcome = reply, "ok" if _is_valid(tool, reply.status) else f"http-{reply.status}"
+    except BridgeError as error:
+        outcome = error.code
+        raise
+    except anyio.get_cancelled_exc_class():
+        outcome = "cancelled"
+        raise
+    finally:
+        emit(_finished(tool, course, outcome))
+    return reply
+
+
+def _start(tool: Tool, course: _Course) -> None:
+    """Announces a call that may change something; raises what a listener raises to prevent it."""
+    course.call, inbound = token_hex(8), course.inbound
+    course.emit(
+        CallStarted(
+            tool.name,
+            tool.spec.request.method,
+            tool.upstream.name,
+            course.call,
+            caller=inbound.caller.name,
+            request=inbound.id,
+            issuer=inbound.caller.issuer,
+        )
+    )
+
+
+def _finished(tool: Tool, course: _Course, outcome: str, result: Result | None = None) -> CallFinished:
+    reply, inbound = course.reply, course.inbound
+    return CallFinished(
+        tool.name,
+        outcome,
+        time.perf_counter() - course.began,
+        tool.upstream.name,
+        reply.status if reply else None,
+        empty=course.empty,
+        caller=inbound.caller.name,
+        request=inbound.id,
+        issuer=inbound.caller.issuer,
+        method=tool.spec.request.method,
+        read=len(reply.content) if reply else 0,
+        answered=sum(map(_size, result.content)) if result is not None else 0,
+        call=course.call,
+    )
+
+
+async def _ask(
+    tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course
 ) -> tuple[Request, Reply]:
     """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
+    inbound = course.inbound
     request = tool.request.build(tool.arguments.check(arguments), inbound.caller.known)
     if names := tool.upstream.spec.forward_headers:
         sent_on = forwarded(names, inbound.headers, request.headers)
         request = request._replace(headers=(*request.headers, *sent_on))
+    if may_change(request.method):
+        _start(tool, course)
     reply = await client.send(
         request,
         tool.upstream,
@@ -110,10 +157,8 @@ async def ask(
     return request, reply
 
 
-async def _answer(
-    tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course, inbound: Inbound
-) -> Result:
-    request, course.reply = await ask(tool, arguments, client, inbound)
+async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
+    request, course.reply = await _ask(tool, arguments, client, course)
     reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:

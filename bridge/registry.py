@@ -9,7 +9,7 @@ from typing import Final
 
 from bridge.caller import Caller
 from bridge.settingsfile import View
-from bridge.spec import SAFE_METHODS
+from bridge.spec import may_change
 from bridge.tool.compiler import Tool
 
 _name: Final = attrgetter("name")
@@ -117,7 +117,7 @@ class Registry:
         )
 
     def _serves(self, tool: Tool) -> bool:
-        return _is_in(self._view, tool) and (not self._read_only or tool.spec.request.method in SAFE_METHODS)
+        return _is_in(self._view, tool) and not (self._read_only and may_change(tool.spec.request.method))
 
 
 def _is_in(view: View | None, tool: Tool) -> bool:

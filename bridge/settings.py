@@ -27,7 +27,8 @@ class Settings:
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds, as is the
     ``grace`` that calls in flight have when it stops. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name; ``limits`` bound callers. ``http`` is where to serve HTTP, instead
+    ``views`` are all that there are, by name; ``limits`` bound callers. ``audit_required``: a call that
+    cannot be recorded in the ``audit`` file is not made. ``http`` is where to serve HTTP, instead
     of stdio, also as ``host_names``; ``guarded``: callers must show who they are, as the settings file at
     ``config`` says; ``stateless``: no sessions are kept.
     """
@@ -44,6 +45,7 @@ class Settings:
     view: str | None = None
     log_format: LogFormat = "text"
     audit: Path | None = None
+    audit_required: bool = False
     views: Mapping[str, View] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     http: Address | None = None
@@ -70,6 +72,7 @@ class Settings:
         http = [] if self.http is None else [f"--http={self.http}"]
         strict = "--strict" if self.strict else "--no-strict"
         express = "--express" if self.express else "--no-express"
+        audit_required = "--audit-required" if self.audit_required else "--no-audit-required"
         insecure = "--insecure" if self.insecure else "--no-insecure"
         stateless = "--stateless" if self.stateless else "--no-stateless"
         read_only = "--read-only" if self.read_only else "--no-read-only"
@@ -85,6 +88,7 @@ class Settings:
             express,
             stateless,
             insecure,
+            audit_required,
         ]
         names = [f"--host-name={name}" for name in self.host_names]
         return [*config, *upstreams, *view, *audit, *http, *names, *chosen, "--", *map(str, self.directories)]

@@ -217,6 +217,24 @@ class Limits(Words):
     body: Size = Field(default=4 * 1024**2, description="Bytes of a request's body. Default 4MiB.")
 
 
+class Audit(Words):
+    """Where calls that may change something are recorded."""
+
+    file: str = Field(min_length=1, description="The file; lines of JSON are appended to it.")
+    required: bool = Field(
+        default=False, description="Do not make such a call if its first line cannot be written."
+    )
+
+
+def _audit_file(value: object) -> object:
+    return {"file": value} if isinstance(value, str) else value
+
+
+AuditOrFile: TypeAlias = Annotated[
+    Audit, BeforeValidator(_audit_file, json_schema_input_type=Audit | Annotated[str, Field(min_length=1)])
+]
+
+
 class Http(Words):
     """Serve HTTP, at /mcp, instead of stdio."""
 
@@ -261,9 +279,8 @@ class SettingsFile(Words):
     express: bool = Field(default=True, description="Answer plain calls past the MCP SDK.")
     read_only: bool = Field(default=False, description="Serve only tools of GET, HEAD and OPTIONS.")
     log: Log = Field(default=Log(), description="The log, on stderr.")
-    audit: str | None = Field(
+    audit: AuditOrFile | None = Field(
         default=None,
-        min_length=1,
         description="A file to which calls that may change something, and reloads, are appended as lines of JSON.",
     )
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")

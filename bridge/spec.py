@@ -20,6 +20,13 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """RFC 9110 9.2.1."""
 IDEMPOTENT_METHODS: Final = SAFE_METHODS | {"PUT", "DELETE"}
 """RFC 9110 9.2.2."""
+
+
+def may_change(method: str) -> bool:
+    """Whether a request with this method may change something (RFC 9110 9.2.1)."""
+    return method not in SAFE_METHODS
+
+
 BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 """Methods whose leftover arguments go into the body."""
 

@@ -28,6 +28,7 @@ NOT_RUN: Final = {
     "serve --http 8000": "does not end; serving is tested in test_serve.py",
     "key new": "prints another key each time; keys are tested in test_key.py",
     "ruff check": ".ci/run runs these",
+    "jq -": "test_audit.py runs it",
     "bridge schema": "would write into the checkout; test_schema.py compares",
 }
 """Shell blocks that are read by bash, and not run: a part of the block → why."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
+from bridge.caller import UNTOLD
 from bridge.codec import decode, encode
-from bridge.events import CallFinished, Event
-from bridge.invoke import invoke
+from bridge.errors import NotSent
+from bridge.events import CallFinished, CallStarted, Ear, Event
+from bridge.invoke import fetch, invoke
 from bridge.secrets import Sources
 from bridge.spec import Json, ToolSpec, UpstreamSpec
-from bridge.tool.compiler import compile_tool, compile_upstream
+from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.tool.content import Result
 from bridge.upstream.client import Client
 
@@ -48,15 +50,21 @@ class Bridge:
         lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(content)}", "Connection: close", *given]
         self.reply = "\r\n".join([*lines, "", ""]).encode() + content
 
-    async def call(self, arguments: dict[str, Json] | None = None, **words: Json) -> Result:
-        """Call a tool of these words, under GET /x where they say nothing else."""
+    async def call(
+        self, arguments: dict[str, Json] | None = None, emit: Ear | None = None, **words: Json
+    ) -> Result:
+        """Call a tool of these words."""
+        return await invoke(self.tool(**words), arguments or {}, self.client, emit or self.events.append)
+
+    def tool(self, **words: Json) -> Tool:
+        """A tool of these words, under GET /x where they say nothing else."""
         auth = {"type": "http", "scheme": "bearer", "credentials": KEY}
         upstream = UpstreamSpec.model_validate({"baseUrl": self.url, "auth": auth})
         written = {"description": "Try.", "request": {"method": "GET", "url": "/x"}, **words}
         spec = ToolSpec.model_validate(written)
         sources = Sources({})
         tool, _ = compile_tool("try", spec, compile_upstream("api", upstream, sources), sources)
-        return await invoke(tool, arguments or {}, self.client, self.events.append)
+        return tool
 
     @property
     def finished(self) -> CallFinished:
@@ -348,3 +356,60 @@ async def test_a_call_that_is_cancelled_is_told_to_the_ear(bridge: Bridge) -> No
             await bridge.asked.wait()
         tasks.cancel_scope.cancel()
     assert (bridge.finished.outcome, bridge.finished.status) == ("cancelled", None)
+
+
+async def test_a_call_that_may_change_something_is_announced_once_before_its_request_is_sent(
+    bridge: Bridge,
+) -> None:
+    bridge.says(None, 503)
+    asked: list[int] = []
+
+    def listen(event: Event) -> None:
+        bridge.events.append(event)
+        if isinstance(event, CallStarted):
+            asked.append(len(bridge.heads))
+
+    retries = {"max": 1}
+    result = await bridge.call(emit=listen, request={"method": "PUT", "url": "/x"}, retries=retries)
+    started = next(event for event in bridge.events if isinstance(event, CallStarted))
+    assert (len(bridge.heads), asked, result.is_error) == (2, [0], True)
+    assert (started.tool, started.method, started.upstream) == ("try", "PUT", "api")
+    assert bridge.finished.call == started.call
+
+
+async def test_other_calls_are_not_announced(bridge: Bridge) -> None:
+    bridge.says({})
+    await bridge.call()
+    await bridge.call({"n": 1}, request=POST)
+    assert [(type(event), event.call) for event in bridge.events if isinstance(event, CallFinished)] == (
+        [(CallFinished, None)] * 2
+    )
+    assert len(bridge.events) == 2
+
+
+def refuse(event: Event) -> None:
+    if isinstance(event, CallStarted):
+        raise NotSent("audit-failed", "The call was not made.")
+
+
+async def test_a_listener_can_prevent_a_call(bridge: Bridge) -> None:
+    result = await bridge.call(emit=refuse, request=POST)
+    assert (words(result), result.meta) == ("The call was not made.", {"restbridge/error": "audit-failed"})
+    assert bridge.heads == []
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "ok"), (404, "http-404")])
+async def test_a_raw_reply_is_given_whatever_its_status(bridge: Bridge, status: int, outcome: str) -> None:
+    bridge.says(b"raw", status)
+    reply = await fetch(bridge.tool(request=POST), {}, bridge.client, bridge.events.append, UNTOLD)
+    assert (reply.status, reply.content) == (status, b"raw")
+    assert (bridge.finished.outcome, bridge.finished.status) == (outcome, status)
+    assert [type(event) for event in bridge.events] == [CallStarted, CallFinished]
+
+
+async def test_a_raw_reply_that_is_not_waited_for_is_cancelled(bridge: Bridge) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fetch, bridge.tool(), {}, bridge.client, bridge.events.append, UNTOLD)
+        await bridge.asked.wait()
+        tasks.cancel_scope.cancel()
+    assert bridge.finished.outcome == "cancelled"

@@ -46,6 +46,7 @@ ODD = Settings(
     view="odd",
     log_format="json",
     audit=Path("-audit"),
+    audit_required=True,
     views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
     limits=Limits.model_validate({"perCaller": {"calls": 3, "results": "1MiB"}, "body": "2kB"}),
     strict=True,

@@ -1,21 +1,27 @@
 """``restbridge call``: one call of one tool, with the result that an agent would get."""
 
 import json
+import os
+import pwd
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import anyio
+import click
 
 from bridge.caller import Caller, Inbound
 from bridge.codec import quote
 from bridge.commands import arguments, loading, report
 from bridge.errors import BridgeError
-from bridge.events import Event, TokenAsked, ignore
-from bridge.invoke import ask, invoke
+from bridge.events import Ear, Event, TokenAsked, ignore
+from bridge.exchange import Reply
+from bridge.invoke import fetch, invoke
+from bridge.server.audit import Audit
 from bridge.settings import Settings
-from bridge.spec import Json, TokenExchangeAuth
+from bridge.spec import Json, TokenExchangeAuth, may_change
 from bridge.tool.bounds import visible
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
@@ -36,9 +42,10 @@ def run(
     values = arguments.read(words, tool.arguments)
     if isinstance(tool.upstream.spec.auth, TokenExchangeAuth) and caller.token is None:
         print("this tool takes the token of a caller: --token-file FILE", file=sys.stderr)
-    if format_ == "raw":
-        return _raw(tool, values, caller)
-    result = anyio.run(partial(_with_client, partial(_call, tool, values, caller)))
+    with _auditing(settings, tool) as emit:
+        if format_ == "raw":
+            return _raw(tool, values, caller, emit)
+        result = anyio.run(partial(_with_client, partial(_call, tool, values, caller, emit)))
     if format_ == "json":
         print(json.dumps(_as_sent(result), ensure_ascii=False, indent=2))
     else:
@@ -47,10 +54,41 @@ def run(
     return int(result.is_error)
 
 
-def _raw(tool: Tool, values: dict[str, Json], caller: Caller) -> int:
+@contextmanager
+def _auditing(settings: Settings, tool: Tool) -> Iterator[Ear]:
+    """Where the events of the call go: into the audit file, if there is one and the tool may change something.
+
+    Raises ``click.ClickException`` if that is required and the file cannot be opened.
+    """
+    if settings.audit is None or not may_change(tool.spec.request.method):
+        yield ignore
+        return
+    try:
+        audit = Audit(settings.audit, required=settings.audit_required, fields=_user(os.getuid()))
+    except OSError as error:
+        problem = f"the audit file {settings.audit} cannot be written: {error.strerror}"
+        if settings.audit_required:
+            raise click.ClickException(f"the call was not made: {problem}") from None
+        print(f"the call is not recorded: {problem}", file=sys.stderr)
+        yield ignore
+        return
+    with closing(audit):
+        yield audit.hear
+
+
+def _user(uid: int) -> dict[str, Json]:
+    """Who types, as the operating system knows them; ``--caller`` is only what they say."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # users of containers often have none
+        name = str(uid)
+    return {"by": "command-line", "user": name}
+
+
+def _raw(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear) -> int:
     """The reply before the tool makes anything of it, but for secrets."""
     try:
-        _, reply = anyio.run(partial(_with_client, partial(ask, tool, values, inbound=Inbound(caller))))
+        reply = anyio.run(partial(_with_client, partial(_fetch, tool, values, caller, emit)))
     except BridgeError as error:
         print(error)
         return 1
@@ -75,8 +113,12 @@ async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
         await client.aclose()
 
 
-async def _call(tool: Tool, values: dict[str, Json], caller: Caller, client: Client) -> Result:
-    return await invoke(tool, values, client, ignore, Inbound(caller))
+async def _call(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear, client: Client) -> Result:
+    return await invoke(tool, values, client, emit, Inbound(caller))
+
+
+async def _fetch(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear, client: Client) -> Reply:
+    return await fetch(tool, values, client, emit, Inbound(caller))
 
 
 def _as_sent(result: Result) -> dict[str, Any]:

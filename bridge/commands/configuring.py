@@ -51,7 +51,8 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     said["log_format"] = words.log.format
     said["guarded"] = words.access is not None
     if words.audit is not None:
-        said["audit"] = path.parent / words.audit
+        said["audit"] = path.parent / words.audit.file
+        said["audit_required"] = words.audit.required
     if words.upstreams is not None:
         said["upstreams"] = path.parent / words.upstreams
     if words.http:

@@ -10,7 +10,9 @@ import click
 from bridge.codec import quote
 from bridge.diagnostics import Diagnostic
 from bridge.events import (
+    AuditWritten,
     CallFinished,
+    CallStarted,
     CircuitChanged,
     Event,
     KeysChanged,
@@ -97,6 +99,8 @@ def ear(event: Event) -> None:
             _log.log(level, "%s", _keys_line(event), extra={"fields": {"event": "keys", **event._asdict()}})
         case RequestRefused():
             pass  # too many for a line each: who refuses them tells of some
+        case CallStarted() | AuditWritten():
+            pass  # the end of the call has a line; the audit logs its own failures, at a bounded rate
         case SnapshotReplaced():
             _log.info(_reload_line(event), extra={"fields": _reload(event)})
         case _:

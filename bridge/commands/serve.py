@@ -104,6 +104,8 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
         require_loopback(http)
     if not http:
         _refuse_idle(settings)
+    if settings.audit_required and settings.audit is None:
+        raise click.UsageError("--audit-required needs the file, too: --audit FILE")
     places = directories(settings)
     logs.configure(form=settings.log_format)
     if several and http:

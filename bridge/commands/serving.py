@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import anyio
@@ -24,9 +23,9 @@ from bridge.commands import report
 from bridge.commands.live import LiveSettings
 from bridge.commands.operating import Desk, Digest
 from bridge.commands.serve import Beginning
-from bridge.events import CallFinished, Ear, Event, SnapshotReplaced
+from bridge.events import CallFinished, CallStarted, Ear, Event, SnapshotReplaced
 from bridge.registry import Registry
-from bridge.server.audit import Audit
+from bridge.server.audit import OTHERS, Audit
 from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
@@ -160,7 +159,7 @@ class Bridge:
         self._digest = Digest()
         self._audited = self._digest.of(self._shelf.loaded) if settings.audit else ""
         self.registry = beginning.registry
-        self.audit = _audit(settings.audit) if settings.audit else None
+        self.audit = self._open_audit(settings, silent=beginning.told.silent)
         self.client = Client(emit=self._ear, watch=tracing.sending if tracing else None)
         self.live = _live(settings, self.client, self._ear, silent=beginning.told.silent)
         self.shares_port = beginning.worker is not None
@@ -192,6 +191,20 @@ class Bridge:
             self._digest,
         )
 
+    def _open_audit(self, settings: Settings, *, silent: bool) -> Audit | None:
+        if settings.audit is None:
+            return None
+        try:
+            audit = Audit(settings.audit, self._ear, required=settings.audit_required)
+        except OSError as error:
+            raise click.ClickException(
+                f"the audit file {settings.audit} cannot be written: {error.strerror}; name another"
+            ) from None
+        if audit.mode & OTHERS and not silent:
+            text = "audit: others may read or write %s (mode %03o); restrict it: chmod 600"
+            _log.warning(text, settings.audit, audit.mode)
+        return audit
+
     def _tell_of_nobody(self) -> None:
         """Whom no token is shown for."""
         upstreams = {tool.upstream.name: tool.upstream.spec.auth for tool in self.registry.current.tools}
@@ -221,8 +234,14 @@ class Bridge:
             self.live.ask()
 
     def _ear(self, event: Event) -> None:
-        if self._tracing and isinstance(event, CallFinished):
-            event = self._tracing.outcome(event)
+        if self._tracing:
+            match event:
+                case CallStarted():
+                    event = self._tracing.started(event)
+                case CallFinished():
+                    event = self._tracing.outcome(event)
+                case _:
+                    pass
         for ear in self._ears:
             ear(event)
 
@@ -235,15 +254,6 @@ class Bridge:
             self.audit.reloaded(event, before, self._audited)
         if event.rerouted:
             self.client.retire(tool.upstream for tool in self._shelf.loaded.snapshot.tools)
-
-
-def _audit(path: Path) -> Audit:
-    try:
-        return Audit(path)
-    except OSError as error:
-        raise click.ClickException(
-            f"the audit file {path} cannot be written: {error.strerror}; name another"
-        ) from None
 
 
 def _live(settings: Settings, client: Client, emit: Ear, *, silent: bool) -> LiveSettings | None:

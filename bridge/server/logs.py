@@ -64,7 +64,7 @@ def event(name: str, fields: Mapping[str, str | int], level: int = logging.INFO)
     match root.handlers:
         case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= level:
             shown = logging.getLevelName(level).lower()
-            stderr.put(_json_line(time.time(), shown, {"event": name, **fields}))
+            stderr.put(json_line(time.time(), shown, {"event": name, **fields}))
         case [StderrHandler() as stderr] if root.level <= level:
             stderr.put(f"{_stamp(time.time())} {logging.getLevelName(level)} {_text(name, fields)}\n")
         case _:
@@ -75,7 +75,8 @@ def _text(name: str, fields: Mapping[str, str | int]) -> str:
     return " ".join([name, *[f"{key}={value}" for key, value in fields.items()]])
 
 
-def _json_line(seconds: float, level: str, fields: Mapping[str, Json]) -> str:
+def json_line(seconds: float, level: str, fields: Mapping[str, Json]) -> str:
+    """A line of JSON, with its end; ``seconds`` since 1970."""
     moment = f"{_to_the_second(int(seconds), utc=True)}.{int(seconds % 1 * 1000):03}Z"  # RFC 3339
     return encode({"time": moment, "level": level, **fields}).decode() + "\n"
 
@@ -105,7 +106,7 @@ class JsonLines(logging.Formatter):
         fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info and (problem := record.exc_info[1]):
             fields["frames"] = "".join(_frames(problem))
-        return _json_line(record.created, record.levelname.lower(), fields).rstrip()
+        return json_line(record.created, record.levelname.lower(), fields).rstrip()
 
 
 def _frames(problem: BaseException) -> Iterator[str]:

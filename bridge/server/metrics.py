@@ -20,7 +20,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.process_collector import ProcessCollector
 
 from bridge.events import (
+    AuditWritten,
     CallFinished,
+    CallStarted,
     CircuitChanged,
     Event,
     KeysChanged,
@@ -132,6 +134,10 @@ class Metrics:
         self._settings = gauge(
             "settings_file_broken", "Whether the settings file has errors, and what it said before holds."
         )
+        self._audit_failures = counter("audit_failures", "Lines that could not be written to the audit file.")
+        self._audit_failing = gauge(
+            "audit_failing", "How many processes could not write their last line of audit.", of_all="livesum"
+        )
         self._circuits = gauge(
             "circuit_open",
             "Whether an API is left alone; how many processes do.",
@@ -157,7 +163,10 @@ class Metrics:
                 self._circuits.labels(event.upstream).set(event.is_open)
             case RequestRefused(status):
                 self._refused.labels(status).inc()
-            case KeysChanged():
+            case AuditWritten(failure):
+                self._audit_failures.inc(failure is not None)
+                self._audit_failing.set(failure is not None)
+            case CallStarted() | KeysChanged():
                 pass  # what there is now, the gauges tell
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()

@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from bridge import __version__
 from bridge.errors import BridgeError
-from bridge.events import CallFinished
+from bridge.events import CallFinished, CallStarted
 from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.server.facts import NAME
@@ -82,9 +82,12 @@ class Tracing:
 
     def outcome(self, event: CallFinished) -> CallFinished:
         """How the call ended whose span is the current one; the event with its trace, for the log to name."""
-        span = get_current_span()
-        span.set_attribute("restbridge.outcome", event.outcome)
-        return event._replace(trace=format_trace_id(span.get_span_context().trace_id))
+        get_current_span().set_attribute("restbridge.outcome", event.outcome)
+        return event._replace(trace=_current_trace())
+
+    def started(self, event: CallStarted) -> CallStarted:
+        """The event with the trace of the current span."""
+        return event._replace(trace=_current_trace())
 
     @contextmanager
     def sending(self, request: Request, upstream: Upstream, attempt: int) -> Iterator[_Sending]:
@@ -115,6 +118,10 @@ class Tracing:
             name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
             yield span
+
+
+def _current_trace() -> str:
+    return format_trace_id(get_current_span().get_span_context().trace_id)
 
 
 def _fail(span: Span, kind: str, text: str | None = None) -> None:

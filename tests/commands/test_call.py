@@ -1,8 +1,11 @@
 import json
+import os
+import pwd
 from pathlib import Path
 
 import pytest
 
+from bridge.commands.call import _user
 from tests.commands.conftest import Line
 
 LINES = 'lines:=[{"product_id": "p-107", "quantity": 2}]'
@@ -83,3 +86,49 @@ def test_a_directory_where_an_argument_belongs_is_told_as_one(line: Line) -> Non
     assert err.endswith(
         "'tools.d' is no argument; to take the tools of that directory, write --tools tools.d\n"
     )
+
+
+NOTE = ("call", "add_customer_note", "customer_id=c-101", "text=Secret.", "--config", "restbridge.yaml")
+
+
+def audited(*words: str) -> list[tuple[object, ...]]:
+    lines = [json.loads(line) for line in Path("audit.jsonl").read_text().splitlines()]
+    return [tuple(line.get(word) for word in words) for line in lines]
+
+
+def test_a_call_that_may_change_something_is_recorded(line: Line) -> None:
+    Path("restbridge.yaml").write_text("audit: audit.jsonl\n")
+    assert line("call", "get_product", "product_id=p-103", "--config", "restbridge.yaml")[0] == 0
+    assert not Path("audit.jsonl").exists()
+    assert line(*NOTE, "--caller", "ann")[0] == 0
+    assert line(*NOTE, "--format", "raw")[0] == 0
+    assert line(*NOTE[:2], "customer_id=c-999", *NOTE[3:], "--format", "raw")[0] == 0
+    assert audited("event", "outcome", "by", "caller") == [
+        ("call-started", None, "command-line", "ann"),
+        ("call", "ok", "command-line", "ann"),
+        ("call-started", None, "command-line", None),
+        ("call", "ok", "command-line", None),
+        ("call-started", None, "command-line", None),
+        ("call", "http-404", "command-line", None),
+    ]
+    assert len(set(audited("call"))) == 3
+    assert "Secret" not in Path("audit.jsonl").read_text()
+
+
+def test_a_call_that_must_be_recorded_and_cannot_be_is_not_made(line: Line) -> None:
+    Path("audit.jsonl").mkdir()
+    Path("restbridge.yaml").write_text("audit: {file: audit.jsonl, required: true}\n")
+    code, out, err = line(*NOTE)
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        "the call was not made: the audit file audit.jsonl cannot be written: Is a directory\n"
+    )
+    Path("restbridge.yaml").write_text("audit: audit.jsonl\n")
+    code, out, err = line(*NOTE)
+    assert (code, "note_id" in out) == (0, True)
+    assert err == "the call is not recorded: the audit file audit.jsonl cannot be written: Is a directory\n"
+
+
+def test_the_user_is_recorded_by_name_or_else_by_number() -> None:
+    assert _user(os.getuid())["user"] == pwd.getpwuid(os.getuid()).pw_name
+    assert _user(2**31 - 5)["user"] == "2147483643"

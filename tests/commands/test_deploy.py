@@ -111,7 +111,7 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
                     }:
                         pass
         assert (found[0]["metric"]["outcome"], found[0]["value"][1]) == ("ok", "1")
-        assert len(rules) == 11
+        assert len(rules) == 12
         assert await bridge.ends(signal.SIGTERM) == 0
 
 

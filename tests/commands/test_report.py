@@ -7,7 +7,16 @@ import pytest
 
 from bridge.commands import report
 from bridge.diagnostics import Diagnostic, Mark
-from bridge.events import CallFinished, CircuitChanged, Event, RequestRetried, SnapshotReplaced, TokenAsked
+from bridge.events import (
+    AuditWritten,
+    CallFinished,
+    CallStarted,
+    CircuitChanged,
+    Event,
+    RequestRetried,
+    SnapshotReplaced,
+    TokenAsked,
+)
 
 WRONG = Diagnostic(
     "tools.d/a.yaml",
@@ -133,3 +142,12 @@ def test_what_happened_is_one_line_in_the_log(
     caplog.set_level(logging.INFO)
     report.ear(event)
     assert caplog.messages == [line]
+
+
+def test_the_start_of_a_call_and_a_lost_line_of_the_audit_have_no_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    report.ear(CallStarted("pay", "POST", "shop", "c1"))
+    report.ear(AuditWritten("No space left on device"))
+    assert caplog.messages == []

@@ -1,4 +1,5 @@
 import json
+import logging
 import signal
 import socket
 from functools import partial
@@ -10,9 +11,10 @@ import pytest
 from mcp import Client
 
 from bridge.address import Address
+from bridge.caller import UNTOLD
 from bridge.commands.loading import directories
 from bridge.commands.serve import Beginning, held_signals
-from bridge.commands.serving import over_http, serve
+from bridge.commands.serving import Bridge, over_http, serve
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from tests.commands.conftest import ROOT, Line
@@ -74,6 +76,51 @@ def test_an_audit_file_that_cannot_be_written_is_told(tools: Path, line: Line) -
     assert err.endswith(
         "Error: the audit file nowhere/audit.jsonl cannot be written: No such file or directory; name another\n"
     )
+
+
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_call_that_cannot_be_recorded_is_not_made_if_it_must_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, required: bool
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.touch(0o640)
+    caplog.set_level(logging.WARNING)
+    async with serve_faults({"pay": lambda exchange: exchange.reply(b"{}")}) as upstream:
+        tools = tmp_path / "tools.d"
+        tools.mkdir()
+        (tools / "pay.yaml").write_text(
+            f"description: Pays.\nrequest: {{method: POST, url: '{upstream.url}/pay'}}\n"
+        )
+        settings = Settings((tools,), audit=path, audit_required=required)
+        beginning = Beginning.load(settings, directories(settings), Sources({}))
+        assert beginning
+        answers: list[bool] = []
+
+        async def calls(bridge: Bridge, _stop: anyio.Event) -> None:
+            tool = bridge.registry.current.tools[0]
+            for broken in (False, True):
+                if broken:
+                    path.rename(tmp_path / "audit.1")
+                    path.mkdir()
+                answers.append((await bridge.server.call(tool, {}, UNTOLD))["isError"])
+
+        assert await serve(beginning, calls, lambda: None) == 0
+    assert answers == [False, required]
+    assert len(upstream.heard) == (1 if required else 2)
+    lines = [json.loads(line) for line in (tmp_path / "audit.1").read_text().splitlines()]
+    assert [(line["event"], line["trace"]) for line in lines] == [
+        ("call-started", "0" * 32),
+        ("call", "0" * 32),
+    ]
+    assert caplog.messages == [
+        f"audit: others may read or write {path} (mode 640); restrict it: chmod 600",
+        f"audit: a line was not written to {path}: Is a directory",
+    ]
+
+
+def test_an_audit_that_is_required_needs_a_file(line: Line) -> None:
+    code, _, err = line("serve", "--audit-required")
+    assert (code, "--audit-required needs the file, too: --audit FILE" in err) == (2, True)
 
 
 def test_what_is_no_name_of_a_host_is_refused(line: Line) -> None:
@@ -372,12 +419,13 @@ async def test_calls_and_reloads_are_counted_and_those_that_change_something_aud
         assert await bridge.ends(signal.SIGTERM) == 0
     audit = (tools.parent / "audit.jsonl").read_text()
     lines = [json.loads(line) for line in audit.splitlines()]
-    assert [line["event"] for line in lines] == ["start"] + ["call"] * 4 + ["reload"]
-    assert {(line["tool"], line["method"], line["status"]) for line in lines[1:5]} == {
-        ("add_customer_note", "POST", 201)
-    }
-    assert (lines[5]["removed"], lines[5]["added"]) == (["get_order"], [])
-    assert lines[0]["digest"] == lines[5]["before"] != lines[5]["after"]
+    assert [line["event"] for line in lines] == ["start"] + ["call-started", "call"] * 4 + ["reload"]
+    assert {(line["tool"], line["method"], line.get("status")) for line in lines[1:9]} == {
+        ("add_customer_note", "POST", None), ("add_customer_note", "POST", 201)
+    }  # fmt: skip
+    assert [line["call"] for line in lines[1:9:2]] == [line["call"] for line in lines[2:10:2]]
+    assert (lines[9]["removed"], lines[9]["added"]) == (["get_order"], [])
+    assert lines[0]["digest"] == lines[9]["before"] != lines[9]["after"]
     assert "Secret" not in audit
 
 

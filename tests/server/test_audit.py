@@ -1,13 +1,32 @@
+import errno
 import json
 import logging
+import os
+import resource
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event as ThreadEvent
 from typing import Any
 
 import pytest
 
-from bridge.events import CallFinished, KeysChanged, RequestRetried, SnapshotReplaced
+from bridge.errors import NotSent
+from bridge.events import (
+    AuditWritten,
+    CallFinished,
+    CallStarted,
+    Event,
+    KeysChanged,
+    RequestRetried,
+    SnapshotReplaced,
+)
 from bridge.server.audit import Audit
+
+ROOT = Path(__file__).parents[2]
+STARTED = CallStarted("pay", "POST", "shop", "c1", caller="ann", request="7", issuer="https://x/", trace="t")
+PAID = CallFinished("pay", "ok", 0, "shop", 200, method="PUT")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -15,110 +34,233 @@ def lines(path: Path) -> list[dict[str, Any]]:
     for line in said:
         assert line.pop("time").endswith("Z")
         assert line.pop("level") == "info"
+        assert line.pop("message") == line["event"]
     return said
 
 
 @pytest.fixture
-def auditing() -> Iterator[Callable[[Path], Audit]]:
-    made: list[Audit] = []
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
 
-    def open_(path: Path) -> Audit:
-        made.append(Audit(path))
-        return made[-1]
+
+@pytest.fixture
+def auditing(path: Path) -> Iterator[Callable[..., Audit]]:
+    opened: list[Audit] = []
+
+    def open_(**options: Any) -> Audit:
+        opened.append(Audit(path, **options))
+        return opened[-1]
 
     yield open_
-    for audit in made:
+    for audit in opened:
         audit.close()
 
 
-def test_calls_that_may_have_changed_something_and_reloads_are_written(
-    tmp_path: Path, auditing: Callable[[Path], Audit]
+class Disk:
+    """write(2) that fails with ``error``, or waits for ``release`` while ``hangs``."""
+
+    def __init__(self) -> None:
+        self.error = 0
+        self.hangs = False
+        self.release = ThreadEvent()
+
+    def write(self, descriptor: int, line: bytes) -> int:
+        if self.hangs:
+            self.release.wait()
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return os.write(descriptor, line)
+
+
+def test_a_call_that_may_change_something_has_a_line_before_and_after(
+    path: Path, auditing: Callable[..., Audit]
 ) -> None:
-    path = tmp_path / "audit.jsonl"
-    audit = auditing(path)
+    audit = auditing()
+    audit.hear(STARTED)
+    started = {
+        "event": "call-started", "call": "c1", "tool": "pay", "method": "POST", "caller": "ann",
+        "issuer": "https://x/", "upstream": "shop", "id": "7", "trace": "t",
+    }  # fmt: skip
+    assert lines(path) == [started]
+    audit.hear(
+        CallFinished(
+            "pay", "ok", 0.1234, "shop", 201, caller="ann", request="7", issuer="https://x/", method="POST",
+            trace="t", call="c1",
+        )
+    )  # fmt: skip
+    assert lines(path)[1:] == [started | {"event": "call", "outcome": "ok", "status": 201, "ms": 123}]
+
+
+def test_other_calls_have_none_and_one_that_was_refused_has_one(
+    path: Path, auditing: Callable[..., Audit]
+) -> None:
+    audit = auditing()
     audit.hear(CallFinished("get", "ok", 0.1, "shop", 200, method="GET"))
     audit.hear(CallFinished("nosuch", "unknown-tool", 0, None))
     audit.hear(RequestRetried("shop", 1, "timeout", 0.1))
-    audit.hear(
-        CallFinished(
-            "pay", "ok", 0.1234, "shop", 201, caller="ann", request="7", issuer="https://x/", method="POST"
-        )
-    )
-    audit.hear(CallFinished("drop", "timeout", 30, "shop", method="DELETE"))
+    audit.hear(CallFinished("drop", "invalid-arguments", 0, "shop", method="DELETE"))
+    assert lines(path) == [
+        {"event": "call", "tool": "drop", "method": "DELETE", "upstream": "shop", "outcome": "invalid-arguments", "ms": 0}
+    ]  # fmt: skip
+
+
+def test_starts_reloads_and_changes_of_keys_are_written(path: Path, auditing: Callable[..., Audit]) -> None:
+    audit = auditing(fields={"by": "a test"})
+    audit.began("old")
     event = SnapshotReplaced(("a",), (), ("b",), ("c.yaml:1:1",), visible=True, rerouted=False, seconds=0.1)
     audit.reloaded(event, "old", "new")
     audit.reloaded(event, "new", "new")
-    audit.began("new")
     audit.hear(KeysChanged(("bob",), (), (), ("ann",), 1, 0))
-    *before, start, keys = lines(path)
-    assert start == {"message": "start", "event": "start", "digest": "new"}
+    start, reload, keys = lines(path)
+    assert start == {"event": "start", "by": "a test", "digest": "old"}
+    assert reload == {
+        "event": "reload", "by": "a test", "before": "old", "after": "new", "added": ["a"], "changed": [],
+        "removed": ["b"], "broken": ["c.yaml:1:1"],
+    }  # fmt: skip
     assert {key: keys[key] for key in ("event", "added", "removed", "expired", "counting")} == {
         "event": "keys", "added": ["bob"], "removed": [], "expired": ["ann"], "counting": 1,
     }  # fmt: skip
-    assert before == [
-        {
-            "message": "call",
-            "event": "call",
-            "tool": "pay",
-            "method": "POST",
-            "caller": "ann",
-            "issuer": "https://x/",
-            "upstream": "shop",
-            "outcome": "ok",
-            "status": 201,
-            "ms": 123,
-            "id": "7",
-        },
-        {
-            "message": "call",
-            "event": "call",
-            "tool": "drop",
-            "method": "DELETE",
-            "upstream": "shop",
-            "outcome": "timeout",
-            "ms": 30000,
-        },
-        {
-            "message": "reload",
-            "event": "reload",
-            "before": "old",
-            "after": "new",
-            "added": ["a"],
-            "changed": [],
-            "removed": ["b"],
-            "broken": ["c.yaml:1:1"],
-        },
-    ]
 
 
-def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path, auditing: Callable[[Path], Audit]) -> None:
-    path = tmp_path / "audit.jsonl"
-    audit = auditing(path)
-    audit.hear(CallFinished("one", "ok", 0, "shop", 200, method="PUT"))
-    path.rename(tmp_path / "audit.jsonl.1")
-    audit.hear(CallFinished("two", "ok", 0, "shop", 200, method="PUT"))
-    assert [line["tool"] for line in lines(path)] == ["two"]
-
-
-def test_a_line_that_cannot_be_written_is_told_of(
-    caplog: pytest.LogCaptureFixture, auditing: Callable[[Path], Audit]
+def test_a_new_file_is_for_its_owner_alone_and_an_older_one_keeps_its_mode(
+    path: Path, auditing: Callable[..., Audit]
 ) -> None:
-    with caplog.at_level(logging.ERROR):
-        auditing(Path("/dev/full")).hear(CallFinished("pay", "ok", 0, "shop", 200, method="PUT"))
-    assert caplog.messages == ["audit: a line could not be written to /dev/full: No space left on device"]
+    assert auditing().mode == 0o600
+    path.chmod(0o640)
+    assert auditing().mode == 0o640
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_file_that_cannot_be_made_anew_is_told_of_and_lines_go_on_once_it_can(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, auditing: Callable[[Path], Audit]
+def test_a_file_that_was_moved_away_is_created_again(path: Path, auditing: Callable[..., Audit]) -> None:
+    audit = auditing()
+    audit.hear(PAID)
+    path.rename(path.with_suffix(".1"))
+    audit.hear(PAID._replace(tool="two"))
+    path.rename(path.with_suffix(".2"))
+    path.touch()
+    audit.hear(PAID._replace(tool="three"))
+    assert [line["tool"] for line in lines(path.with_suffix(".2")) + lines(path)] == ["two", "three"]
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_link, "it is a symbolic link"),
+        (os.mkfifo, "it is not a regular file"),
+        (Path.mkdir, "Is a directory"),
+    ],
+)
+def test_only_a_regular_file_is_opened(
+    path: Path, auditing: Callable[..., Audit], make: Callable[[Path], None], reason: str
 ) -> None:
-    path, paid = tmp_path / "audit.jsonl", CallFinished("pay", "ok", 0, "shop", 200, method="PUT")
-    audit = auditing(path)
-    path.rename(tmp_path / "elsewhere")
+    make(path)
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - the reason is in strerror
+        auditing()
+    assert refused.value.strerror == reason
+
+
+def test_a_fifo_that_somebody_reads_is_refused_too(path: Path, auditing: Callable[..., Audit]) -> None:
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - the reason is in strerror
+        auditing()
+    os.close(reading)
+    assert refused.value.strerror == "it is not a regular file"
+
+
+def test_lost_lines_are_counted_and_logged_at_a_bounded_rate(
+    path: Path, auditing: Callable[..., Audit], caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    now = [0.0]
+    audit = auditing(emit=events.append, clock=lambda: now[0])
+    path.rename(path.with_suffix(".1"))
     path.mkdir()
     with caplog.at_level(logging.ERROR):
-        audit.hear(paid)
-        audit.hear(paid)
-    assert caplog.messages == [f"audit: a line could not be written to {path}: Is a directory"] * 2
+        for _ in range(3):
+            audit.hear(STARTED)
+        now[0] = 10.0
+        audit.hear(STARTED)
+    assert caplog.messages == [
+        f"audit: a line was not written to {path}: Is a directory",
+        f"audit: 3 lines were not written to {path}: Is a directory",
+    ]
     path.rmdir()
-    audit.hear(paid)
-    assert [line["tool"] for line in lines(path)] == ["pay"]
+    audit.hear(PAID)
+    audit.hear(PAID)
+    assert events == [AuditWritten("Is a directory")] * 4 + [AuditWritten(None)]
+    assert len(lines(path)) == 2
+
+
+def test_a_call_that_must_be_recorded_is_refused_if_its_first_line_is_lost(
+    path: Path, auditing: Callable[..., Audit]
+) -> None:
+    disk = Disk()
+    audit = auditing(required=True, write=disk.write)
+    audit.hear(STARTED)
+    disk.error = errno.ENOSPC
+    with pytest.raises(NotSent, match="audit file cannot be written") as refused:
+        audit.hear(STARTED)
+    assert refused.value.code == "audit-failed"
+    audit.hear(PAID)  # this call was made: it cannot be refused any more
+    disk.error = 0
+    audit.hear(STARTED)
+    assert [line["event"] for line in lines(path)] == ["call-started"] * 2
+
+
+def test_a_write_that_hangs_is_waited_for_once_and_lines_go_on_after_it(
+    path: Path, auditing: Callable[..., Audit]
+) -> None:
+    disk, events = Disk(), list[Event]()
+    audit = auditing(emit=events.append, write=disk.write, max_wait=0.05)
+    disk.hangs = True
+    for _ in range(3):
+        audit.hear(STARTED)
+    assert [event.failure for event in events if isinstance(event, AuditWritten)] == (
+        ["a write took more than 0.05 s"] * 3
+    )
+    disk.hangs = False
+    disk.release.set()
+    while events[-1] != AuditWritten(None):
+        audit.hear(PAID)
+    events_written = [line["event"] for line in lines(path)]
+    assert events_written[0] == "call-started"  # the one that hung
+    assert set(events_written[1:]) == {"call"}
+
+
+def test_a_full_disk_tears_no_other_line(path: Path, auditing: Callable[..., Audit]) -> None:
+    audit = auditing()
+    audit.hear(STARTED)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        audit.hear(STARTED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    audit.hear(PAID)
+    first, torn, last = path.read_text().splitlines()
+    assert json.loads(first)["event"] == "call-started"
+    assert len(torn) == 10
+    assert json.loads(last)["event"] == "call"
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
+def test_the_readme_finds_calls_without_an_end(path: Path, auditing: Callable[..., Audit]) -> None:
+    readme = (ROOT / "README.md").read_text()
+    command = next(line for line in readme.splitlines() if line.startswith("jq ") and "call-started" in line)
+    audit = auditing()
+    audit.began("x")
+    audit.hear(STARTED)
+    with path.open("a") as file:
+        file.write("torn {\n")
+    audit.hear(STARTED._replace(call="c2"))
+    audit.hear(PAID._replace(call="c1"))
+    audit.hear(PAID)
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=path.parent, check=True, capture_output=True, text=True
+    ).stdout
+    assert [json.loads(line)["call"] for line in found.splitlines()] == ["c2"]

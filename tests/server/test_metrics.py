@@ -3,7 +3,9 @@ import re
 import pytest
 
 from bridge.events import (
+    AuditWritten,
     CallFinished,
+    CallStarted,
     CircuitChanged,
     RequestRefused,
     RequestRetried,
@@ -40,6 +42,9 @@ async def test_what_happened_is_counted() -> None:
     metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
     metrics.hear(TokenAsked("shop", "token-refused", 0.1))
     metrics.hear(RequestRefused(401))
+    metrics.hear(CallStarted("pay", "POST", "shop", "c1"))
+    for failure in (None, "full", "full"):
+        metrics.hear(AuditWritten(failure))
     metrics.hear(CircuitChanged("shop", is_open=True, failures=5))
     metrics.hear(CircuitChanged("other", is_open=True, failures=5))
     metrics.hear(CircuitChanged("other", is_open=False, failures=7))
@@ -58,6 +63,8 @@ async def test_what_happened_is_counted() -> None:
         'restbridge_upstream_replies_total{status="200",upstream="shop"}': 1,
         'restbridge_upstream_replies_total{status="404",upstream="shop"}': 1,
         'restbridge_upstream_retries_total{reason="timeout",upstream="shop"}': 1,
+        "restbridge_audit_failures_total": 2,
+        "restbridge_audit_failing": 1,
         'restbridge_tokens_total{outcome="token-refused",upstream="shop"}': 1,
         'restbridge_requests_refused_total{status="401"}': 1,
         'restbridge_circuit_open{upstream="shop"}': 1,

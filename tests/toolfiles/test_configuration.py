@@ -73,7 +73,9 @@ x-team: ours
     [
         ("tool: [a]\n", '1:1: error: unknown key "tool"; did you mean tools? [unknown-key]'),
         ("baseUrl: x\n", '1:1: error: unknown key "baseUrl"; it belongs into the upstream file, NAME.upstream.yaml [unknown-key]'),
-        ("audit: {}\n", "1:8: error: found a mapping, expected a text; put it in quotes [wrong-type]"),
+        ("audit: {}\n", "1:8: error: the key file is missing; add it [missing-key]"),
+        ("audit: ''\n", '1:8: error: found "", expected a text that is not empty [wrong-value]'),
+        ("audit: {file: a, require: true}\n", '1:18: error: unknown key "require"; did you mean required? [unknown-key]'),
         ("views: {a/b: {tags: [x]}}\n", '1:9: error: found "a/b", expected a name of letters, digits, _ and -, at most 64: it stands in a URL [wrong-value]'),
         ("views: {all: {without: [x]}}\n", "1:9: error: nothing is in this view; name tools or tags: a pattern of all names is * [missing-key]"),
         ("limits: {calls: 3}\n", '1:10: error: unknown key "calls"; write it under perCaller or inAll [unknown-key]'),
