@@ -13,12 +13,14 @@ from bridge.spec import may_change
 from bridge.tool.compiler import Tool
 
 _name: Final = attrgetter("name")
+MAX_KEPT_SCOPE_SETS: Final = 64
+"""Sets of scopes whose visible tools are kept. Callers may show any number of tokens, each with other scopes."""
 
 
 class Snapshot:
     """The tools of one moment, frozen; ``tools`` are in order of name, ``by_name`` knows no aliases."""
 
-    __slots__ = ("_asked", "_seen", "aliases", "by_name", "tools")
+    __slots__ = ("_asked", "_by_scopes", "_by_view", "aliases", "by_name", "tools")
 
     def __init__(
         self, tools: Iterable[Tool] = (), before: "Snapshot | None" = None, without: Iterable[Tool] = ()
@@ -40,7 +42,8 @@ class Snapshot:
         self.by_name: Mapping[str, Tool] = by_name
         self.aliases: Mapping[str, Tool] = aliases
         self._asked: frozenset[str] | None = None
-        self._seen: dict[tuple[frozenset[str], View | None], Snapshot] = {}
+        self._by_view: dict[View, Snapshot] = {}
+        self._by_scopes: dict[frozenset[str], VisibleTools] = {}
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -53,21 +56,59 @@ class Snapshot:
         """The tool that answers to a name or an alias."""
         return self.by_name.get(name) or self.aliases.get(name)
 
-    def seen_by(self, caller: Caller) -> "Snapshot":
-        """What of it a caller may see and call: tools of its view that ask for no scope that it lacks."""
-        if caller.scopes is None and caller.view is None:
+    def seen_by(self, caller: Caller) -> "Snapshot | VisibleTools":
+        """The tools that a caller may see and call: those of its view that ask for no scope that it lacks.
+
+        Scopes that no tool asks for make no difference, so callers who differ in those alone share one answer.
+        """
+        seen = self if caller.view is None else self._in_view(caller.view)
+        return seen if caller.scopes is None else seen.with_scopes(caller.scopes)
+
+    def _in_view(self, view: View) -> "Snapshot":
+        """Views are few: they stand in the settings file."""
+        if view not in self._by_view:
+            self._by_view[view] = Snapshot(tool for tool in self.tools if _is_in(view, tool))
+        return self._by_view[view]
+
+    def with_scopes(self, scopes: frozenset[str]) -> "Snapshot | VisibleTools":
+        """The tools that ask for none but these."""
+        if scopes >= self.scopes:
             return self
-        scopes = self.scopes if caller.scopes is None else caller.scopes & self.scopes
-        if scopes == self.scopes and caller.view is None:
-            return self
-        key = (scopes, caller.view)
-        if key not in self._seen:
-            self._seen[key] = Snapshot(
-                tool
-                for tool in self.tools
-                if scopes.issuperset(tool.spec.scopes) and _is_in(caller.view, tool)
-            )
-        return self._seen[key]
+        scopes &= self.scopes
+        visible = self._by_scopes.pop(scopes, None) or VisibleTools(self, scopes)
+        self._by_scopes[scopes] = visible  # what was used last stands last
+        if len(self._by_scopes) > MAX_KEPT_SCOPE_SETS:
+            del self._by_scopes[next(iter(self._by_scopes))]
+        return visible
+
+
+class VisibleTools:
+    """The tools of a snapshot that callers with certain scopes may see and call.
+
+    It holds no copy of the snapshot: to find a tool costs no memory, and to list them a pointer for each.
+    """
+
+    __slots__ = ("_scopes", "_tools", "_whole")
+
+    def __init__(self, whole: Snapshot, scopes: frozenset[str]) -> None:
+        self._whole = whole
+        self._scopes = scopes
+        self._tools: tuple[Tool, ...] | None = None
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """In order of name."""
+        if self._tools is None:
+            self._tools = tuple(filter(self._is_allowed, self._whole.tools))
+        return self._tools
+
+    def find(self, name: str) -> Tool | None:
+        """The tool that answers to a name or an alias."""
+        tool = self._whole.find(name)
+        return tool if tool and self._is_allowed(tool) else None
+
+    def _is_allowed(self, tool: Tool) -> bool:
+        return self._scopes.issuperset(tool.spec.scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +163,13 @@ class Registry:
 
 def _is_in(view: View | None, tool: Tool) -> bool:
     return view is None or view.shows(tool.name, tool.spec.tags)
+
+
+def other_names(before: Snapshot, after: Snapshot) -> list[str]:
+    """Names of tools that some caller sees in one of the two and not in the other, or sees as another tool."""
+    both = before.by_name.keys() & after.by_name.keys()
+    looks_other = [name for name in both if _looks_other(before.by_name[name], after.by_name[name])]
+    return [*looks_other, *(before.by_name.keys() ^ after.by_name.keys())]
 
 
 def _looks_other(old: Tool, new: Tool) -> bool:

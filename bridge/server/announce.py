@@ -9,13 +9,14 @@ tools.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
@@ -29,9 +30,10 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from bridge.caller import ANYBODY, Caller
-from bridge.registry import Registry
+from bridge.registry import Registry, Snapshot, VisibleTools, other_names
 from bridge.server.limits import Limits
 from bridge.settingsfile import View
+from bridge.spec import Json
 
 Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
 """Its lifespan is a task group that ends with the transport."""
@@ -94,21 +96,23 @@ class Announcer:
         """The list of tools differs from now on; those are told whose own list does, and none is waited for."""
         self._has_changed = True
         before, self._announced = self._announced, self._registry.current
+        after, names = self._announced, other_names(before, self._announced)
         changed: dict[_Sight, bool] = {}
 
-        def is_other(caller: Caller) -> bool:
+        async def is_other(caller: Caller) -> bool:
             key = _sight(caller)
             if key not in changed:
-                old, new = before.seen_by(caller).tools, self._announced.seen_by(caller).tools
-                changed[key] = [tool.definition for tool in old] != [tool.definition for tool in new]
+                old, new = before.seen_by(caller), after.seen_by(caller)
+                changed[key] = any(_definition(old, name) != _definition(new, name) for name in names)
+                await checkpoint()  # thousands of callers may each see other tools
             return changed[key]
 
-        for session in self._sessions.values():
-            if is_other(session.owner):
+        for session in list(self._sessions.values()):
+            if await is_other(session.owner) and not session.ended:
                 session.pending = True
                 self._tell_soon(session)
         for audience in list(self._audiences.values()):
-            if is_other(audience.caller):
+            if await is_other(audience.caller):
                 await audience.bus.publish(ToolsListChanged())
 
     def close(self) -> None:
@@ -245,6 +249,11 @@ def come_from(caller: Caller, scope: Scope) -> None:
 
 def _sight(caller: Caller) -> _Sight:
     return caller.scopes, caller.view
+
+
+def _definition(tools: Snapshot | VisibleTools, name: str) -> Mapping[str, Json] | None:
+    tool = tools.find(name)
+    return None if tool is None else tool.definition
 
 
 def _key(connection: Connection) -> str | int:

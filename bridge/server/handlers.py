@@ -22,7 +22,6 @@ from mcp_types import (
     SERVER_INFO_META_KEY,
     CallToolRequestParams,
     PaginatedRequestParams,
-    methods,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -32,10 +31,11 @@ from bridge.codec import clean, encode
 from bridge.errors import TooMany
 from bridge.events import CallFinished, Ear, Event
 from bridge.invoke import invoke
-from bridge.registry import Registry, Snapshot
+from bridge.registry import Registry, Snapshot, VisibleTools
 from bridge.server.announce import CALLING, Announcer, Context, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
+from bridge.server.listings import Listings
 from bridge.server.logs import fit
 from bridge.server.refusals import Refusals
 from bridge.server.tracing import Tracing
@@ -81,8 +81,7 @@ class ToolServer(Server[TaskGroup]):
         self._tracing = tracing
         self._running: set[anyio.CancelScope] = set()
         self._deadline = math.inf
-        self._listed: Snapshot | None = None
-        self._listings: dict[tuple[Snapshot, str], bytes] = {}
+        self._listings = Listings({"ttlMs": _HINT.ttl_ms, "cacheScope": _HINT.scope}, self.written)
         super().__init__(
             NAME,
             version=__version__,
@@ -134,7 +133,7 @@ class ToolServer(Server[TaskGroup]):
         inbound = Inbound(caller, fit(ctx.request_id), headers)
         return await self.call(tool, params.arguments or {}, inbound)
 
-    def seen(self, caller: Caller) -> Snapshot:
+    def seen(self, caller: Caller) -> Snapshot | VisibleTools:
         """The tools that are there for somebody now."""
         return self._registry.current.seen_by(caller)
 
@@ -149,15 +148,7 @@ class ToolServer(Server[TaskGroup]):
         return self._listing(version, caller)
 
     def _listing(self, version: str, caller: Caller) -> bytes:
-        if self._registry.current is not self._listed:
-            self._listed, self._listings = self._registry.current, {}
-        snapshot = self.seen(caller)
-        key = (snapshot, version)
-        if key not in self._listings:
-            first = {"ttlMs": _HINT.ttl_ms, "cacheScope": _HINT.scope, **page(snapshot.tools, 0)}
-            shaped = methods.serialize_server_result("tools/list", version, first)
-            self._listings[key] = self.written(version, shaped)
-        return self._listings[key]
+        return self._listings.first_page(self._registry.current, self.seen(caller), version)
 
     def written(self, version: str, result: dict[str, Any]) -> bytes:
         """A result as it is sent in a protocol version: the modern era has the name of the server in each."""
