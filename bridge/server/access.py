@@ -27,8 +27,9 @@ _TWICE: Final = "Show one key: there is more than one Authorization header"
 INVALID: Final = "This key is not known here, or counts no more"
 _LATER: Final = "The keys of the issuer of this token cannot be read just now; try again in 10 seconds"
 _FOREVER: Final = 3600.0
-_TOKENS: Final = 2000
-"""Tokens that are known; of more, those that nothing was opened with are forgotten, to be verified again."""
+MAX_KNOWN_TOKENS: Final = 2000
+MAX_KNOWN_TOKEN_CHARACTERS: Final = 2 * 1024**2
+"""Verified tokens that are kept. Past either bound those with no open request are forgotten, and verified again when shown."""
 
 
 class Refused(Exception):
@@ -91,6 +92,7 @@ class Access:
         self._emit: Ear = ignore
         self._keys: dict[str, Holder] = {}
         self._tokens: dict[str, Holder] = {}
+        self._token_characters = 0
         self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
         self._awaited = math.inf
@@ -248,14 +250,22 @@ class Access:
             raise Refused("This token is of an issuer that is not known here", "invalid_token")
         if self._issuers.get(token.issuer.entry.issuer) is not token.issuer:  # it was withdrawn meanwhile
             raise Refused(INVALID, "invalid_token")
-        if len(self._tokens) >= _TOKENS:
-            self._tokens = {digest: holder for digest, holder in self._tokens.items() if holder.visits}
+        size = self._token_characters + len(text)
+        if len(self._tokens) >= MAX_KNOWN_TOKENS or size > MAX_KNOWN_TOKEN_CHARACTERS:
+            self._forget([digest for digest, holder in self._tokens.items() if not holder.visits])
         if token.expires < self._awaited:
             self._changed.set()
-        return self._tokens.setdefault(digest, Holder.of(token, text))
+        if digest not in self._tokens:  # another request may have shown it meanwhile
+            self._tokens[digest] = Holder.of(token, text)
+            self._token_characters += len(text)
+        return self._tokens[digest]
+
+    def _forget(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            self._token_characters -= len(self._tokens.pop(digest).caller.token or "")
 
     def _weed(self) -> None:
-        """End and forget the tokens that count no more."""
+        """End and forget the tokens that are no longer valid."""
         for digest, holder in list(self._tokens.items()):
             token = holder.proof
             assert isinstance(token, Token)
@@ -265,4 +275,4 @@ class Access:
                 or holder.is_over
             ):
                 holder.stay.end()
-                del self._tokens[digest]
+                self._forget([digest])

@@ -36,6 +36,8 @@ _REFRESH: Final = 60.0
 """Seconds after which a session's next call goes to the SDK, which ends sessions that it does not see."""
 _LONGEST: Final = 300.0
 """Seconds that a call of a session may take here; the SDK would wait for a longer one."""
+_MAX_CACHED_HEADERS: Final = 1024
+"""Bytes of the headers that are judged; the verdicts on 256 combinations are cached."""
 
 _Head: TypeAlias = Mapping[bytes, bytes]
 _MODERN: Final = {version.encode(): version for version in MODERN_PROTOCOL_VERSIONS}
@@ -93,7 +95,7 @@ class Express:
         if self._gate.stopping.is_set():
             return False
         judged = (head.get(b"host"), head.get(b"origin"), head.get(b"content-type"), head.get(b"accept"))
-        return self._admits(*judged)
+        return sum(map(len, filter(None, judged))) <= _MAX_CACHED_HEADERS and self._admits(*judged)
 
     def _is_admitted(self, *judged: bytes | None) -> bool:
         names = (b"host", b"origin", b"content-type", b"accept")

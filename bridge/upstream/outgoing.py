@@ -13,6 +13,9 @@ from bridge.upstream.transport import USER_AGENT, Message
 
 _DEFAULTS: Final[tuple[Header, ...]] = (("User-Agent", USER_AGENT), ("Accept-Encoding", "gzip"))
 
+_MAX_CACHED_HEADERS: Final = 4096
+"""Characters of a request's own headers up to which its head is cached: callers can fill headers with arguments."""
+
 
 class _Head(NamedTuple):
     """What is the same in many requests: ``query`` is what the auth adds to it, ``lines`` are the headers as sent."""
@@ -56,7 +59,9 @@ class Outgoing:
 
     def _head_of(self, request: Request) -> _Head:
         has_length = request.content is not None or request.method in BODY_METHODS  # RFC 9110 8.6
-        return self._head(request.headers, len(request.content or b"") if has_length else None)
+        length = len(request.content or b"") if has_length else None
+        is_short = sum(len(value) for _, value in request.headers) <= _MAX_CACHED_HEADERS
+        return (self._head if is_short else self._written)(request.headers, length)
 
     def _target(self, url: str, query: str) -> str:
         base_url = self._base_url

@@ -276,6 +276,16 @@ async def test_what_is_plain_does_not_trouble_the_sdk(served: Served, web: httpx
         assert await status_of(next(wild(7, 1)), id, served, stopping=True) == 599
 
 
+async def test_long_headers_are_left_to_the_sdk_and_not_cached(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    long = "x" * 2000
+    async with served.http() as url:
+        session = Session(web, url)
+        session.headers["accept"] = f"application/json;a={long}, text/event-stream"
+        assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
+
+
 async def test_a_session_that_loses_its_connection_does_not_lose_its_call(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from bridge.events import CallFinished, RequestRefused, ignore
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
-from bridge.server.access import Access, Refused
+from bridge.server.access import MAX_KNOWN_TOKEN_CHARACTERS, Access, Refused
 from bridge.server.door import Door
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
@@ -423,6 +423,24 @@ async def test_of_many_tokens_those_are_known_that_something_is_open_with() -> N
         await access.holder(shown(number))
     assert await access.holder(first) is holders[0]
     assert await access.holder(second) is not holders[1]
+
+
+async def test_long_tokens_are_known_in_smaller_numbers() -> None:
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    def shown(number: int) -> list[tuple[bytes, bytes]]:
+        text = token("ed-1", "EdDSA", jti=str(number), note="x" * 5000)
+        return [(b"authorization", f"Bearer {text}".encode())]
+
+    access = Access(words_of(issuer("keys")), fetch)
+    for number in range(500):
+        await access.holder(shown(number))
+        known = [len(holder.caller.token or "") for holder in access._tokens.values()]
+        assert sum(known) == access._token_characters <= MAX_KNOWN_TOKEN_CHARACTERS
+    assert len(known) < 400
+    access.replace(words_of())
+    assert (access._tokens, access._token_characters) == ({}, 0)
 
 
 class Clock:
