@@ -34,8 +34,8 @@ STATES: Final[Mapping[State, str]] = {
 
 def directories(settings: Settings) -> Directories:
     """Where the files are; raises ``click.ClickException`` for a directory that is not there."""
-    upstreams = () if settings.upstreams is None else (settings.upstreams,)
-    for directory in (*settings.directories, *upstreams):
+    upstreams = settings.upstreams
+    for directory in (*settings.directories, *([upstreams] if upstreams else [])):
         if directory.is_file():
             raise click.ClickException(f"{directory} is a file; name the directory that it lies in")
         if not directory.is_dir():
@@ -43,7 +43,7 @@ def directories(settings: Settings) -> Directories:
             if directory.name.isdigit():
                 advice = f"to serve HTTP on that port, write --http {directory.name}"
             raise click.ClickException(f"{directory.absolute()} is not there; {advice}")
-    return Directories(tuple(map(str, settings.directories)), *map(str, upstreams))
+    return Directories(tuple(map(str, settings.directories)), str(upstreams) if upstreams else None)
 
 
 def load(settings: Settings) -> Loaded:

@@ -55,15 +55,16 @@ def read_configuration(path: Path, sources: Sources) -> Configuration:
         content = replace(content, message="found no regular file; name the one that holds the settings")
     if isinstance(content, Finding):
         return Configuration(content, None, (at_top(place, content),))
+    content = bytes(content)  # it was named by hand: a link to it may lead anywhere
     document = Document.parse(content, str(path), _PRIVATE)
     if document.problems:
-        return Configuration(content, None, told(place, document.problems))
+        return Configuration(content, None, told(content, document.problems))
     words = None
     try:
         words, findings = _judged(document.value, path.parent, sources)
     except InvalidSpec as problem:
         findings = problem.findings
-    return Configuration(content, words, told(place, map(document.locate, findings)))
+    return Configuration(content, words, told(content, map(document.locate, findings)))
 
 
 def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -> Told:
@@ -83,7 +84,7 @@ def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -
                     findings.warn("idle-view", problem, "views", name, key, index)
         if not snapshot.seen_by(Caller(view=view)).tools:
             findings.warn("idle-view", "no tool is in this view", "views", name, at_key=True)
-    return told(_place(path), map(document.locate, findings))
+    return told(configuration.content, map(document.locate, findings))
 
 
 def _check_open(words: SettingsFile, findings: Findings) -> None:

@@ -3,26 +3,40 @@
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from bridge.diagnostics import Finding
 from bridge.toolfiles.document import MAX_BYTES
 
+MAX_FOLDERS: Final = 16
+"""Folders within each other."""
+
 _OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_EXHAUSTED: Final = dict.fromkeys(
+    (errno.EMFILE, errno.ENFILE),
+    "this process may not open more files now; raise its limit (ulimit -n)",
+)
 _REASONS: Final = {
     errno.EACCES: "this process may not read it; mend its permissions",
     errno.ELOOP: "its link leads back to itself; mend the link",
     errno.ENOENT: "its link leads to nothing; mend the link",
+    **_EXHAUSTED,
 }
 _FOLDER_REASONS: Final = {
     errno.EACCES: "this process may not list the folder; mend its permissions",
     errno.ENOENT: "found no such folder; bring it back",
     errno.ENOTDIR: "found no folder; name another",
+    **_EXHAUSTED,
 }
+OUT_OF_DESCRIPTORS: Final = Finding("unreadable", _EXHAUSTED[errno.EMFILE])
+"""Of a file that this process cannot open just now, whatever is in it."""
 _KINDS: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -30,6 +44,10 @@ _KINDS: Final = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_OUTSIDE: Final = Finding(
+    "outside-folder",
+    "found a link to a folder outside the directory, which is not entered; name that folder as a directory, too",
+)
 _MISNAMED: Final = Finding(
     "rename", "only files whose names end with .yaml are read; rename it", severity="warning"
 )
@@ -37,10 +55,14 @@ _MISNAMED: Final = Finding(
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """Where files are looked for; with ``upstreams``, upstream files count there alone."""
+    """Where files are looked for; with ``upstreams``, upstream files count there alone.
+
+    Of each directory at most ``max_entries`` files and folders are looked at, those in its folders included.
+    """
 
     tools: tuple[str, ...]
     upstreams: str | None = None
+    max_entries: int = 20_000
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -49,10 +71,10 @@ class Directories:
             return self.tools
         return (*self.tools, self.upstreams)
 
-    @property
-    def there(self) -> list[Path]:
-        """The absolute paths of those that exist."""
-        return [path for path in (Path(root).absolute() for root in self.roots) if path.is_dir()]
+    def paths(self, folders: "Iterable[Folder]") -> list[Path]:
+        """The absolute paths of folders that were entered."""
+        roots = [Path(root).absolute() for root in self.roots]
+        return [roots[folder.rank] / folder.relative for folder in folders]
 
 
 class Place(NamedTuple):
@@ -114,6 +136,12 @@ Content: TypeAlias = bytes | Finding
 """What is in a file, or why it cannot be read."""
 
 
+class OutsideBytes(bytes):
+    """What is in a file that lies outside its directory, behind a link: no message quotes it."""
+
+    __slots__ = ()
+
+
 class Folder(NamedTuple):
     """A folder that was entered; ``relative`` is empty, or ends with a slash."""
 
@@ -125,49 +153,128 @@ class Folder(NamedTuple):
 
 @dataclass(slots=True)
 class Survey:
-    """One look at everything. ``blind`` are the folders that could not be listed, with the reason."""
+    """One look at everything. ``blind`` are the folders that could not be listed to their end, with the reason.
+
+    ``unlisted`` are those folders and all that were left out because the directory holds too much, as in
+    ``Folder``: rank and relative path.
+    """
 
     looks: dict[Place, Look] = field(default_factory=dict)
     folders: set[Folder] = field(default_factory=set)
-    blind: dict[Place, str] = field(default_factory=dict)
+    blind: dict[Place, Finding] = field(default_factory=dict)
+    unlisted: set[tuple[int, str]] = field(default_factory=set)
 
     def sees(self, place: Place) -> bool:
         """Whether a file that is not in ``looks`` is really not there."""
-        return not any(
-            place.rank == folder.rank and place.relative.startswith(folder.relative) for folder in self.blind
-        )
+        parts = place.folder.split("/")[:-1]
+        above = accumulate((f"{part}/" for part in parts), initial="")
+        return not any((place.rank, folder) in self.unlisted for folder in above)
+
+    def miss(self, folder: Place, finding: Finding | None = None) -> None:
+        """Note a folder that was not listed to its end."""
+        self.unlisted.add((folder.rank, folder.relative))
+        if finding:
+            self.blind[folder] = finding
 
 
 def survey(directories: Directories) -> Survey:
-    """Look at every file; each folder counts once, however many links lead to it."""
+    """Look at every file; each folder is entered once, however many links lead to it.
+
+    A directory that lies within another one is a directory of its own: its files belong to it alone, so that
+    no upstream file gets into the directory of upstream files by its folder.
+    """
     found = Survey()
+    roots = {identity for root in directories.roots if (identity := _identity(root))}
     known: set[tuple[int, int]] = set()
-    ranked = sorted(enumerate(directories.roots), key=lambda each: each[1] != directories.upstreams)
-    for rank, root in ranked:  # what lies in the upstreams directory counts there, even where they overlap
-        _enter(Place(rank, "", root), known, found)
+    for rank, root in enumerate(directories.roots):
+        _Walk(Place(rank, "", root), directories.max_entries, roots, known, found).run()
     return found
 
 
-def _enter(folder: Place, known: set[tuple[int, int]], found: Survey) -> None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
-        status = Path(folder.path).stat()
-        with os.scandir(folder.path) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
-    except OSError as problem:
-        found.blind[folder] = _reason(problem, _FOLDER_REASONS)
-        return
-    if (status.st_dev, status.st_ino) in known:
-        return
-    known.add((status.st_dev, status.st_ino))
-    found.folders.add(Folder(folder.rank, folder.relative, status.st_dev, status.st_ino))
-    folders = []
-    for entry in entries:
-        if not entry.name.endswith(".yaml") and _is_folder(entry):
-            folders.append(entry)
-        elif entry.name.lower().endswith((".yml", ".yaml")) and (seen := _look(entry)):
-            found.looks[Place(folder.rank, folder.relative + entry.name, folder.directory)] = seen
-    for entry in sorted(folders, key=lambda entry: (entry.is_symlink(), entry.name)):
-        _enter(folder._replace(relative=f"{folder.relative}{entry.name}/"), known, found)
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Walk:
+    """Enters the folders of one directory, those near its top first, and those behind links last.
+
+    So a link never takes away the folder that it leads to from its own place.
+    """
+
+    def __init__(
+        self,
+        root: Place,
+        max_entries: int,
+        roots: set[tuple[int, int]],
+        known: set[tuple[int, int]],
+        found: Survey,
+    ) -> None:
+        self._folders = deque([root])
+        self._links: deque[Place] = deque()
+        self._max_entries = self._room = max_entries
+        self._roots = roots
+        self._known = known
+        self._found = found
+
+    def run(self) -> None:
+        while waiting := self._folders or self._links:
+            folder = waiting.popleft()
+            if self._room < 0:
+                self._found.miss(folder)
+            elif folder.relative.count("/") > MAX_FOLDERS:
+                message = f"found more than {MAX_FOLDERS} folders within each other; move this one up"
+                self._found.miss(folder, Finding("too-deep", message))
+            else:
+                self._enter(folder)
+
+    def _enter(self, folder: Place) -> None:
+        try:
+            descriptor = os.open(folder.path, _OPEN_FOLDER)
+            try:
+                self._list(folder, descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as problem:
+            self._found.miss(folder, Finding("unreadable", _reason(problem, _FOLDER_REASONS)))
+
+    def _list(self, folder: Place, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        identity = status.st_dev, status.st_ino
+        if identity in self._known or (folder.relative and identity in self._roots):
+            return
+        if folder.relative and _is_outside(descriptor, folder):
+            self._found.miss(folder, _OUTSIDE)
+            return
+        self._known.add(identity)
+        with os.scandir(descriptor) as listing:
+            is_whole = self._take(folder, listing)
+        if is_whole:  # else events could bring in what the bound leaves out
+            self._found.folders.add(Folder(folder.rank, folder.relative, *identity))
+
+    def _take(self, folder: Place, listing: "Iterator[os.DirEntry[str]]") -> bool:
+        """Look at the files of a folder; whether all of them were."""
+        folders = []
+        for entry in listing:
+            self._room -= 1
+            if self._room < 0:
+                message = f"found more than {self._max_entries} files and folders up to this one"
+                advice = "take out what is no tool file"
+                self._found.miss(folder, Finding("too-many-files", f"{message}; {advice}"))
+                return False
+            if entry.name.startswith("."):
+                continue
+            place = Place(folder.rank, folder.relative + entry.name, folder.directory)
+            if not entry.name.endswith(".yaml") and _is_folder(entry):
+                folders.append((entry.is_symlink(), place._replace(relative=f"{place.relative}/")))
+            elif entry.name.lower().endswith((".yml", ".yaml")) and (seen := _look(entry)):
+                self._found.looks[place] = seen
+        for is_link, place in sorted(folders):
+            (self._links if is_link else self._folders).append(place)
+        return True
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -199,10 +306,15 @@ def read(place: Place) -> tuple[Look, Content] | None:
     except FileNotFoundError:
         return None
     except OSError as problem:
-        unreadable = Finding("unreadable", _reason(problem))
+        unreadable = (
+            OUT_OF_DESCRIPTORS if problem.errno in _EXHAUSTED else Finding("unreadable", _reason(problem))
+        )
         return unreadable, unreadable
     try:
-        return _read(descriptor)
+        found = _read(descriptor)
+        if found and isinstance(found[1], bytes) and _is_outside(descriptor, place):
+            return found[0], OutsideBytes(found[1])
+        return found
     finally:
         os.close(descriptor)
 
@@ -247,10 +359,21 @@ def _moves_others(place: Place, entered: AbstractSet[tuple[int, str]]) -> bool:
     return (place.rank, f"{place.relative}/") in entered
 
 
-def is_outside(place: Place) -> bool:
-    """Whether links lead out of the directory: such a file is read, but never quoted."""
+def _is_outside(descriptor: int, place: Place) -> bool:
+    """Whether links lead out of the directory to what was opened at a place."""
+    path = _real_path(descriptor, place.path)
+    if path == os.path.abspath(place.path):  # noqa: PTH100 - pathlib has nothing that takes /./ and /../ out
+        return False
     root = os.path.realpath(place.directory)
-    return os.path.commonpath((root, os.path.realpath(place.path))) != root
+    return os.path.commonpath((root, path)) != root
+
+
+def _real_path(descriptor: int, path: str) -> str:
+    """Where an open file lies; what its path leads to by now may be another one."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - pathlib takes no text
+    except OSError:  # no Linux
+        return os.path.realpath(path)
 
 
 def _judge(status: os.stat_result) -> Look:

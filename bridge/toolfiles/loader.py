@@ -42,18 +42,18 @@ def load(
     moved: Collection[Place] | None = None,
     *,
     keep: bool = True,
-    blind: Mapping[Place, str] | None = None,
+    blind: Mapping[Place, Finding] | None = None,
 ) -> Loaded:
     """What ``contents`` come to, after ``previous``, which is answered itself if nothing differs.
 
     ``moved`` are the only places where ``contents`` may have become others since, if that is known: then a
     load costs what they cost. ``keep``: whether a broken file's last good one serves on. Touches no file
-    but for secrets, and to see whether one that is wrong may be quoted.
+    but for secrets.
     """
     before = previous or Loaded()
     places = {*contents, *before.tools, *before.upstreams} if moved is None else moved
     moved = {place for place in places if contents.get(place) != before.content(place)}
-    unseen = tuple(at_top(place, Finding("unreadable", why)) for place, why in sorted((blind or {}).items()))
+    unseen = tuple(at_top(place, finding) for place, finding in sorted((blind or {}).items()))
     upstreams = _upstream_files(directories, contents, moved, sources, before.upstreams, keep=keep)
     if not moved and (upstreams, unseen) == (before.upstreams, before.blind):
         return before

@@ -28,6 +28,8 @@ _ANNOUNCEMENTS: Final = 4
 """At most so many within a second: a burst is heard at once, a storm in sums."""
 _LAG: Final = 0.5
 """Seconds by which another process may be later to serve what both were told of."""
+_REST: Final = 60.0
+"""Seconds between two attempts to watch, at most; but never less than a poll."""
 _LONGEST: Final = 4 * GONE
 """How long a reload that was asked for waits for files that move, in seconds."""
 
@@ -171,7 +173,11 @@ class Reloader:
     # --- events ---
 
     async def _watch(self) -> None:
-        """Listen, and anew whenever a folder is another one: inotify would stay blind for ever."""
+        """Listen, and start again whenever a folder is another one, as inotify would stay blind for ever.
+
+        Where watching fails, polls find what changes, and it is tried again, less and less often.
+        """
+        rest = self._poll
         while True:
             self._rearm, self._armed = anyio.Event(), self._settling.folders
             try:
@@ -180,21 +186,25 @@ class Reloader:
                 with anyio.move_on_after(self._poll):
                     await self._rearm.wait()
             except (OSError, RuntimeError) as problem:
-                self.mode = "polling"
-                message = (
-                    "cannot watch (%s): looking every %g s instead; raise the limits fs.inotify.max_user_*"
-                )
-                _log.warning(message, type(problem).__name__, self._poll)
-                return
+                rest = self._poll if self.mode == "events" else min(2 * rest, max(_REST, self._poll))
+                if self.mode == "events":
+                    self.mode = "polling"
+                    message = (
+                        "cannot watch (%s): looking every %g s until that works again; "
+                        "raise the limits fs.inotify.max_user_* or the limit of open files"
+                    )
+                    _log.warning(message, type(problem).__name__, self._poll)
+                await anyio.sleep(rest)
 
     async def _listen(self) -> None:
-        roots = self._shelf.directories.there
-        if not roots:
+        folders = self._shelf.directories.paths(self._armed)
+        if not folders:
             await self._rearm.wait()
             return
         changes = awatch(
-            *roots,
+            *folders,
             watch_filter=None,
+            recursive=False,  # True follows links, wherever they lead
             debounce=50,
             step=25,
             rust_timeout=200,
@@ -205,6 +215,9 @@ class Reloader:
         )
         is_first = True
         async for batch in changes:
+            if self.mode == "polling":
+                self.mode = "events"
+                _log.info("watching for changes again")
             self._everything |= is_first  # what moved before the watch was set
             self._paths |= {path for _, path in batch}
             if batch or is_first:

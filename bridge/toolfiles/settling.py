@@ -6,6 +6,7 @@ it never comes to rest    is read after ``PATIENCE`` all the same
 it is gone                counts as deleted if it is still gone after ``GONE``
 it was cut short          new bytes that the last good ones begin with wait one poll
 its folder is unreadable  it stays what it was
+no descriptor is left     it stays what it was, and is read at the next poll
 ========================  ==================================================================
 """
 
@@ -16,6 +17,7 @@ from typing import Final
 
 from bridge.diagnostics import Finding
 from bridge.toolfiles.files import (
+    OUT_OF_DESCRIPTORS,
     Content,
     Directories,
     Folder,
@@ -56,10 +58,11 @@ class Settling:
         self.contents: dict[Place, Content] = {}
         self.moved: set[Place] = set()
         self.folders: set[Folder] = set()
-        self.blind: dict[Place, str] = {}
+        self.blind: dict[Place, Finding] = {}
         self._directories = directories
         self._last_good = last_good
         self._poll = poll
+        self._room = directories.max_entries * len(directories.roots)
         self._begun = False
         self._known: dict[Place, Look] = {}
         self._changes: dict[Place, _Change] = {}
@@ -89,6 +92,8 @@ class Settling:
 
     def _take(self, place: Place, seen: Look | None, now: float, *, bytes_too: bool = False) -> None:
         change = self._changes.pop(place, None)
+        if place not in self._known and len(self._known) >= self._room:
+            return  # a look at all says that there are too many
         if seen == self._known.get(place):
             if not (bytes_too and isinstance(seen, Signature)):
                 return
@@ -111,6 +116,8 @@ class Settling:
         found = (change.look, change.look) if isinstance(change.look, Finding) else read(place)
         if found is None:
             self._changes[place] = replace(change, due=now + QUIET)
+        elif found[1] is OUT_OF_DESCRIPTORS and place in self.contents:
+            self._changes[place] = replace(change, due=now + self._poll)
         elif not change.cut_short and self._is_cut_short(place, found[1]):
             self._changes[place] = replace(change, due=now + self._poll, cut_short=True)
         else:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from bridge.diagnostics import Diagnostic, Finding, InvalidSpec, Mark
+from bridge.diagnostics import CODES, Diagnostic, Finding, InvalidSpec, Mark
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.toolfiles.document import Document
-from bridge.toolfiles.files import Content, Place, is_outside
+from bridge.toolfiles.files import Content, OutsideBytes, Place
 from bridge.toolfiles.validation import PRIVATE, validate_tool, validate_upstream
 
 _S = TypeVar("_S", ToolSpec, UpstreamSpec)
@@ -38,7 +38,7 @@ def locate(place: Place, words: Words[ToolSpec] | Words[UpstreamSpec], *findings
     """Findings about a file's words, at their places; none of a file that could not be read."""
     if not findings or isinstance(words.content, Finding):
         return ()
-    return told(place, map(_document(place, words.content).locate, findings))
+    return told(words.content, map(_document(place, words.content).locate, findings))
 
 
 def at_top(place: Place, finding: Finding) -> Diagnostic:
@@ -56,22 +56,29 @@ def _words(
     document = _document(place, content)
     disabled = document.value.get("enabled") is False
     if document.problems:
-        return Words(content, None, told(place, document.problems), disabled)
+        return Words(content, None, told(content, document.problems), disabled)
     spec = None
     try:
         spec, findings = validate(place.stem, document.value)
     except InvalidSpec as problem:
         findings = problem.findings
-    return Words(content, spec, told(place, map(document.locate, findings)), disabled)
+    return Words(content, spec, told(content, map(document.locate, findings)), disabled)
 
 
 def _document(place: Place, content: bytes) -> Document:
     return Document.parse(content, place.shown, PRIVATE if place.is_upstream else frozenset())
 
 
-def told(place: Place, diagnostics: Iterable[Diagnostic]) -> Told:
-    """In order, and without the lines of a file that lies elsewhere: a link may lead to any secret."""
+def told(content: bytes, diagnostics: Iterable[Diagnostic]) -> Told:
+    """In order; of a file outside its directory they say what is wrong and where, and quote nothing."""
     ordered = sorted(diagnostics, key=lambda each: (each.mark.line, each.mark.column))
-    if ordered and is_outside(place):
-        ordered = [replace(diagnostic, source=None) for diagnostic in ordered]
+    if isinstance(content, OutsideBytes):
+        ordered = [_unquoted(diagnostic) for diagnostic in ordered]
     return tuple(ordered)
+
+
+def _unquoted(diagnostic: Diagnostic) -> Diagnostic:
+    """With the meaning of its code in place of its message: a link may lead to any secret."""
+    meaning = CODES[diagnostic.code].removeprefix("A warning: ").removesuffix(".")
+    message = f"{meaning[0].lower()}{meaning[1:]}; a link leads out of the directory, so nothing is quoted"
+    return replace(diagnostic, message=message, source=None)

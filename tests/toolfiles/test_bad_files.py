@@ -23,13 +23,15 @@ OF_SPECIAL_FILES = {
     "idle-access",
     "idle-view",
     "open-address",
+    "outside-folder",
     "lost-secret",
     "not-a-file",
     "too-large",
+    "too-many-files",
     "unclear-caller",
     "unreadable",
 }
-"""Of pipes, devices, broken links, 256 KiB, files that vanish, and the settings file, which are made in other tests here."""
+"""Of pipes, devices, links, 256 KiB, thousands of files, files that vanish, and the settings file, which are made in other tests here."""
 
 
 def found(case: Path, place: Path) -> tuple[Diagnostic, ...]:

@@ -10,11 +10,12 @@ from bridge.diagnostics import Finding
 from bridge.toolfiles import files
 from bridge.toolfiles.document import MAX_BYTES
 from bridge.toolfiles.files import (
+    MAX_FOLDERS,
     Directories,
     Look,
+    OutsideBytes,
     Place,
     Signature,
-    is_outside,
     look,
     read,
     spoken_of,
@@ -102,19 +103,98 @@ def test_a_config_map_counts_once(tmp_path: Path) -> None:
     assert not is_outside(place(tmp_path / "a.yaml"))
 
 
+def test_a_folder_of_a_config_map_is_entered(tmp_path: Path) -> None:
+    write(tmp_path / "..2026_08_01" / "more" / "a.yaml")
+    (tmp_path / "..data").symlink_to("..2026_08_01")
+    (tmp_path / "more").symlink_to("..data/more")
+    assert relatives(tmp_path) == [(0, "more/a.yaml")]
+    assert not is_outside(place(tmp_path / "more/a.yaml", tmp_path))
+
+
 def test_a_folder_counts_once_however_it_is_reached(tmp_path: Path) -> None:
     write(tmp_path / "real" / "a.yaml")
     (tmp_path / "a_link").symlink_to("real")
     (tmp_path / "real" / "up").symlink_to("..")
-    assert relatives(tmp_path, tmp_path, tmp_path / "real") == [(0, "real/a.yaml")]
+    assert relatives(tmp_path, tmp_path) == [(0, "real/a.yaml")]
+    assert relatives(tmp_path, tmp_path / "real") == [(1, "a.yaml")]
 
 
-def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
+def test_a_link_takes_no_folder_from_its_own_place(tmp_path: Path) -> None:
+    write(tmp_path / "billing" / "more" / "a.yaml")
+    (tmp_path / "aaa").mkdir()
+    (tmp_path / "aaa" / "link").symlink_to("../billing/more")
+    assert relatives(tmp_path) == [(0, "billing/more/a.yaml")]
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "/usr", "/"])
+def test_a_link_to_a_folder_outside_is_not_entered(tmp_path: Path, target: str) -> None:
     write(tmp_path / "elsewhere" / "a.yaml")
     (tmp_path / "tools.d").mkdir()
-    (tmp_path / "tools.d" / "link").symlink_to(tmp_path / "elsewhere")
-    assert relatives(tmp_path / "tools.d") == [(0, "link/a.yaml")]
-    assert is_outside(place(tmp_path / "tools.d/link/a.yaml", tmp_path / "tools.d"))
+    (tmp_path / "tools.d" / "link").symlink_to(tmp_path / target)
+    found = survey(Directories((str(tmp_path / "tools.d"),)))
+    assert found.looks == {}
+    assert {where.relative: finding.code for where, finding in found.blind.items()} == {
+        "link/": "outside-folder"
+    }
+    assert not found.sees(Place(0, "link/a.yaml", str(tmp_path / "tools.d")))
+
+
+def test_a_directory_may_itself_be_behind_a_link(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "more" / "a.yaml")
+    (tmp_path / "tools.d").symlink_to("elsewhere")
+    assert relatives(tmp_path / "tools.d") == [(0, "more/a.yaml")]
+    assert not is_outside(place(tmp_path / "tools.d/more/a.yaml", tmp_path / "tools.d"))
+
+
+def test_a_file_behind_a_link_is_read_and_known_as_outside(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere.yaml")
+    (tmp_path / "tools.d").mkdir()
+    (tmp_path / "tools.d" / "a.yaml").symlink_to("../elsewhere.yaml")
+    assert is_outside(place(tmp_path / "tools.d" / "a.yaml"))
+
+
+def is_outside(where: Place) -> bool:
+    found = read(where)
+    assert found
+    assert found[1] == b"a: b\n"
+    return isinstance(found[1], OutsideBytes)
+
+
+def test_where_the_system_does_not_say_where_an_open_file_lies_its_path_does(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml")
+    (tmp_path / "link").symlink_to("a.yaml")
+    assert files._real_path(-1, str(tmp_path / "link")) == os.path.realpath(tmp_path / "a.yaml")
+
+
+def test_folders_within_each_other_are_bounded(tmp_path: Path) -> None:
+    deepest = "f/" * MAX_FOLDERS
+    write(tmp_path / deepest / "a.yaml")
+    write(tmp_path / deepest / "f" / "f" / "a.yaml")
+    found = survey(Directories((str(tmp_path),)))
+    assert [where.relative for where in found.looks] == [f"{deepest}a.yaml"]
+    assert [(where.relative, each.code) for where, each in found.blind.items()] == [
+        (f"{deepest}f/", "too-deep")
+    ]
+
+
+def test_files_and_folders_are_bounded_and_those_of_another_directory_are_seen(tmp_path: Path) -> None:
+    for name in ("full/more", "zzz", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    for number in range(10):
+        (tmp_path / "full" / f"{number}.md").touch()
+    write(tmp_path / "full" / "more" / "a.yaml")
+    write(tmp_path / "zzz" / "a.yaml")
+    write(tmp_path / "other" / "a.yaml")
+    root, other = str(tmp_path), str(tmp_path / "other")
+    found = survey(Directories((root, other), max_entries=10))
+    assert list(found.looks) == [Place(1, "a.yaml", other)]
+    assert [(where.relative, each.code) for where, each in found.blind.items()] == [
+        ("full/", "too-many-files")
+    ]
+    for name in ("full/a.yaml", "full/more/a.yaml", "zzz/a.yaml"):
+        assert not found.sees(Place(0, name, root))
+    assert found.sees(Place(0, "a.yaml", root))
+    assert {folder.relative for folder in found.folders if folder.rank == 0} == {""}
 
 
 def test_links_that_cannot_be_followed_to_a_folder_are_no_files(tmp_path: Path) -> None:
@@ -129,6 +209,17 @@ def test_the_upstreams_directory_may_lie_within_a_tools_directory(tmp_path: Path
     found = relatives(tmp_path, upstreams=tmp_path / "hosts")
     assert found == [(0, "a.yaml"), (1, "b.upstream.yaml")]
     assert relatives(tmp_path / "hosts", upstreams=tmp_path / "hosts") == [(0, "b.upstream.yaml")]
+
+
+def test_what_lies_in_a_tools_directory_within_the_upstreams_directory_is_not_in_the_latter(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a.upstream.yaml")
+    write(tmp_path / "teams" / "b.upstream.yaml")
+    assert relatives(tmp_path / "teams", upstreams=tmp_path) == [
+        (0, "b.upstream.yaml"),
+        (1, "a.upstream.yaml"),
+    ]
 
 
 def test_a_directory_that_is_missing_or_none_hides_its_files(tmp_path: Path) -> None:
@@ -148,7 +239,7 @@ def test_a_folder_that_may_not_be_listed_hides_its_files_alone(open_folder: Path
     with another_user():
         found = survey(Directories((str(open_folder),)))
     closed.chmod(0o755)
-    assert [(where.relative, why) for where, why in found.blind.items()] == [
+    assert [(where.relative, finding.message) for where, finding in found.blind.items()] == [
         ("closed/", "this process may not list the folder; mend its permissions")
     ]
     assert [seen.relative for seen in found.looks] == ["b.yaml"]

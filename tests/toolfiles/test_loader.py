@@ -1,9 +1,11 @@
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bridge.diagnostics import CODES, Mark
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.spec import ToolSpec
@@ -432,6 +434,36 @@ def test_no_line_of_a_file_that_lies_elsewhere_is_quoted(tmp_path: Path) -> None
     (tmp_path / "tools.d" / "b.yaml").write_text("quoted\n")
     loaded = load_once(Directories((str(tmp_path / "tools.d"),)), Sources({}))
     assert [told.source for told in loaded.diagnostics] == [None, "quoted"]
+
+
+BAD = sorted((Path(__file__).parent / "bad").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_message_quotes_a_file_that_lies_elsewhere(bad: Path, tmp_path: Path) -> None:
+    for root in ("inside", "outside"):
+        (tmp_path / root).mkdir()
+        shutil.copy(bad.parents[1] / "shop.upstream.yaml", tmp_path / root)
+    shutil.copy(bad, tmp_path / "inside")
+    (tmp_path / "outside" / bad.name).symlink_to(bad)
+    inside, outside = (
+        load_once(Directories((str(tmp_path / root),)), Sources({})) for root in ("inside", "outside")
+    )
+
+    def where(loaded: Loaded) -> list[tuple[str, Mark, str]]:
+        return [
+            (each.code, each.mark, each.severity)
+            for each in loaded.diagnostics
+            if each.path.endswith(f"side/{bad.name}")
+        ]
+
+    assert where(outside) == where(inside)
+    for each in outside.diagnostics:
+        if each.path.endswith(f"side/{bad.name}"):
+            assert each.source is None
+            meaning, _, rest = each.message.rpartition("; ")
+            assert f"{meaning}.".casefold() in CODES[each.code].casefold()
+            assert rest == "a link leads out of the directory, so nothing is quoted"
 
 
 def test_what_is_kept_is_compiled_once(tmp_path: Path) -> None:

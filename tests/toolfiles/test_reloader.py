@@ -1,10 +1,7 @@
-import gc
 import logging
-import os
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import anyio
 import pytest
 
 from bridge.events import Event
-from bridge.toolfiles.files import Directories, look
+from bridge.toolfiles.files import Directories, Folder, look
+from tests.toolfiles.descriptors import descriptors_left
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
 from tests.toolfiles.service import Service, serving
 
@@ -133,13 +131,12 @@ async def test_a_directory_that_goes_in_the_moment_of_watching_is_watched_when_i
     first, second = anyio.Event(), anyio.Event()
 
     class Fleeting(Directories):
-        @property
-        def there(self) -> list[Path]:
+        def paths(self, folders: Iterable[Folder]) -> list[Path]:
             if not first.is_set():
                 first.set()
                 return [root.with_name("gone")]
             second.set()
-            return [root]
+            return super().paths(folders)
 
     async with serving(root, poll=0.1, directories=Fleeting((str(root),))) as service:
         (root / "a.yaml").write_text(tool("new"))
@@ -149,39 +146,25 @@ async def test_a_directory_that_goes_in_the_moment_of_watching_is_watched_when_i
         assert service.reloader.mode == "events"
 
 
-@contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """Let this process open no more than so many files."""
-    gc.collect()  # what nobody holds any more must not be closed meanwhile
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    taken = []
-    try:
-        while True:
-            taken.append(os.dup(0))
-    except OSError:
-        for _ in range(count):
-            os.close(taken.pop())
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
-
-
-async def test_where_nothing_can_be_watched_polls_go_on_and_it_is_said_once(
+async def test_watching_comes_back_after_descriptors_ran_out(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with descriptors_left(1):
+    caplog.set_level(logging.INFO, "bridge")
+    with descriptors_left(2) as limits:
         async with serving(root, poll=0.1) as service:
             for text in ("one", "two"):
                 (root / "a.yaml").write_text(tool(text))
                 await service.says(text)
-    assert service.reloader.mode == "polling"
+            # The rest after a failure doubles: some failures until here, each unsaid but the first.
+            assert service.reloader.mode == "polling"
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            with anyio.fail_after(30):
+                while service.reloader.mode == "polling":
+                    await anyio.wait_all_tasks_blocked()
     told = [record.message for record in caplog.records if record.name == "bridge"]
-    assert len(told) == 1
-    assert "looking every 0.1 s instead" in told[0]
+    assert len(told) == 2
+    assert "looking every 0.1 s until that works again" in told[0]
+    assert told[1] == "watching for changes again"
 
 
 async def test_every_tenth_poll_looks_at_the_bytes(root: Path) -> None:

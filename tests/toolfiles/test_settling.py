@@ -7,6 +7,7 @@ import pytest
 from bridge.diagnostics import Finding
 from bridge.toolfiles.files import Content, Directories, Place, look
 from bridge.toolfiles.settling import GONE, PATIENCE, QUIET, Settling
+from tests.toolfiles.descriptors import descriptors_left
 
 POLL = 2.0
 
@@ -18,7 +19,7 @@ class Bench:
         self.root = root
         self.now = 0.0
         self.good: dict[str, bytes] = {}
-        directories = Directories((str(root),))
+        directories = Directories((str(root),), max_entries=10)
         self.settling = Settling(directories, lambda place: self.good.get(place.relative), POLL)
 
     def place(self, name: str) -> Place:
@@ -55,6 +56,36 @@ def bench(tmp_path: Path) -> Bench:
 def test_the_first_look_takes_files_as_they_are(bench: Bench) -> None:
     assert bench.contents == {"a.yaml": b"a"}
     assert bench.settling.due is None
+
+
+def test_a_file_stays_what_it_was_while_no_descriptor_is_left(bench: Bench) -> None:
+    bench.write("a.yaml", "new")
+    bench.write("b.yaml", "b")
+    with descriptors_left(0):
+        bench.look("a.yaml", "b.yaml")
+        bench.look(after=QUIET)
+        contents = bench.look_at_all(after=QUIET, bytes_too=True)
+        assert contents["a.yaml"] == b"a"
+        assert isinstance(contents["b.yaml"], Finding)
+        assert "raise its limit" in contents["b.yaml"].message
+        assert [finding.code for finding in bench.settling.blind.values()] == ["unreadable"]
+    bench.look_at_all(after=POLL)
+    assert bench.look(after=QUIET) == {"a.yaml": b"new", "b.yaml": b"b"}
+
+
+def test_no_more_files_are_read_than_the_bound_and_known_ones_stay(bench: Bench) -> None:
+    for number in range(9):
+        bench.write(f"{number}.yaml", "")
+    bench.look_at_all()
+    bench.look_at_all(after=QUIET)
+    known = set(bench.contents)
+    for number in range(10):
+        bench.write(f"new{number}.yaml", "")
+        bench.look(f"new{number}.yaml")
+        bench.look_at_all(after=QUIET)
+    assert set(bench.contents) == known
+    assert len(known) == 10
+    assert [finding.code for finding in bench.settling.blind.values()] == ["too-many-files"]
 
 
 def test_a_change_counts_when_two_looks_agree(bench: Bench) -> None:
