@@ -113,13 +113,13 @@ def _may_be_deep(content: bytes) -> bool:
     )
 
 
+def marked_encoding(content: bytes) -> str | None:
+    """The encoding that a byte order mark says, if there is one."""
+    return next((encoding for mark, encoding in _BOMS if content.startswith(mark)), None)
+
+
 def _text(content: bytes) -> str:
-    encoding = "utf-8"
-    for mark, marked in _BOMS:
-        if content.startswith(mark):
-            content, encoding = content[len(mark) :], marked
-            break
-    text = content.decode(encoding, "replace")
+    text = content.decode(marked_encoding(content) or "utf-8", "replace").removeprefix("\ufeff")
     return _ESCAPE.sub(lambda match: r"\ufffd" if match["lone"] else match[0], text)
 
 

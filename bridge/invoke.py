@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from secrets import token_hex
 from typing import Final, Literal
@@ -12,12 +12,11 @@ from typing import Final, Literal
 import anyio
 from anyio import to_thread
 
-from bridge import codec
 from bridge.caller import UNTOLD, Inbound
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.events import CallFinished, CallStarted, Ear
 from bridge.exchange import Reply, Request
-from bridge.secrets import Upstream
+from bridge.redaction import Redactor
 from bridge.spec import Json, may_change
 from bridge.tool import content
 from bridge.tool.compiler import Tool
@@ -71,14 +70,19 @@ async def invoke(
     except BridgeError as error:
         outcome = error.code
         executed = _executed(tool, error, course.reply)
-        limit = tool.spec.response.max_bytes
-        result = error_result(error, executed=executed, data=course.value, max_bytes=limit)
+        result = error_result(
+            error,
+            executed=executed,
+            data=course.value,
+            max_bytes=tool.spec.response.max_bytes,
+            redactor=_redactor(tool, course.reply),
+        )
     except anyio.get_cancelled_exc_class():
         outcome = "cancelled"
         raise
     finally:
         emit(_finished(tool, course, outcome, result))
-    return _redacted(result, tool.upstream, course.reply.secrets if course.reply else ())
+    return result
 
 
 async def fetch(
@@ -167,40 +171,51 @@ async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, cou
     return await to_thread.run_sync(read, MAX_STEPS, abandon_on_cancel=True)
 
 
-def _clean(tool: Tool, reply: Reply) -> Reply:
-    """The reply without secrets, where it may be cut: of a part of one nobody could tell later what it is."""
-    upstream, others = tool.upstream, reply.secrets
-    is_whole = _is_valid(tool, reply.status) and len(reply.content) <= tool.spec.response.max_bytes
-    if is_whole or not (upstream.secrets or others):
-        return reply
-    headers = {name: upstream.redact(value, *others) for name, value in reply.headers.items()}
-    return reply._replace(headers=headers, content=upstream.redact_bytes(reply.content, *others))
-
-
 def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:
-    """The reply as the tool file wants it seen; ``steps`` bounds a projection, which may be ``Unfinished``."""
-    reply = _clean(tool, reply)
+    """The reply as the tool file wants it seen, without secrets; ``steps`` bounds the work, which may be ``Unfinished``."""
+    redactor, keeps_base64 = _redactor(tool, reply), tool.spec.response.content == "blocks"
+    reply = content.redacted(reply, redactor, steps=steps, keeps_base64=keeps_base64)
     if not _is_valid(tool, reply.status):
         wait = retry_after(reply.headers.get("retry-after", ""), time.time())
         raise status_error(
-            reply, tool.spec.errors, tool.error_projections, request, retry_after=wait, steps=steps
+            reply,
+            tool.spec.errors,
+            tool.error_projections,
+            request,
+            retry_after=wait,
+            redactor=redactor,
+            steps=steps,
         )
     response = tool.spec.response
     is_whole = response.from_ == "reply" or tool.spec.request.method == "HEAD"
     if not is_whole and not tool.output and (not tool.projection or not reply.content):
-        return content.of_reply(reply, response, tool=tool.name, narrowing=tool.arguments.optional)
+        return content.of_reply(
+            reply, response, tool=tool.name, narrowing=tool.arguments.optional, redactor=redactor
+        )
     value = content.whole(reply) if is_whole else content.document(reply)
     if tool.projection:
-        value = tool.projection.apply(value, steps, size=None if is_whole else len(reply.content))
+        value = content.projected(
+            tool.projection,
+            value,
+            redactor,
+            steps=steps,
+            size=None if is_whole else len(reply.content),
+            keeps_base64=keeps_base64,
+        )
         course.empty = is_nothing(value)
     if tool.output is None:
-        result = content.of_value(value, response, narrowing=tool.arguments.optional)
+        result = content.of_value(value, response, narrowing=tool.arguments.optional, redactor=redactor)
     else:
         course.value = value
         result = content.of_structured(
             tool.output.structured(value), response, narrowing=tool.arguments.optional
         )
     return content.of_nothing(result, reply.status, safe=tool.read_only) if course.empty else result
+
+
+def _redactor(tool: Tool, reply: Reply | None) -> Redactor:
+    """What takes the upstream's secrets out, and the tokens that were got for this call."""
+    return tool.upstream.redactor(*(reply.secrets if reply else ()))
 
 
 def _is_valid(tool: Tool, status: int) -> bool:
@@ -226,28 +241,3 @@ def _executed(tool: Tool, error: BridgeError, reply: Reply | None) -> int | Lite
 def _size(block: Mapping[str, Json]) -> int:
     """The characters of what a block holds; nearly always, and much faster, its bytes."""
     return len(block.get("text") or block.get("data") or "")
-
-
-def _redacted(result: Result, upstream: Upstream, others: tuple[str, ...]) -> Result:
-    """The result without the upstream's secrets, and others, should its reply have held one."""
-    if not upstream.secrets and not others:
-        return result
-
-    def redact(text: str) -> str:
-        return upstream.redact(text, *others)
-
-    blocks = [_redacted_block(block, redact) for block in result.content]
-    if blocks == result.content:
-        return result
-    structured = result.structured
-    if structured is not None:
-        structured = codec.decode(redact(codec.encode(structured).decode()))
-    return replace(result, content=blocks, structured=structured)
-
-
-def _redacted_block(block: dict[str, Json], redact: Callable[[str], str]) -> dict[str, Json]:
-    text = block.get("text")
-    if isinstance(text, str):
-        return block | {"text": redact(text)}
-    resource = block.get("resource")
-    return block if resource is None else block | {"resource": _redacted_block(resource, redact)}

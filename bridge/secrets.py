@@ -5,22 +5,21 @@ import os
 import re
 import stat
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from pathlib import PurePath
 from typing import Final, assert_never
-from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from bridge.diagnostics import Finding, Findings, Route, did_you_mean
 from bridge.egress import host_refusal
+from bridge.redaction import Redactor
 from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2, Scalar, Tls, UpstreamSpec
 
 _LARGEST: Final = 1024**2
-_SHORTEST: Final = 8
-"""Secrets below this many characters are not redacted: they would blot out ordinary text."""
 
 _PLACE: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"(?a)([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
@@ -86,20 +85,9 @@ class Upstream:
         """What is at the other end, for texts: ``API server at api.example.com:443``."""
         return f"{self.role} server at {self.place}"
 
-    def redact(self, text: str, *others: str) -> str:
-        """The text without this upstream's secrets, and others, also where they are escaped, quoted or in base64."""
-        forms, pattern = _redaction(self.secrets + others)
-        if any(form in text for form in forms):
-            return pattern.sub("[redacted]", text)
-        return text
-
-    def redact_bytes(self, content: bytes, *others: str) -> bytes:
-        """The same of a reply as it came, but for secrets of digits alone, which may be numbers of its JSON."""
-        words = tuple(secret for secret in self.secrets + others if not secret.isdecimal())
-        forms, pattern = _raw_redaction(words)
-        if any(form in content for form in forms):
-            return pattern.sub(b"[redacted]", content)
-        return content
+    def redactor(self, *others: str) -> Redactor:
+        """What takes this upstream's secrets, and others, out of what it answers."""
+        return _redactor(self.secrets + others)
 
 
 class Sources:
@@ -424,30 +412,6 @@ def _proxy_parts(text: str) -> SplitResult | None:
     return parts if usable and plain and not parts.fragment else None
 
 
-@lru_cache(maxsize=1024)
-def _redaction(secrets: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """All that is to be blotted out, and a pattern that prefers the longest."""
-    forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _spellings(secret)}
-    ordered = tuple(sorted(forms, key=lambda form: (-len(form), form)))
-    return ordered, re.compile("|".join(map(re.escape, ordered)))
-
-
-@lru_cache(maxsize=1024)
-def _raw_redaction(secrets: tuple[str, ...]) -> tuple[tuple[bytes, ...], re.Pattern[bytes]]:
-    """The same in UTF-8."""
-    forms = tuple(form.encode() for form in _redaction(secrets)[0])
-    return forms, re.compile(b"|".join(map(re.escape, forms)))
-
-
-def _spellings(secret: str) -> Iterator[str]:
-    """A secret as it is, JSON-escaped, percent-encoded (RFC 3986, and as forms do) and inside base64."""
-    yield secret
-    for escaped in (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
-        yield from (escaped, escaped.replace("/", "\\/"))
-    for encoded in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
-        yield from (encoded, re.sub("%..", lambda code: code[0].lower(), encoded))
-    data = secret.encode()
-    for before in range(3):  # where it begins within a group of three bytes
-        whole = b64encode(bytes(before) + data).decode()
-        sure = whole[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
-        yield from (sure, sure.replace("+", "-").replace("/", "_"))
+@lru_cache(maxsize=256)
+def _redactor(secrets: tuple[str, ...]) -> Redactor:
+    return Redactor(secrets)

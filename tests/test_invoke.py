@@ -1,6 +1,7 @@
 """Calls, start to end, against an upstream that answers what the test says."""
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Bridge:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     heads: list[bytes] = field(default_factory=list)
     url: str = ""
+    key: str = KEY
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heads.append(await reader.readuntil(b"\r\n\r\n"))
@@ -58,7 +60,7 @@ class Bridge:
 
     def tool(self, **words: Json) -> Tool:
         """A tool of these words, under GET /x where they say nothing else."""
-        auth = {"type": "http", "scheme": "bearer", "credentials": KEY}
+        auth = {"type": "http", "scheme": "bearer", "credentials": self.key}
         upstream = UpstreamSpec.model_validate({"baseUrl": self.url, "auth": auth})
         written = {"description": "Try.", "request": {"method": "GET", "url": "/x"}, **words}
         spec = ToolSpec.model_validate(written)
@@ -279,16 +281,171 @@ async def test_of_a_secret_that_is_cut_in_two_no_part_is_passed_on(bridge: Bridg
         assert KEY[:8] not in words(await bridge.call(response={"maxBytes": 100}))
 
 
-def test_a_secret_of_digits_leaves_numbers_alone_where_a_reply_may_be_cut() -> None:
-    upstream = compile_upstream(
-        "api",
-        UpstreamSpec.model_validate(
-            {"baseUrl": "http://x", "auth": {"type": "http", "scheme": "bearer", "credentials": "1234567890"}}
+def in_base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("block", "redacted"),
+    [
+        ({"type": "text", "text": KEY}, {"text": "[redacted]"}),
+        (
+            {"type": "text", "text": "x", "_meta": {KEY: [KEY, 1]}},
+            {"_meta": {"[redacted]": ["[redacted]", 1]}},
         ),
-        Sources({}),
+        (
+            {"type": "text", "text": "x", "annotations": {"lastModified": KEY}},
+            {"annotations": {"lastModified": "[redacted]"}},
+        ),
+        (
+            {
+                "type": "resource_link",
+                "uri": f"a:{KEY}",
+                "name": KEY,
+                "title": KEY,
+                "description": KEY,
+                "mimeType": KEY,
+            },
+            {
+                "uri": "a:[redacted]",
+                **dict.fromkeys(("name", "title", "description", "mimeType"), "[redacted]"),
+            },
+        ),
+        (
+            {"type": "resource", "resource": {"uri": KEY, "mimeType": KEY, "text": KEY}},
+            {"resource": {"uri": "[redacted]", "mimeType": "[redacted]", "text": "[redacted]"}},
+        ),
+        (
+            {"type": "resource", "resource": {"uri": "a:b", "blob": in_base64(f"%PDF {KEY}!")}},
+            {"resource": {"uri": "a:b", "blob": in_base64(f"%PDF {'*' * len(KEY)}!")}},
+        ),
+        (
+            {"type": "image", "data": in_base64(KEY.encode().hex()), "mimeType": "image/png"},
+            {"data": in_base64("*" * 2 * len(KEY))},
+        ),
+        (
+            {"type": "audio", "data": in_base64(f"12{KEY}"), "mimeType": KEY},
+            {"data": in_base64(f"12{'*' * len(KEY)}"), "mimeType": "[redacted]"},
+        ),
+    ],
+)
+async def test_no_part_of_a_block_holds_a_secret(bridge: Bridge, block: Json, redacted: Json) -> None:
+    bridge.says([block])
+    for projection in ({}, {"jmespath": "@"}, {"jmespath": "to_array(@)"}):
+        result = await bridge.call(response={"content": "blocks", **projection})
+        assert result.content == [block | redacted]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "audio/wav", "application/pdf"])
+async def test_bytes_are_searched_for_secrets_before_they_become_base64(bridge: Bridge, kind: str) -> None:
+    bridge.says(b"\x89PNG\r\n\x1a\n" + KEY.encode() + b"\xff", 200, f"Content-Type: {kind}")
+    block = (await bridge.call()).content[0]
+    data = b64decode(block.get("data") or block["resource"]["blob"])
+    assert data == b"\x89PNG\r\n\x1a\n" + b"*" * len(KEY) + b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("reverse(key)", f'"{"[redacted]"[::-1]}"'),
+        ("starts_with(key, 'a-very')", "false"),
+        ("contains(key, 'secret')", "false"),
+        ("length(key)", "10"),
+        ("join('', parts)", '"[redacted]"'),
+        ("{all: join('', parts), \"more\": more}", '{"all":"[redacted]","more":1.5}'),
+        ("reverse(backwards)", '"[redacted]"'),
+        ("to_number(digits)", "null"),
+    ],
+)
+async def test_a_projection_sees_no_secret_and_makes_none(bridge: Bridge, expression: str, text: str) -> None:
+    said = {
+        "key": KEY,
+        "parts": [KEY[:5], KEY[5:]],
+        "backwards": KEY[::-1],
+        "more": 1.5,
+        "digits": in_base64(KEY),
+    }
+    bridge.says(said)
+    assert words(await bridge.call(response={"jmespath": expression})) == text
+    bridge.says(said, 404)
+    told = words(await bridge.call(errors={"404": {"message": "No.", "jmespath": expression}}))
+    assert told == f"No. The API says: {text.strip(chr(34))}" if text != "null" else told == "No."
+
+
+async def test_what_a_projection_makes_of_secrets_is_still_json_or_an_error(bridge: Bridge) -> None:
+    bridge.says(decode("[" * 199 + "]" * 199))
+    deep = f"[[@], join('', ['{KEY[:5]}', '{KEY[5:]}'])]"
+    result = await bridge.call(response={"jmespath": deep})
+    assert result.meta == {"restbridge/error": "projection-failed"}
+    assert "nested more than 200 deep" in words(result)
+
+
+async def test_headers_and_cookies_of_a_reply_hold_no_secret(bridge: Bridge) -> None:
+    bridge.says({"a": 1}, 200, "Content-Type: application/json", f"Set-Cookie: key={KEY}", f"Link: <{KEY}>")
+    response = {"from": "reply", "jmespath": '[headers."set-cookie", headers.link, body.a]'}
+    assert decode(words(await bridge.call(response=response))) == ["key=[redacted]", "<[redacted]>", 1]
+    bridge.says(b"", 302, f"Location: /{KEY}/x")
+    assert "It leads to /[redacted]/x." in words(await bridge.call())
+    bridge.says(b"\x00", 200, f"Content-Type: x/{KEY}")
+    assert (await bridge.call()).content[0]["resource"]["mimeType"] == "x/[redacted]"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "text"),
+    [
+        (f'{{"key": "{KEY}"}}'.encode("utf-16"), "application/json", '{"key":"[redacted]"}'),
+        (
+            f'{{"key": "{KEY}", "é": 1}}'.encode("latin-1"),
+            "application/json; charset=latin1",
+            '{"key":"[redacted]","é":1}',
+        ),
+        (f"{KEY} é".encode("utf-16-le"), "text/plain; charset=utf-16le", "[redacted] é"),
+        (f"{KEY} {KEY}".encode(), "text/plain; charset=utf-16", None),
+        (f"{KEY} \xff".encode("latin-1"), "text/plain", "[redacted] \ufffd"),
+        (f'{{"a": 1, "a": "{KEY}"'.encode(), "text/x-log", '{"a": 1, "a": "[redacted]"'),
+    ],
+)
+async def test_a_secret_is_redacted_in_whatever_charset_the_reply_is(
+    bridge: Bridge, content: bytes, headers: str, text: str | None
+) -> None:
+    bridge.says(content, 200, f"Content-Type: {headers}")
+    given = words(await bridge.call())
+    assert text is None or given == text
+    assert KEY not in given.encode("utf-16-le", "surrogatepass").decode("latin-1")
+
+
+async def test_what_is_no_json_is_quoted_without_secrets(bridge: Bridge) -> None:
+    bridge.says(f'{{"a": 1, "a": "{"x" * 170} {KEY}"}}'.encode())
+    assert KEY[:6] not in words(await bridge.call())
+    bridge.says(f'{{"{KEY}": 1, "{KEY}": 2}}'.encode())
+    assert 'the key "[redacted]" more than once' in words(await bridge.call())
+
+
+async def test_a_secret_that_is_a_number_leaves_json_json(bridge: Bridge) -> None:
+    bridge.key = "20481234"
+    bridge.says({"account_id": 20481234, "longer": 12048123456789012345678})
+    assert words(await bridge.call()) == '{"account_id":"[redacted]","longer":12048123456789012345678}'
+    assert words(await bridge.call(response={"jmespath": "to_string(account_id)"})) == '"[redacted]"'
+    bridge.says({"a": "2048"})
+    assert (
+        words(await bridge.call(response={"jmespath": "to_number(join('', [a, '1234']))"})) == '"[redacted]"'
     )
-    assert upstream.redact_bytes(b'{"id":1234567890}') == b'{"id":1234567890}'
-    assert upstream.redact_bytes(b"a-secret b", "a-secret") == b"[redacted] b"
+
+
+async def test_a_number_that_is_redacted_departs_from_its_schema_and_is_no_fault(bridge: Bridge) -> None:
+    bridge.key = "20481234"
+    bridge.says({"id": 20481234}, 201)
+    result = await bridge.call(request=POST, outputSchema=ITEM)
+    assert words(result).startswith("The request was carried out (201). Do not repeat it.")
+    assert result.meta["restbridge/error"] == "result-drift"
+    assert result.content[1]["text"] == '{"id":"[redacted]"}'
+
+
+async def test_secrets_in_a_large_reply_are_replaced_beside_the_event_loop(bridge: Bridge) -> None:
+    bridge.says([KEY] * 3000)
+    assert decode(words(await bridge.call())) == ["[redacted]"] * 3000
+    bridge.says(["%41" * 3000, KEY])
+    assert decode(words(await bridge.call())) == ["%41" * 3000, "[redacted]"]
 
 
 async def test_a_large_reply_is_read_beside_the_event_loop(bridge: Bridge) -> None:

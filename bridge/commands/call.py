@@ -24,7 +24,7 @@ from bridge.settings import Settings
 from bridge.spec import Json, TokenExchangeAuth, may_change
 from bridge.tool.bounds import visible
 from bridge.tool.compiler import Tool
-from bridge.tool.content import Result
+from bridge.tool.content import Result, redacted
 from bridge.upstream.client import Client
 
 _T = TypeVar("_T")
@@ -92,9 +92,9 @@ def _raw(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear) -> int:
     except BridgeError as error:
         print(error)
         return 1
+    reply = redacted(reply, tool.upstream.redactor(*reply.secrets))
     headers = [f"{name}: {value}" for name, value in reply.headers.items()]
-    text = "\n".join([str(reply.status), *headers, "", report.body(reply.content)])
-    print(visible(tool.upstream.redact(text, *reply.secrets)))
+    print(visible("\n".join([str(reply.status), *headers, "", report.body(reply.content)])))
     return 0
 
 

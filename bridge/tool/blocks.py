@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic.alias_generators import to_camel
 
 from bridge.errors import UnusableReply
+from bridge.redaction import NO_SECRETS, Redactor
 from bridge.spec import Json
 from bridge.tool.bounds import json_text, require, visible
 from bridge.tool.departures import place
@@ -83,10 +84,11 @@ _BLOCKS = TypeAdapter(
 )
 
 
-def read(value: Json, max_bytes: int) -> list[dict[str, Json]]:
+def read(value: Json, max_bytes: int, redactor: Redactor = NO_SECRETS) -> list[dict[str, Json]]:
     """The blocks that ``value`` is, with visible text; raises ``UnusableReply``.
 
-    All but pictures and sound is held to ``max_bytes``.
+    All but pictures and sound is held to ``max_bytes``. ``redactor`` is for the bytes in base64: the texts of ``value``
+    have no secrets.
     """
     try:
         blocks = _BLOCKS.validate_python(value)
@@ -98,5 +100,8 @@ def read(value: Json, max_bytes: int) -> list[dict[str, Json]]:
         message = f"The API's reply is no list of MCP content blocks: {where} {what}. Tell the user."
         raise UnusableReply("invalid-blocks", message) from problem
     written: list[dict[str, Json]] = _BLOCKS.dump_python(blocks, by_alias=True, exclude_none=True)
+    for part in (block.get("resource", block) for block in written):
+        for key in part.keys() & {"data", "blob"}:
+            part[key] = redactor.base64(part[key])
     require(len(json_text([b for b in written if "data" not in b])), max_bytes, "content blocks")
     return written

@@ -105,7 +105,8 @@ def _tokens(url: str, upstream: Upstream, spec: UpstreamSpec, sources: Sources) 
     words = {"base_url": url, "auth": NoAuth(type="none"), "headers": {}, "max_bytes": _TOKEN_BYTES}
     name = f"{upstream.name}/tokens"  # as no file can be named
     tokens = resolve(name, spec.model_copy(update=words), sources)
-    return replace(tokens, secrets=upstream.secrets, role="authorization")
+    secrets = tuple(dict.fromkeys(upstream.secrets + tokens.secrets))  # its proxy may be another one
+    return replace(tokens, secrets=secrets, role="authorization")
 
 
 def _read(how: Callable[[str], _Address], written: str, resolved: str) -> _Address:

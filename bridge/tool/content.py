@@ -10,8 +10,10 @@ from typing import Final, Literal
 from bridge import codec
 from bridge.errors import UnusableReply
 from bridge.exchange import Reply
+from bridge.redaction import NO_SECRETS, Redactor
 from bridge.spec import Json, ResponseSpec
 from bridge.tool import blocks, bounds
+from bridge.tool.projection import MAX_STEPS, Projection, Unfinished
 
 Kind = Literal["json", "text", "image", "audio", "resource", "blocks"]
 
@@ -27,6 +29,8 @@ _ENCODINGS: Final = {
 }
 """Charsets that are read as declared; ASCII is UTF-8, and so is all that is not known."""
 
+_LONG: Final = 16 * 1024
+"""Bytes from which on secrets that were found are not replaced where others wait meanwhile."""
 _PICTURES: Final[Mapping[str, re.Pattern[bytes]]] = {
     "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "image/jpeg": re.compile(rb"\xff\xd8\xff"),
@@ -73,8 +77,72 @@ def whole(reply: Reply) -> dict[str, Json]:
     return {"status": reply.status, "headers": reply.headers, "body": body}
 
 
-def of_reply(reply: Reply, response: ResponseSpec, *, tool: str, narrowing: Sequence[str] = ()) -> Result:
+def redacted(
+    reply: Reply, redactor: Redactor, *, steps: int = MAX_STEPS, keeps_base64: bool = False
+) -> Reply:
+    """The reply without secrets, in its headers and its content; the very reply where it holds none.
+
+    JSON stays JSON, and what is no text keeps its length. ``keeps_base64`` is for content blocks: see ``Redactor.json``.
+    Raises ``Unfinished`` where it may take long, unless there are ``MAX_STEPS``.
+    """
+    if not redactor:
+        return reply
+    if steps < MAX_STEPS and not redactor.is_quick(reply.content):
+        raise Unfinished
+    if redactor.finds("\n".join(reply.headers.values()).encode(errors="replace")):
+        headers = {name: redactor.text(value) for name, value in reply.headers.items()}
+        reply = reply._replace(headers=headers)
+    encoding = _declared_encoding(reply) or codec.marked_encoding(reply.content)
+    text = reply.content.decode(encoding, "replace").encode() if encoding else reply.content
+    if not redactor.finds(text):  # what is declared may not be so
+        return reply._replace(content=redactor.binary(reply.content)) if encoding else reply
+    if steps < MAX_STEPS and len(text) > _LONG:
+        raise Unfinished
+    text = text.decode(errors="replace").encode()
+    try:
+        codec.decode(text)
+    except codec.NotJson:
+        if kind_of(reply) not in ("json", "text"):
+            return reply._replace(content=redactor.binary(reply.content))
+        text = redactor.text_bytes(text)
+    else:
+        text = redactor.json(text, keeps_base64=keeps_base64)
+    return reply._replace(content=text.decode().encode(encoding, "replace") if encoding else text)
+
+
+def projected(
+    projection: Projection,
+    document: Json,
+    redactor: Redactor,
+    *,
+    steps: int = MAX_STEPS,
+    size: int | None = None,
+    keeps_base64: bool = False,
+) -> Json:
+    """What ``Projection.apply`` answers, without secrets: a function may have put one together of its parts."""
+    value = projection.apply(document, steps, size=size)
+    if not redactor or "(" not in projection.expression:
+        return value
+    written = codec.encode(value)
+    text = redactor.json(written, keeps_base64=keeps_base64)
+    try:
+        return value if text is written else codec.decode(text)
+    except codec.NotJson as problem:
+        message = f"What this tool's projection makes of the API's reply cannot be read as JSON: {problem}."
+        raise UnusableReply("projection-failed", message) from problem
+
+
+def of_reply(
+    reply: Reply,
+    response: ResponseSpec,
+    *,
+    tool: str,
+    narrowing: Sequence[str] = (),
+    redactor: Redactor = NO_SECRETS,
+) -> Result:
     """A reply that is not projected, as ``response.content`` says; ``narrowing`` are optional arguments.
+
+    ``redactor`` is for bytes that stand in base64: the rest has no secrets.
 
     Raises ``UnusableReply``. Only text is held to ``response.maxBytes``, and what is given as a
     resource: pictures and sound cost a model by what they show, and were bounded when they were read.
@@ -83,7 +151,7 @@ def of_reply(reply: Reply, response: ResponseSpec, *, tool: str, narrowing: Sequ
         return Result([_block(f"The API answered {reply.status} and sent no content.")])
     kind = kind_of(reply) if response.content == "auto" else response.content
     if kind in ("json", "blocks"):
-        return of_value(document(reply), response, narrowing=narrowing)
+        return of_value(document(reply), response, narrowing=narrowing, redactor=redactor)
     if not reply.complete:
         message = "Nothing shows that the API's reply is whole: its length was not told. Tell the user."
         raise UnusableReply("incomplete-reply", message)
@@ -95,10 +163,16 @@ def of_reply(reply: Reply, response: ResponseSpec, *, tool: str, narrowing: Sequ
     return Result([_media(reply, kind)])
 
 
-def of_value(value: Json, response: ResponseSpec, *, narrowing: Sequence[str] = ()) -> Result:
+def of_value(
+    value: Json,
+    response: ResponseSpec,
+    *,
+    narrowing: Sequence[str] = (),
+    redactor: Redactor = NO_SECRETS,
+) -> Result:
     """A projected value, as ``response.content`` says; raises ``UnusableReply``."""
     if response.content == "blocks":
-        return Result(blocks.read(value, response.max_bytes))
+        return Result(blocks.read(value, response.max_bytes, redactor))
     if response.content == "text" and isinstance(value, str):
         fitted = bounds.fit_text(value, response.max_bytes, narrowing)
     else:

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from bridge import codec
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.exchange import Reply, Request
+from bridge.redaction import NO_SECRETS, Redactor
 from bridge.spec import ErrorSpec, Json
 from bridge.tool.bounds import json_text, visible
-from bridge.tool.content import Result, document, kind_of, text
+from bridge.tool.content import Result, document, kind_of, projected, text
 from bridge.tool.projection import MAX_STEPS, Projection
 
 _LONGEST_MESSAGE: Final = 500
@@ -44,19 +45,21 @@ def status_error(
     request: Request,
     retry_after: float | None = None,
     *,
+    redactor: Redactor = NO_SECRETS,
     steps: int = MAX_STEPS,
 ) -> StatusError:
     """The error for a status that is no success: 404 before 4xx before default, ours where all lack.
 
     ``projections`` holds the compiled ``jmespath`` of ``errors`` under the same keys; ``retry_after``
     is in seconds. The text names the request's path, never its host or query. ``steps`` bounds a
-    projection, which may be ``Unfinished``.
+    projection, which may be ``Unfinished``. The reply has no secrets; ``redactor`` is for what a projection
+    puts together.
     """
     status = reply.status
     keys = (str(status), f"{status // 100}xx", "default")
     key = next((key for key in keys if key in errors), None)
     spec = errors[key] if key is not None else ErrorSpec()
-    message = _selected(reply, spec, projections.get(key or ""), steps)
+    message = _selected(reply, spec, projections.get(key or ""), redactor, steps)
     if spec.message is not None:
         sentences = [_ended(spec.message)]
     else:
@@ -101,14 +104,16 @@ def error_result(
     executed: int | Literal["unknown"] | None = None,
     data: Json = None,
     max_bytes: int = 100_000,
+    redactor: Redactor = NO_SECRETS,
 ) -> Result:
     """An isError result. ``executed`` is for unsafe requests: the status of one that was carried out.
 
     Of a safe one that was not answered it is said that it changed nothing.
 
-    ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``.
+    ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``. ``redactor`` is for
+    the error's own text: the data has no secrets.
     """
-    words = visible(codec.clean(str(error)))
+    words = _shown(str(error), redactor)
     meta: dict[str, Json] = {"restbridge/error": error.code}
     if isinstance(error, StatusError):
         meta["restbridge/status"] = error.status
@@ -117,7 +122,7 @@ def error_result(
     elif isinstance(error, NotAnswered):
         words = f"{_ended(words)} It changed nothing."
     elif executed is not None:
-        what = visible(codec.clean(error.message)) if isinstance(error, UnusableReply) else words
+        what = _shown(error.message, redactor) if isinstance(error, UnusableReply) else words
         words = f"The request was carried out ({executed}). Do not repeat it. {what}"
         meta["restbridge/executed"] = True
     content = [words]
@@ -126,17 +131,23 @@ def error_result(
     return Result([{"type": "text", "text": part} for part in content], is_error=True, meta=meta)
 
 
+def _shown(message: str, redactor: Redactor) -> str:
+    return visible(redactor.text(codec.clean(message)))
+
+
 def _ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
-def _selected(reply: Reply, error: ErrorSpec, projection: Projection | None, steps: int) -> str | None:
+def _selected(
+    reply: Reply, error: ErrorSpec, projection: Projection | None, redactor: Redactor, steps: int
+) -> str | None:
     if not error.upstream:
         return None
     if projection is None:
         return upstream_message(reply)
     try:
-        return _bounded(projection.apply(document(reply), steps))
+        return _bounded(projected(projection, document(reply), redactor, steps=steps))
     except UnusableReply:
         return None
 

@@ -189,9 +189,9 @@ class Tokens:
             coming.set_result(None)
         except UpstreamError as problem:
             told = problem if isinstance(problem, NoToken) else _unreached(problem, server)
-            hidden = [subject] if subject else []
+            redactor = server.redactor(*([subject] if subject else []))
             outcome = told.code
-            error, said = (server.redact(words, *hidden) for words in (told.error, told.said))
+            error, said = redactor.text(told.error), redactor.text(told.said)
             now = loop.time()
             if last and now < last.ends and outcome == "no-token":
                 kept.token = last._replace(stale=min(now + _AGAIN, last.ends))

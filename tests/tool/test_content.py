@@ -5,8 +5,18 @@ import pytest
 
 from bridge.errors import UnusableReply
 from bridge.exchange import Reply
+from bridge.redaction import NO_SECRETS, Redactor
 from bridge.spec import Json, ResponseSpec
-from bridge.tool.content import Result, document, kind_of, of_reply, of_structured, of_value, whole
+from bridge.tool.content import (
+    Result,
+    document,
+    kind_of,
+    of_reply,
+    of_structured,
+    of_value,
+    redacted,
+    whole,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(10)
 PICTURES = {
@@ -221,3 +231,9 @@ def test_a_reply_without_a_length_is_taken_only_if_it_is_json() -> None:
     for content_type in ("text/plain", "image/png", "application/pdf"):
         error = refused(reply(PNG, content_type, complete=False))
         assert error.code == "incomplete-reply"
+
+
+def test_a_reply_without_secrets_is_the_very_reply() -> None:
+    said = Reply(200, {"content-type": "application/json"}, b'{"a":"%41"}')
+    assert redacted(said, NO_SECRETS) is said
+    assert redacted(said, Redactor(["s3cret-key"])) is said
