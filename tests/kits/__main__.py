@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import anyio
 
 from tests.kits import (
+    audit,
     callers,
     canaries,
     conformance,
@@ -30,6 +31,7 @@ class _Kit(Protocol):
 
 
 KITS: Final[dict[str, _Kit]] = {
+    "audit": audit.run,
     "callers": callers.run,
     "canaries": canaries.run,
     "faults": faults.run,
