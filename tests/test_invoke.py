@@ -509,7 +509,7 @@ async def test_a_fault_of_our_own_is_raised_and_told_as_one(bridge: Bridge) -> N
 async def test_a_call_that_is_cancelled_is_told_to_the_ear(bridge: Bridge) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bridge.call)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await bridge.asked.wait()
         tasks.cancel_scope.cancel()
     assert (bridge.finished.outcome, bridge.finished.status) == ("cancelled", None)

@@ -23,4 +23,4 @@ def serving_shop() -> Iterator[str]:
         running, url = portal.start_task(serve)
         yield url
         portal.call(stop.set)
-        running.result(5)
+        running.result(30)

@@ -88,7 +88,7 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
         "serve", "--config", "restbridge.yaml", cwd=tools.parent, env={"SHOP_API_URL": shop}
     ) as bridge:
         url = await url_of(bridge)
-        async with httpx.AsyncClient(trust_env=False) as web:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             session = Session(web, url)
             session.headers["authorization"] = f"Bearer {key}"
             assert not (await session.ask_modern(call("list_products")))["result"]["isError"]
@@ -102,7 +102,9 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
             f"--web.listen-address=127.0.0.1:{port}",
             ready="Server is ready to receive web requests",
         ):
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as asked:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
+            ) as asked:
                 with anyio.fail_after(30):
                     while not (found := await query(asked, 'restbridge_calls_total{tool="list_products"}')):
                         pass

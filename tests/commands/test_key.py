@@ -50,7 +50,7 @@ async def status(url: str, key: str | None) -> int:
     headers = {"accept": "application/json, text/event-stream"}
     if key:
         headers["authorization"] = f"Bearer {key}"
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as web:
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
         return (await web.post(url, json=message, headers=headers)).status_code
 
 
@@ -97,7 +97,7 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
     write(tools.parent, ann_entry, http=http)
 
     async def until(key: str, expected: int) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while {await status(url, key) for _ in range(4)} != {expected}:
                 pass
 
@@ -111,7 +111,7 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
         await bridge.says(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
         await bridge.says(r"what it last said still holds; the keys that counted before count on$")
         assert [await status(url, key) for key in (ann, bob)] == [200, 200]
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as web:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             session = Session(web, url)
             session.headers["authorization"] = f"Bearer {ann}"
             async with session.listen(toolsListChanged=True) as events:
@@ -243,7 +243,9 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
         bridge.hears(signal.SIGHUP)
         await bridge.says(r"INFO keys: 2 count \(\+ann\)$")
         write(tools.parent, entry, *others, poll="60s", upstreams="tools.d")
-        async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {ops}"}) as web:
+        async with httpx.AsyncClient(
+            timeout=30, trust_env=False, headers={"authorization": f"Bearer {ops}"}
+        ) as web:
             base = url.removesuffix("/mcp")
             reply = await web.post(f"{base}/-/reload")
             told = (await web.get(f"{base}/-/status")).json()["keys"]

@@ -56,7 +56,7 @@ async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None
             url = (await bridge.says(r"view orders: 2 tools at (\S+)$"))[1]
             auth = ClientCredentialsOAuthProvider(url, storage, "id", "secret", issuer=login.issuer)
             async with (
-                httpx2.AsyncClient(auth=auth, trust_env=False) as web,
+                httpx2.AsyncClient(auth=auth, timeout=30, trust_env=False) as web,
                 Client(streamable_http_client(url, http_client=web)) as client,
             ):
                 result = await client.call_tool("get_order", {"order_id": "o-1001"})

@@ -133,7 +133,7 @@ async def test_a_bridge_is_called_by_the_names_that_it_is_given(tools: Path) -> 
     async with restbridge(*words, cwd=tools.parent) as bridge:
         said = await bridge.says(r"serving (http\S+/mcp); clients of 2025-11-25 and before have no sessions")
         headers = {"accept": "application/json, text/event-stream"}
-        async with httpx.AsyncClient(trust_env=False) as web:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             for host, expected in (("tools.example.com:80", 200), ("other.example.com", 421)):
                 reply = await web.post(said[1], json=HELLO, headers=headers | {"host": host})
                 assert (reply.status_code, "mcp-session-id" in reply.headers) == (expected, False)
@@ -258,7 +258,10 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
     product = tools / "get_product.yaml"
     product.write_text(product.read_text() + 'scopes: ["products:read"]\n')
     words = ("serve", "--http", "0", "--poll", "60", "--read-only")
-    async with restbridge(*words, cwd=tools.parent) as bridge, httpx.AsyncClient(trust_env=False) as web:
+    async with (
+        restbridge(*words, cwd=tools.parent) as bridge,
+        httpx.AsyncClient(timeout=30, trust_env=False) as web,
+    ):
         await bridge.says(r"INFO read-only: of 5 tools 2 are not served$")
         await bridge.says(
             r"WARNING scopes of tools bind nobody, as nobody is asked who calls; set access in "
@@ -294,7 +297,7 @@ async def test_calls_in_flight_have_as_long_as_it_is_said_and_what_is_cut_is_tol
     tmp_path: Path, workers: str
 ) -> None:
     answers: list[Json] = []
-    async with serve_faults({"never_answers": never_answers}) as faulty, httpx.AsyncClient() as web:
+    async with serve_faults({"never_answers": never_answers}) as faulty, httpx.AsyncClient(timeout=30) as web:
         (tmp_path / "hang.yaml").write_text(HANGING.format(url=faulty.url))
         words = ("serve", "--http", "0", "--grace", "0.2", "--workers", workers, str(tmp_path))
         async with restbridge(*words, cwd=tmp_path) as bridge, anyio.create_task_group() as tasks:
@@ -304,7 +307,7 @@ async def test_calls_in_flight_have_as_long_as_it_is_said_and_what_is_cut_is_tol
                 answers.append(await session.ask_modern(call("hang")))
 
             tasks.start_soon(ask)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while not faulty.heard:
                     await anyio.lowlevel.checkpoint()
             bridge.hears(signal.SIGTERM)
@@ -354,7 +357,7 @@ async def test_each_view_has_its_own_path(tools: Path, workers: str) -> None:
         for path, seen in (("", 6), ("/orders", 1), ("/nothing", 0)):
             async with Client(url + path) as client:
                 assert len((await client.list_tools()).tools) == seen
-        async with httpx.AsyncClient(trust_env=False) as web:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             status = (await web.get(url.removesuffix("/mcp") + "/-/status")).json()
         assert status["views"] == {"orders": 1, "nothing": 0}
         settings = tools.parent / "restbridge.yaml"
@@ -411,7 +414,7 @@ async def test_calls_and_reloads_are_counted_and_those_that_change_something_aud
                 await client.call_tool("add_customer_note", {"customer_id": "c-101", "text": "Secret."})
         (tools / "get_order.yaml").unlink()
         await bridge.says(r"reload: \+0 ~0 -1 ")
-        async with httpx.AsyncClient(trust_env=False) as web:
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             reply = await web.get(url.removesuffix("/mcp") + "/metrics")
         assert reply.headers["content-type"].startswith("text/plain; version=")
         assert 'restbridge_calls_total{outcome="ok",tool="get_order"} 4.0' in reply.text

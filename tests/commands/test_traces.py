@@ -32,7 +32,7 @@ async def collector() -> AsyncIterator[Collector]:
 
 @pytest.fixture
 async def web() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as opened:
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as opened:
         yield opened
 
 

@@ -50,7 +50,7 @@ def files(tmp_path: Path, api: Api) -> Path:
 
 @pytest.fixture
 async def web() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20, trust_env=False) as opened:
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as opened:
         yield opened
 
 
@@ -70,7 +70,7 @@ async def ended(*pids: int) -> None:
             process = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await anyio.wait_readable(process)
         os.close(process)
 
@@ -228,7 +228,7 @@ class Said(logging.Handler):
 
     async def next(self, beginning: str) -> str:
         """The rest of the next line that begins so."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async for line in self._lines:
                 if line.startswith(beginning):
                     return line.removeprefix(beginning)

@@ -53,5 +53,5 @@ def files(tmp_path: Path, api: Api) -> Files:
 
 @pytest.fixture
 async def web() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as opened:
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as opened:
         yield opened

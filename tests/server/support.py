@@ -244,7 +244,7 @@ class Served:
             await up.wait()
             yield urls[0]
             self.stop.set()
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await self.stopped.wait()
 
     @asynccontextmanager
@@ -289,7 +289,7 @@ class Served:
             tasks.start_soon(serve)
             yield pipe
             pipe.hang_up()
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await self.stopped.wait()
         pipe.stop_reading()
 
@@ -319,7 +319,7 @@ class Pipe:
             await anyio.lowlevel.checkpoint()
             fcntl.ioctl(self._from_server, termios.FIONREAD, written)
 
-    async def line(self, patience: float = 5) -> bytes:
+    async def line(self, patience: float = 30) -> bytes:
         """The next line, empty at the end."""
         with anyio.fail_after(patience):
             while b"\n" not in self._buffer:
@@ -335,7 +335,7 @@ class Pipe:
         message: Json = json.loads(await self.line())
         return message
 
-    async def open(self, patience: float = 5) -> None:
+    async def open(self, patience: float = 30) -> None:
         """Shake hands."""
         await self.send(initialize())
         await self.line(patience)

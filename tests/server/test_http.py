@@ -78,7 +78,7 @@ async def test_a_call_past_the_grace_is_aborted_and_told_so(
         tasks.start_soon(hang)
         await _entered(api)
         served.stop.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.left.wait()
     assert answers[0]["id"] == 1
     assert answers[0]["error"]["message"].startswith("The server stopped")
@@ -134,7 +134,7 @@ async def test_a_modern_client_that_leaves_aborts_its_call(
             tasks.start_soon(Session(web, url).ask_modern, call("hang"))
             await _entered(api)
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.left.wait()
 
 
@@ -154,7 +154,7 @@ async def test_a_handshake_client_cancels_by_saying_so(
         tasks.start_soon(hang)
         await _entered(api)
         await session.post(cancel(1))
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.left.wait()
     assert answers[0]["error"]["message"] == "Request cancelled"
 
@@ -197,7 +197,7 @@ async def _asking(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable
 
 
 async def _entered(api: Api) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await api.entered.wait()
 
 

@@ -83,7 +83,7 @@ async def test_only_those_whose_view_changed_are_told(
             assert (await anext(rest))["method"] == "notifications/tools/list_changed"
             served.tags["change"] = ["safe"]
             await served.change("typed", "echo", "change")  # from one view into the other
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert (await anext(few))["method"] == "notifications/tools/list_changed"
                 assert (await anext(rest))["method"] == "notifications/tools/list_changed"
             served.stop.set()

@@ -53,7 +53,7 @@ class Service:
         self._moved = anyio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not condition():
                 await self._moved.wait()
 

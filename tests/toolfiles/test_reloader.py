@@ -141,7 +141,7 @@ async def test_a_directory_that_goes_in_the_moment_of_watching_is_watched_when_i
     async with serving(root, poll=0.1, directories=Fleeting((str(root),))) as service:
         (root / "a.yaml").write_text(tool("new"))
         await service.says("new")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await second.wait()
         assert service.reloader.mode == "events"
 
@@ -230,7 +230,7 @@ async def test_a_storm_is_heard_at_most_four_times_a_second(root: Path) -> None:
 async def test_one_file_in_a_storm_is_published_all_the_same(root: Path) -> None:
     async with serving(root) as service:
         number = 0
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while service.description() == "old":
                 number += 1
                 rename_over(root / "a.yaml", tool(f"no. {number}"))
@@ -271,7 +271,7 @@ async def test_a_reload_does_not_wait_for_what_may_take_longer(root: Path) -> No
     service = Service(root, events=False, poll=60)
     await service.reloader.reload()
     (root / "a.yaml").write_text("")
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         report = await service.reloader.reload()
     assert report.broken == ()
     assert service.description() == "old"

@@ -154,7 +154,7 @@ class Faulty:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what must be heard."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 self.arrived.clear()
                 await self.arrived.wait()

@@ -35,7 +35,7 @@ class Caller:
         headers: tuple[Header, ...] = (),
         content: bytes | None = None,
         tool: tuple[str, Limits] | None = None,
-        within: float = 5.0,
+        within: float = 30.0,
     ) -> Reply:
         """One call; GET and HEAD may be repeated unless the test says otherwise."""
         return await self.client.send(
