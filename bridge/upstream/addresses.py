@@ -56,6 +56,11 @@ class Resolver(AbstractResolver):
             for address in self._found
         ]
 
+    def prefer(self, address: str) -> None:
+        """Answer an address first until the next look-up: one that does not answer costs each connection 0.25 s."""
+        if address in self._found:
+            self._found.sort(key=lambda each: each != address)
+
     async def _look_up(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[str]:
         if self._under_way is None or self._under_way.done():
             self._under_way = loop.create_future()

@@ -60,6 +60,11 @@ class Line:
         self._unseen.register(self._pipe.get_extra_info("socket"), select.POLLIN)
 
     @property
+    def address(self) -> str:
+        """The IP address at the other end: the upstream's, or its proxy's."""
+        return str(self._pipe.get_extra_info("peername")[0])
+
+    @property
     def is_sound(self) -> bool:
         """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
         return not self._pipe.is_closing() and not self._unseen.poll(0)
@@ -103,6 +108,7 @@ class Lines:
 
     def __init__(self, peer: ClientRequest, resolver: Resolver) -> None:
         self._peer = peer
+        self._resolver = resolver
         self._connector = _Connector(resolver)
         self._resting: list[Line] = []
         self._expiry: asyncio.TimerHandle | None = None
@@ -118,7 +124,9 @@ class Lines:
 
     async def new(self) -> Line:
         """Raises aiohttp's errors of connecting."""
-        return Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT))
+        line = Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT))
+        self._resolver.prefer(line.address)
+        return line
 
     def rest(self, line: Line) -> None:
         """Keep a connection whose reply was read; it ends at once if the upstream said so, or sent more than that."""

@@ -85,6 +85,20 @@ async def test_an_address_is_looked_up_once_in_a_while(faulty: Faulty) -> None:
     await client.aclose()
 
 
+async def test_the_address_that_answered_last_is_tried_first(faulty: Faulty) -> None:
+    """Another listens on the first address only later, when it is not asked any more."""
+    client = Client(lookup=lambda _host, _port: ["127.0.0.2", "127.0.0.1"])
+    to = upstream(f"http://shop.test:{faulty.port}")
+    await Caller(client).send(to, method="POST")
+    with socket.create_server(("127.0.0.2", faulty.port)) as listener:
+        await Caller(client).send(to, method="POST")
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert faulty.connections == 2
+    await client.aclose()
+
+
 async def test_a_look_up_that_hangs_holds_up_its_own_upstream_alone(faulty: Faulty) -> None:
     answered = threading.Event()
 
