@@ -51,12 +51,15 @@ class Result:
 
 
 def document(reply: Reply) -> Json:
-    """The JSON that a reply says, None for an empty one; raises ``UnusableReply``."""
+    """The JSON that a reply says, None for an empty one; raises ``UnusableReply``.
+
+    JSON shows its own end, but for a number: what was received of ``12345`` could be ``12``.
+    """
     if not reply.content.strip():
         return None
     try:
         encoding = _declared_encoding(reply)
-        return codec.decode(reply.content.decode(encoding, "replace") if encoding else reply.content)
+        value = codec.decode(reply.content.decode(encoding, "replace") if encoding else reply.content)
     except codec.NotJson as problem:
         declared = reply.media_type or "no Content-Type"
         message = (
@@ -64,15 +67,28 @@ def document(reply: Reply) -> Json:
             f" It begins with {codec.quote(text(reply), 200)}. Tell the user; calling again will not help."
         )
         raise UnusableReply("not-json", message) from problem
+    if not reply.complete and reply.content.rstrip(b"\0")[-1:].isdigit():  # zeros as of UTF-16
+        raise _incomplete()
+    return value
+
+
+def _incomplete() -> UnusableReply:
+    message = "Nothing shows that the API's reply is whole: its length was not told. Tell the user."
+    return UnusableReply("incomplete-reply", message)
 
 
 def whole(reply: Reply) -> dict[str, Json]:
-    """What a projection sees ``from: reply``; a body that is no JSON by its type is its text, or null."""
+    """What a projection sees ``from: reply``; a body that is no JSON by its type is its text, or null.
+
+    Raises ``UnusableReply``.
+    """
     kind = kind_of(reply) if reply.content else "json"
     body: Json = None
     if kind == "json":
         body = document(reply)
     elif kind == "text":
+        if not reply.complete:
+            raise _incomplete()
         body = text(reply)
     return {"status": reply.status, "headers": reply.headers, "body": body}
 
@@ -153,8 +169,7 @@ def of_reply(
     if kind in ("json", "blocks"):
         return of_value(document(reply), response, narrowing=narrowing, redactor=redactor)
     if not reply.complete:
-        message = "Nothing shows that the API's reply is whole: its length was not told. Tell the user."
-        raise UnusableReply("incomplete-reply", message)
+        raise _incomplete()
     if kind == "text":
         fitted = bounds.fit_text(text(reply), response.max_bytes, narrowing)
         return Result([_block(fitted.text)], meta=fitted.meta)

@@ -237,3 +237,30 @@ def test_a_reply_without_secrets_is_the_very_reply() -> None:
     said = Reply(200, {"content-type": "application/json"}, b'{"a":"%41"}')
     assert redacted(said, NO_SECRETS) is said
     assert redacted(said, Redactor(["s3cret-key"])) is said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"12", b"-1.5", b"0", b"1e5", b" 12", b"\xef\xbb\xbf12", "12".encode("utf-16"), b"\xfe\xff\x001\x002"],
+)
+def test_a_number_without_a_length_may_be_the_beginning_of_another(content: bytes) -> None:
+    for content_type in ("application/json", ""):
+        assert refused(reply(content, content_type, complete=False)).code == "incomplete-reply"
+    with pytest.raises(UnusableReply) as caught:
+        whole(reply(content, "application/json", complete=False))
+    assert caught.value.code == "incomplete-reply"
+    assert isinstance(document(reply(content, "application/json")), int | float)
+
+
+@pytest.mark.parametrize("content", ["12\n", "[12]", '"12"', "true", "null", '{"a": 1}', ""])
+def test_other_json_shows_its_end(content: str) -> None:
+    whole_one, ended = (
+        document(reply(content, "application/json", complete=known)) for known in (True, False)
+    )
+    assert whole_one == ended
+
+
+def test_a_text_without_a_length_is_not_projected() -> None:
+    with pytest.raises(UnusableReply) as caught:
+        whole(reply("half a sen", "text/plain", complete=False))
+    assert caught.value.code == "incomplete-reply"
