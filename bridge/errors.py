@@ -24,7 +24,7 @@ CODES: Final[Mapping[str, str]] = {
     "connect-timeout": "No connection within `timeout.connect`.",
     "dns-failed": "The API's name leads to no address.",
     "http-STATUS": "The API answered with this status, which the tool does not take for a success.",
-    "incomplete-reply": "Nothing shows that a reply that is not JSON is whole.",
+    "incomplete-reply": "Nothing shows that a reply is whole: it is not JSON, or a number alone.",
     "invalid-arguments": "The arguments do not fit `inputSchema`.",
     "invalid-blocks": "The projection was to answer MCP content blocks, and did not.",
     "nested-argument": "An array or object stands where only text can.",
@@ -35,13 +35,13 @@ CODES: Final[Mapping[str, str]] = {
     "projection-failed": "The projection does not fit this reply.",
     "projection-too-large": "The projection would take too many steps, or make too much.",
     "protocol-error": "The API does not speak HTTP as it should.",
-    "proxy-failed": "The proxy cannot be reached, or refused.",
+    "proxy-failed": "The proxy cannot be reached, or refused, or wants other credentials.",
     "reply-cut": "The connection ended before the reply did.",
     "reply-too-large": "The reply is larger than `maxBytes`.",
     "result-drift": "The reply departs from `outputSchema`.",
     "result-too-large": "The result is larger than `response.maxBytes`, and cannot be cut.",
     "timeout": "The call took longer than `timeout`.",
-    "tls-failed": "TLS failed, or is not spoken there.",
+    "tls-failed": "TLS failed, is not spoken there, or the server wants another client certificate.",
     "tls-files": "A file named under `tls` cannot be used.",
     "tls-name": "The API's certificate is for another name.",
     "tls-untrusted": "The API's certificate is not trusted, or has expired.",
@@ -79,7 +79,9 @@ class TooMany(BridgeError):
 
 
 class UpstreamError(BridgeError):
-    """The upstream, or the way to it, is at fault."""
+    """The upstream, or the way to it, is at fault. ``is_lasting``: another attempt would fail in the same way."""
+
+    is_lasting = False
 
 
 class NotSent(UpstreamError):

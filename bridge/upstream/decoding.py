@@ -6,6 +6,11 @@ from typing import Final
 from bridge.errors import UnusableReply
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_FREE_MEMBERS: Final = 1024
+_MEMBER_BYTES: Final = 1024
+"""Gzip members beyond ``_FREE_MEMBERS`` are of so many bytes on average: a member of 20 bytes costs as much time as a page."""
+_JOINED_PARTS: Final = 1024
+"""Parts that are joined as they come: an object of its own for each byte would take 50 times its memory."""
 
 
 class Content:
@@ -22,6 +27,8 @@ class Content:
         self._status = status
         self._received = 0
         self._parts: list[bytes] = []
+        self._blocks: list[bytes] = []
+        self._members = 0
         self._member: zlib._Decompress | None = None
         words = codings.lower().replace(" ", "").split(",")
         self._packings = [word for word in words if word not in ("", "identity", "chunked")]
@@ -31,7 +38,7 @@ class Content:
         if self._received > self._limit:
             raise self._too_large()
         if not self._packings:
-            self._parts.append(data)
+            self._keep(data)
         elif self._packings in (["gzip"], ["x-gzip"]):
             self._unpack(data)
         else:
@@ -41,11 +48,20 @@ class Content:
         """The whole content."""
         if self._member is not None:
             raise self._bad_encoding("its gzip data ends too early")
-        return b"".join(self._parts)
+        return b"".join(self._blocks + self._parts)
+
+    def _keep(self, part: bytes) -> None:
+        self._parts.append(part)
+        if len(self._parts) == _JOINED_PARTS:
+            self._blocks.append(b"".join(self._parts))
+            self._parts.clear()
 
     def _unpack(self, data: bytes) -> None:
         while data:
             if self._member is None:
+                self._members += 1
+                if self._members > _FREE_MEMBERS + self._received // _MEMBER_BYTES:
+                    raise self._bad_encoding("its gzip data has too many small members")
                 self._member = zlib.decompressobj(_GZIP)
             try:
                 part = self._member.decompress(data, self._room + 1)
@@ -54,7 +70,7 @@ class Content:
             self._room -= len(part)
             if self._room < 0:
                 raise self._too_large()
-            self._parts.append(part)
+            self._keep(part)
             data = self._member.unused_data
             if self._member.eof:
                 self._member = None

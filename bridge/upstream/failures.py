@@ -1,9 +1,11 @@
 """What can go wrong on the way: libraries' exceptions become stable codes, and codes become sentences.
 
 The transport raises httpx's errors (the type says what it was doing) whose text is one of the codes
-below, never a library's text: those hold addresses, header values and certificates.
+below, never a library's text: those hold addresses, header values and certificates. Behind the code may
+stand, after blanks, which of its sentences is meant, and a word for that sentence.
 """
 
+import re
 import ssl
 from typing import Final
 
@@ -13,6 +15,7 @@ from aiohttp import (
     ClientConnectorDNSError,
     ClientConnectorError,
     ClientConnectorSSLError,
+    ClientHttpProxyError,
 )
 
 from bridge.errors import NotAnswered, NotSent
@@ -32,11 +35,23 @@ _SENTENCES: Final = {
     f"contacted. {OPERATOR}",
     "tls-untrusted": f"The certificate of the {{server}} is not trusted, or has expired. {OPERATOR}",
     "tls-name": f"The certificate of the {{server}} is for another name. {OPERATOR}",
-    "tls-failed": f"No TLS connection with the {{server}} came about; perhaps it speaks plain HTTP "
-    f"there. {_ADDRESS}",
+    "tls-failed": f"TLS with the {{server}} failed. {_ADDRESS}",
+    "tls-failed plain": f"The {{server}} did not answer in TLS; perhaps it speaks plain HTTP there. {_ADDRESS}",
+    "tls-failed alert": f"The {{server}} refused the TLS connection (alert {{detail}}). {OPERATOR}",
+    "tls-failed certificate": "The {server} wants another client certificate than it got (TLS alert "
+    f"{{detail}}): tls.certFile and tls.keyFile of the upstream file. {OPERATOR}",
+    "tls-failed handshake": "The {server} refused the TLS connection (alert {detail}). Perhaps it wants a client "
+    f"certificate: tls.certFile and tls.keyFile of the upstream file. {OPERATOR}",
+    "tls-failed version": "The {server} refused the TLS connection (alert {detail}): it speaks neither TLS 1.2 nor "
+    f"1.3. {OPERATOR}",
+    "tls-failed name": "The {server} refused the TLS connection (alert {detail}): it has no certificate for that "
+    f"host, which stands in baseUrl. {OPERATOR}",
     "tls-files": "The certificate files for the {server} cannot be used: caFile, certFile or "
     f"keyFile. {OPERATOR}",
     "proxy-failed": f"The proxy does not lead to the {{server}}. {LATER}",
+    "proxy-failed status": f"The proxy does not lead to the {{server}}: it answered {{detail}}. {LATER}",
+    "proxy-failed credentials": "The proxy on the way to the {server} wants other credentials (407): user and password "
+    f"in proxy of the upstream file. {OPERATOR}",
     "unsafe-request": "The request was held back: a line break in a header, or an address outside of "
     f"{{place}} and its path. {OPERATOR}",
     "protocol-error": f"The {{server}} did not answer in valid HTTP. {_ADDRESS}",
@@ -44,6 +59,27 @@ _SENTENCES: Final = {
 }
 _WRONG_NAME: Final = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+_ALERT: Final = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
+_NOT_TLS: Final = frozenset(
+    {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"}
+)
+_ALERTS: Final = {
+    "bad_certificate": "certificate",
+    "certificate_expired": "certificate",
+    "certificate_required": "certificate",
+    "certificate_revoked": "certificate",
+    "certificate_unknown": "certificate",
+    "no_certificate": "certificate",
+    "unknown_ca": "certificate",
+    "unsupported_certificate": "certificate",
+    "handshake_failure": "handshake",
+    "protocol_version": "version",
+    "unrecognized_name": "name",
+}
+"""Alerts (RFC 8446 6.2) with a sentence of their own. Those of a certificate come before the request is read, though
+after it was sent (TLS 1.3)."""
+WITHOUT_PROCESSING: Final = ("tls-failed certificate", "proxy-failed credentials")
+"""How faults begin after which the API has not processed the request, though it was sent."""
 
 
 def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError:
@@ -52,14 +88,17 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
         case ClientConnectorCertificateError(
             certificate_error=ssl.SSLCertVerificationError(verify_code=verdict)
         ):
-            return httpx.ConnectError("tls-name" if verdict in _WRONG_NAME else "tls-untrusted")
-        case ClientConnectorSSLError():
-            return httpx.ConnectError("tls-failed")
+            code = "tls-name" if verdict in _WRONG_NAME else "tls-untrusted"
+        case ClientConnectorSSLError(os_error=ssl.SSLError() as cause):
+            code = of_tls(cause)
         case ClientConnectorError(os_error=AddressRefusedError()):
-            return httpx.ConnectError("address-refused")
-    if proxied:
-        return httpx.ProxyError("proxy-failed")
-    match error:
+            code = "address-refused"
+        case ClientHttpProxyError(status=407):
+            code = "proxy-failed credentials"
+        case ClientHttpProxyError(status=status):
+            code = f"proxy-failed status {status}"
+        case _ if proxied:
+            code = "proxy-failed"
         case ClientConnectorDNSError():
             code = "dns-failed"
         case ClientConnectorError(os_error=ConnectionRefusedError()):
@@ -69,11 +108,25 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
     return httpx.ConnectError(code)
 
 
+def of_tls(error: ssl.SSLError) -> str:
+    """What went wrong with TLS. An alert is the word of a server that speaks it."""
+    reason = error.reason or ""
+    if reason in _NOT_TLS:
+        return "tls-failed plain"
+    if named := _ALERT.fullmatch(reason):
+        alert = named[1].lower()
+        return f"tls-failed {_ALERTS.get(alert, 'alert')} {alert}"
+    return "tls-failed"
+
+
 def answer(fault: httpx.TransportError, upstream: Upstream, *, sent: bool) -> NotSent | NotAnswered:
     """What the caller gets."""
-    code = str(fault)
-    message = _SENTENCES[code].format(server=upstream.server, place=upstream.place)
-    return (NotAnswered if sent else NotSent)(code, message)
+    code, which, detail = [*str(fault).split(" "), "", ""][:3]
+    sentence = _SENTENCES[f"{code} {which}".rstrip()]
+    message = sentence.format(server=upstream.server, place=upstream.place, detail=detail)
+    error = (NotAnswered if sent else NotSent)(code, message)
+    error.is_lasting = which == "credentials"
+    return error
 
 
 def out_of_time(upstream: Upstream, phase: str, *, sent: bool) -> NotSent | NotAnswered:

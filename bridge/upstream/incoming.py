@@ -11,12 +11,15 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from bridge.errors import UnusableReply
 from bridge.exchange import Reply
+from bridge.upstream import failures
 from bridge.upstream.decoding import Content
 
 _INFORMATIONAL: Final = 16
 """Interim replies (RFC 9110 15.2) that may come before the final one."""
-_MOST_BESIDE: Final = 64 * 1024
-"""Bytes that may come without content among them: a head, trailers, extensions of chunks."""
+_MAX_FRAMING_BYTES: Final = 64 * 1024
+"""Bytes that may come beyond as many as there are of content: heads, sizes and extensions of chunks, trailers."""
+_PARSED_AT_ONCE: Final = 16 * 1024
+"""Bytes after which the bounds are checked: a read may bring 256 KiB, and each byte of them could be a chunk."""
 _MOST_FIELDS: Final = 256
 
 WAITING: Final = "waiting for an answer"
@@ -47,7 +50,7 @@ class Incoming:
         self._progress = progress
         self._has_content = has_content
         self._interim = 0
-        self._beside = 0
+        self._framing = 0
         self._fields: list[tuple[bytes, bytes]] = []
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -59,16 +62,26 @@ class Incoming:
         )
 
     def feed(self, data: bytes) -> None:
-        self._beside += len(data)
+        """Bytes from the connection. What comes behind a whole reply ends the connection, and changes nothing else."""
+        for start in range(0, len(data), _PARSED_AT_ONCE):
+            if self.reply.done():
+                self.is_last = True
+                return
+            self._parse(data[start : start + _PARSED_AT_ONCE])
+
+    def _parse(self, data: bytes) -> None:
+        self._framing += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as problem:
             self._fail(problem.__context__ or problem)
         except (HttpParserError, HttpParserUpgrade):
-            self._fail(httpx.RemoteProtocolError("protocol-error"))
+            self.is_last = True
+            if not self._is_whole:
+                self._fail(httpx.RemoteProtocolError("protocol-error"))
         if self._is_whole:
             self._finish(complete=True)
-        elif self._beside > _MOST_BESIDE:
+        elif self._framing > _MAX_FRAMING_BYTES:
             self._fail(httpx.RemoteProtocolError("protocol-error"))
 
     def lost(self, error: BaseException | None) -> None:
@@ -76,7 +89,8 @@ class Incoming:
         if error is None and self._content and self._ends_with_connection:
             self._finish(complete=False)
         else:
-            self._fail(httpx.ReadError("tls-failed" if isinstance(error, ssl.SSLError) else "reply-cut"))
+            cause = failures.of_tls(error) if isinstance(error, ssl.SSLError) else "reply-cut"
+            self._fail(httpx.ReadError(cause))
 
     def close(self) -> None:
         """Part from the parser, which holds what it tells."""
@@ -106,8 +120,8 @@ class Incoming:
         self._is_whole = not self._has_content
 
     def on_body(self, data: bytes) -> None:
-        self._beside = 0
         if not self._is_whole and self._content:
+            self._framing -= 2 * len(data)  # it was counted with what came, and makes room for as much
             self._content.feed(data)
 
     def on_message_complete(self) -> None:

@@ -63,6 +63,8 @@ def reason(outcome: Reply | UpstreamError) -> str:
 def _is_worth_another(outcome: Reply | UpstreamError, retries: Retries, *, repeatable: bool) -> bool:
     if isinstance(outcome, Reply):
         return repeatable and outcome.status in retries.statuses
+    if outcome.is_lasting:
+        return False
     if isinstance(outcome, NotSent):
         return outcome.code in _PASSING
     return repeatable and outcome.code in (*_PASSING, "reply-cut")

@@ -106,11 +106,19 @@ class Transport:
     async def _exchange(self, line: Line, message: Message, progress: Progress) -> Reply:
         method, target, headers, content, fresh, _, limit = message
         head = b"%s %s%s HTTP/1.1\r\n%s%s\r\n" % (method, self._absolute, target, self._extra, headers)
-        is_answered = False
+        is_answered, was_sent = False, progress.sent
         progress.phase, progress.sent = WAITING, True
         try:
             reply = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
+            if (
+                reply.status == 407 and self._absolute
+            ):  # the proxy's own word (RFC 9110 15.5.8), not the API's
+                raise httpx.ProxyError("proxy-failed credentials")
             is_answered = True
+        except httpx.TransportError as fault:
+            if str(fault).startswith(failures.WITHOUT_PROCESSING):
+                progress.sent = was_sent
+            raise
         finally:
             if fresh or not is_answered:
                 line.end()

@@ -32,11 +32,13 @@ _BOUND: Final = 20
 
 _OUTCOMES: Final = {
     "ok": """
-        ansi_and_bidi bad_utf8 body_on_204 byte_order_mark charset_codec_bomb chunked close_delimited
-        closes_after_reply closes_on_reuse created crossing_408 early_hints empty_200 gzip gzip_empty
-        gzip_members gzip_transfer html_200 http10_close identity int_2_63 json_as_text keepalive_then_408
-        late_408 latin1_header lone_surrogate long_content_length_extra long_int ndjson no_content nul_char
-        prompt_injection set_cookie unknown_charset utf16 waits
+        ansi_and_bidi bad_utf8 body_on_204 body_on_204_at_once byte_order_mark charset_codec_bomb
+        chunk_end_on_204 chunked close_delimited closes_after_reply closes_on_reuse created crossing_408
+        early_hints empty_200 extra_after_chunks extra_after_close extra_after_hints extra_blank extra_bytes
+        extra_bytes_later extra_line gzip gzip_empty gzip_members gzip_transfer html_200 http10_close identity
+        int_2_63 json_as_text keepalive_then_408 late_408 latin1_header lone_surrogate
+        long_content_length_extra long_int ndjson no_content nul_char prompt_injection reply_on_204 set_cookie
+        tiny_chunks unknown_charset utf16 waits
     """,
     "timeout": "head never_answers slow_body slow_headers",
     "reply-cut": """
@@ -45,15 +47,19 @@ _OUTCOMES: Final = {
     """,
     "reply-too-large": "big_json endless_body gzip_bomb gzip_bomb_1gb",
     "bad-encoding": """
-        deflate gzip_bad_checksum gzip_cut gzip_double gzip_nonsense gzip_trailing_garbage unknown_encoding
+        deflate gzip_bad_checksum gzip_cut gzip_double gzip_many_members gzip_nonsense gzip_trailing_garbage
+        unknown_encoding
     """,
     "not-json": """
         cut_json deep_json dup_keys echo exp_float huge_int infinite_json invalid_json nan_json
     """,
     "protocol-error": """
-        bad_chunk_size extra_bytes header_bomb huge_chunk_extension informational_flood length_and_chunks
-        negative_length not_http one_huge_header one_huge_trailer switching_protocols tls_alert two_lengths
+        bad_chunk_size endless_chunk_extensions endless_headers endless_tiny_chunks endless_trailers header_bomb
+        huge_chunk_extension informational_flood length_and_chunks negative_length not_http one_huge_header
+        one_huge_trailer switching_protocols tls_alert two_lengths
     """,
+    "incomplete-reply": "close_delimited_number",
+    "http-304": "body_on_304 body_on_304_later",
     "http-307": "redirect",
     "http-401": "secret_echo",
     "http-429": "retry_after_arabic retry_after_fraction retry_after_seconds",
@@ -61,7 +67,19 @@ _OUTCOMES: Final = {
 }
 _OTHERS: Final = frozenset({"", "ok", "status", "last_words", "fails_once", "broken_tls_record"})
 """Paths that are no fault, need words of their own, or go wrong once alone."""
-_WITHOUT_ID: Final = frozenset({"body_on_204", "empty_200", "gzip_empty", "no_content", "utf16"})
+_WITHOUT_ID: Final = frozenset(
+    [
+        "body_on_204",
+        "body_on_204_at_once",
+        "chunk_end_on_204",
+        "empty_200",
+        "extra_after_chunks",
+        "gzip_empty",
+        "no_content",
+        "reply_on_204",
+        "utf16",
+    ]
+)
 """Right replies in which no id can stand."""
 _BROKEN: Final = {
     "refused": "connect-refused",
@@ -99,7 +117,7 @@ timeout: {timeout}
 """
 
 
-_UNUSABLE: Final = frozenset({"bad-encoding", "not-json", "reply-too-large"})
+_UNUSABLE: Final = frozenset({"bad-encoding", "incomplete-reply", "not-json", "reply-too-large"})
 _CUT: Final = frozenset({"protocol-error", "reply-cut", "timeout"})
 _MAYBE: Final = "It may have been carried out; check before repeating."
 _DONE: Final = "The request was carried out ("

@@ -127,12 +127,32 @@ async def waits(exchange: Exchange) -> None:
 # --- large, and packed ---
 
 
+def endless(part: bytes, head: bytes = CHUNKED) -> Fault:
+    """The beginning of a reply, and then the same for ever."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(head)
+        while not exchange.writer.is_closing():
+            await exchange.send(part)
+        exchange.server.left.set()
+
+    return answer
+
+
+FAULTS |= {
+    "endless_body": endless(b"10000\r\n" + bytes(65536) + b"\r\n"),
+    "endless_tiny_chunks": endless(b"1\r\nx\r\n" * 40_000),
+    "endless_chunk_extensions": endless(b"2;x=%s\r\nxy\r\n" % (b"y" * 60_000)),
+    "endless_headers": endless(b"X: y\r\n" * 10_000, OK),
+    "endless_trailers": endless(b"X: y\r\n" * 10_000, CHUNKED + b"0\r\n"),
+}
+
+
 @fault
-async def endless_body(exchange: Exchange) -> None:
-    await exchange.send(CHUNKED)
-    while not exchange.writer.is_closing():
-        await exchange.send(b"10000\r\n", bytes(65536), b"\r\n")
-    exchange.server.left.set()
+async def tiny_chunks(exchange: Exchange) -> None:
+    """As a program writes that flushes after each character."""
+    chunks = [b"1\r\n%c\r\n" % byte for byte in exchange.json]
+    await exchange.send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n")
 
 
 def packed(pack: Callable[[bytes], bytes], coding: str = "gzip") -> Fault:
@@ -146,6 +166,7 @@ BOMB = gzip.compress(bytes(20_000_000))
 FAULTS |= {
     "gzip": packed(gzip.compress),
     "gzip_members": packed(lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
+    "gzip_many_members": packed(lambda data: gzip.compress(b"") * 20_000 + gzip.compress(data)),
     "gzip_empty": packed(lambda _: b""),
     "gzip_bomb": packed(lambda _: BOMB),
     "gzip_double": packed(lambda _: gzip.compress(BOMB), "gzip, gzip"),
@@ -217,6 +238,13 @@ async def http10_close(exchange: Exchange) -> None:
 
 
 @fault
+async def close_delimited_number(exchange: Exchange) -> None:
+    """It could be the beginning of a longer one."""
+    await exchange.send(OK + b"Content-Type: application/json\r\n\r\n12")
+    exchange.close()
+
+
+@fault
 async def close_delimited_rst(exchange: Exchange) -> None:
     await exchange.send(OK + b"\r\n", exchange.json)
     await exchange.server.go.wait()
@@ -280,9 +308,34 @@ async def long_content_length_extra(exchange: Exchange) -> None:
     )
 
 
-@fault
-async def extra_bytes(exchange: Exchange) -> None:
-    await exchange.send(OK + b"Content-Length: %d\r\n\r\n" % len(exchange.json) + exchange.json + b"and more")
+def followed(reply: bytes, behind: bytes, *, at_once: bool = True) -> Fault:
+    """A whole reply, and bytes behind it, in the same segment or in the next; ``JSON`` becomes the exchange's."""
+
+    async def answer(exchange: Exchange) -> None:
+        said = reply.replace(b"LENGTH", b"%d" % len(exchange.json)).replace(b"JSON", exchange.json)
+        await exchange.send(*((said + behind,) if at_once else (said, behind)))
+
+    return answer
+
+
+WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: LENGTH\r\n\r\nJSON"
+IN_CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n  \r\n0\r\n\r\n"
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\n\r\n"
+FAULTS |= {
+    "extra_bytes": followed(WHOLE, b"and more"),
+    "extra_bytes_later": followed(WHOLE, b"and more", at_once=False),
+    "extra_blank": followed(WHOLE, b" "),
+    "extra_line": followed(WHOLE, b"\r\n"),
+    "extra_after_close": followed(WHOLE.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), b"and more"),
+    "extra_after_chunks": followed(IN_CHUNKS, b"and more"),
+    "extra_after_hints": followed(b"HTTP/1.1 103 Early Hints\r\n\r\n" + WHOLE, b"and more"),
+    "body_on_204_at_once": followed(NO_CONTENT, b'{"id": 1}'),
+    "chunk_end_on_204": followed(NO_CONTENT, b"0\r\n\r\n"),
+    "reply_on_204": followed(NO_CONTENT, OK + b"Content-Length: 5\r\n\r\nwrong"),
+    "body_on_304": followed(NOT_MODIFIED, b'{"id": 1}'),
+    "body_on_304_later": followed(NOT_MODIFIED, b'{"id": 1}', at_once=False),
+}
 
 
 @fault

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Forwarder:
-    """``refusal`` is the status line of the answer to CONNECT, where there is one."""
+    """``refusal`` is the status of the answer to every request, where there is one."""
 
     refusal: str = ""
     port: int = 0
@@ -33,11 +33,11 @@ class Forwarder:
         writer.close()
 
     async def _answer(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not head.startswith("CONNECT "):
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nforwarded")
-        elif self.refusal:
+        if self.refusal:
             writer.write(f"HTTP/1.1 {self.refusal}\r\nContent-Length: 0\r\n\r\n".encode())
             writer.close()
+        elif not head.startswith("CONNECT "):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nforwarded")
         else:
             _, _, port = head.split(" ")[1].rpartition(":")
             onward, onwards = await asyncio.open_connection("127.0.0.1", int(port))

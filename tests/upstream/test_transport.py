@@ -1,4 +1,5 @@
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from bridge.upstream.client import Client
 from tests.upstream.certificates import Authority
 from tests.upstream.faulty import JSON, Faulty, serve
 from tests.upstream.forwarder import forward
+from tests.upstream.refusing import refuse
 from tests.upstream.sending import Caller, upstream
 
 pytestmark = pytest.mark.anyio
@@ -204,6 +206,7 @@ async def test_verify_false_takes_any_certificate(caller: Caller, authority: Aut
 async def test_https_to_a_port_that_speaks_http_is_no_tls(caller: Caller, faulty: Faulty) -> None:
     error = await failure(caller, faulty.url.replace("http:", "https:"))
     assert (type(error), error.code) == (NotSent, "tls-failed")
+    assert "perhaps it speaks plain HTTP there" in str(error)
 
 
 async def test_http_to_a_port_that_speaks_tls_is_no_answer(caller: Caller, authority: Authority) -> None:
@@ -229,12 +232,72 @@ async def test_an_upstream_that_misses_our_certificate_ends_the_connection(
         assert faulty.heard == []
 
 
+@pytest.mark.parametrize(
+    ("version", "certificate", "alert", "advice"),
+    [
+        (ssl.TLSVersion.TLSv1_3, None, "certificate_required", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, "stranger", "unknown_ca", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, "expired", "certificate_expired", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_2, None, "handshake_failure", "Perhaps it wants a client certificate"),
+        (ssl.TLSVersion.TLSv1_2, "stranger", "unknown_ca", "wants another client certificate"),
+    ],
+)
+async def test_a_server_that_wants_another_client_certificate_is_told_so(
+    *,
+    caller: Caller,
+    authority: Authority,
+    tmp_path: Path,
+    version: ssl.TLSVersion,
+    certificate: str | None,
+    alert: str,
+    advice: str,
+) -> None:
+    """In TLS 1.3 the alert comes after the request was sent, and before the server reads it."""
+    context = authority.server("127.0.0.1", asks=True)
+    context.maximum_version = version
+    tls: dict[str, Json] = {"caFile": str(authority.file)}
+    if certificate:
+        issuer = authority if certificate == "expired" else Authority(tmp_path, certificate)
+        files = issuer.issue("bridge.test", expired=certificate == "expired")
+        tls |= dict(zip(("certFile", "keyFile"), map(str, files), strict=True))
+    async with refuse(context) as port:
+        error = await failure(caller, f"https://127.0.0.1:{port}", tls=tls)
+        await caller.client.aclose()
+    assert (type(error), error.code) == (NotSent, "tls-failed")
+    assert advice in str(error)
+    assert f"alert {alert})" in str(error)
+    assert "tls.certFile and tls.keyFile" in str(error)
+    assert "plain HTTP" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("alert", "name", "said"),
+    [
+        (ssl.ALERT_DESCRIPTION_PROTOCOL_VERSION, "protocol_version", "neither TLS 1.2 nor 1.3"),
+        (ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME, "unrecognized_name", "no certificate for that host"),
+        (ssl.ALERT_DESCRIPTION_ACCESS_DENIED, "access_denied", "refused the TLS connection"),
+    ],
+)
+async def test_another_alert_is_named(
+    *, local: Caller, authority: Authority, alert: int, name: str, said: str
+) -> None:
+    context = authority.server("shop.test")
+    context.sni_callback = lambda *_: alert
+    async with refuse(context) as port:
+        error = await failure(local, f"https://shop.test:{port}", tls={"caFile": str(authority.file)})
+        await local.client.aclose()
+    assert (type(error), error.code) == (NotSent, "tls-failed")
+    assert said in str(error)
+    assert f"alert {name})" in str(error)
+
+
 async def test_tls_that_breaks_after_sending_is_told_from_a_cut(caller: Caller, authority: Authority) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty:
         to = upstream(f"{faulty.url}", tls={"caFile": str(authority.file)})
         with anyio.fail_after(30), pytest.raises(NotAnswered) as caught:
             await caller.send(to, "/broken_tls_record", "POST")
     assert caught.value.code == "tls-failed"
+    assert "TLS with the API server" in str(caught.value)
 
 
 async def test_certificate_files_that_hold_none_are_named(caller: Caller, tmp_path: Path) -> None:
@@ -295,7 +358,33 @@ async def test_a_proxy_that_refuses_is_told_from_the_upstream(
         error = await failure(caller, faulty.url, proxy=f"http://user:secret@{proxy.place}")
     assert (type(error), error.code) == (NotSent, "proxy-failed")
     assert faulty.place in str(error)
+    assert refusal[:3] in str(error)
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_wants_other_credentials_is_not_taken_for_the_api(
+    caller: Caller, scheme: str
+) -> None:
+    """It is asked once: others may count wrong passwords. Not a byte reached the API, so a POST was not carried out."""
+    async with forward("407 Proxy Authentication Required") as proxy:
+        for method in ("GET", "POST"):
+            to = upstream(f"{scheme}://shop.test", proxy=f"http://user:secret@{proxy.place}")
+            with anyio.fail_after(5), pytest.raises(NotSent, match="wants other credentials") as caught:
+                await caller.send(to, method=method)
+            assert caught.value.code == "proxy-failed"
+            assert "secret" not in str(caught.value)
+    assert len(proxy.heads) == 2
+
+
+async def test_any_other_status_through_a_proxy_may_be_the_apis_own(caller: Caller) -> None:
+    async with forward("502 Bad Gateway") as proxy:
+        reply = await caller.send(upstream("http://shop.test", proxy=f"http://{proxy.place}", retries=ONCE))
+    assert reply.status == 502
+
+
+async def test_a_407_of_the_api_itself_is_its_own(caller: Caller, faulty: Faulty) -> None:
+    assert (await caller.send(upstream(faulty.url), "/status?code=407")).status == 407
 
 
 async def test_a_proxy_that_is_not_there_is_told_from_the_upstream(caller: Caller, faulty: Faulty) -> None:
