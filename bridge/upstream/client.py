@@ -25,6 +25,7 @@ from bridge.upstream.outgoing import Outgoing
 from bridge.upstream.pools import Pools
 from bridge.upstream.retry import Retrying, reason
 from bridge.upstream.transport import Transport
+from bridge.upstream.wire import SETTLE_SECONDS
 
 _PREPARING: Final = "getting a token"
 _TO_TELL: Final = 0.05
@@ -82,7 +83,8 @@ class Client:
     """Holds all that outlives a reload: limits and retry budgets by upstream, and pools of connections.
 
     ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``clock`` is in seconds, for circuits;
-    ``lookup`` is DNS; ``watch`` sees each request leave.
+    ``lookup`` is DNS; ``watch`` sees each request leave; ``settle`` is for how many seconds a connection is idle before
+    it is used again.
     """
 
     def __init__(
@@ -94,13 +96,14 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         lookup: Lookup = look_up,
         watch: Watch | None = None,
+        settle: float = SETTLE_SECONDS,
     ) -> None:
         self._emit = emit
         self._random = random
         self._now = now
         self._clock = clock
         self._watch = watch
-        self._pools = Pools(lookup)
+        self._pools = Pools(lookup, settle)
         self._upstreams: dict[str, _Standing] = {}
         self._tools: dict[str, Slots] = {}
 

@@ -19,8 +19,9 @@ _Key: TypeAlias = tuple[str, Tls, str, str | None]
 class Pools:
     """Each pool has its own connections and its own resolver: what is stuck in one is stuck there alone."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, settle: float) -> None:
         self._lookup = lookup
+        self._settle = settle
         self._contexts = Contexts()
         self._pools: dict[_Key, Transport] = {}
         self.retired: list[Transport] = []
@@ -32,7 +33,8 @@ class Pools:
         pool = self._pools.get(key)
         if pool is None:
             context = await self._context(upstream) if upstream.origin.startswith("https:") else None
-            made = Transport(upstream.origin, upstream.spec.proxy, context, Resolver(self._lookup))
+            resolver = Resolver(self._lookup)
+            made = Transport(upstream.origin, upstream.spec.proxy, context, resolver, self._settle)
             pool = self._pools.setdefault(key, made)  # another call may have been faster
         return pool
 

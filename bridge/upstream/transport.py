@@ -41,11 +41,16 @@ class Message(NamedTuple):
 class Transport:
     """Sends to ``origin``, directly or through ``proxy`` (http, with user and password if need be).
 
-    Must be made where the event loop runs.
+    Must be made where the event loop runs. ``settle`` is for ``Lines``.
     """
 
     def __init__(
-        self, origin: str, proxy: str | None, context: ssl.SSLContext | None, resolver: Resolver
+        self,
+        origin: str,
+        proxy: str | None,
+        context: ssl.SSLContext | None,
+        resolver: Resolver,
+        settle: float,
     ) -> None:
         url = URL(origin, encoded=True)
         self.calls = 0
@@ -67,7 +72,7 @@ class Transport:
             proxy=through.with_user(None) if through else None,
             proxy_headers=headers if through else None,
         )
-        self._lines = Lines(peer, resolver)
+        self._lines = Lines(peer, resolver, settle)
 
     async def send(self, message: Message, progress: Progress) -> Reply:
         """The whole reply; raises httpx's errors with the codes of ``failures``, and ``UnusableReply``."""

@@ -7,6 +7,8 @@ sent. Connections at rest are kept here, as the connector would, for a tenth of 
 
 import asyncio
 import select
+from bisect import bisect_right
+from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
@@ -21,6 +23,15 @@ from bridge.upstream.incoming import Incoming, Progress
 _NO_TIMEOUT: Final = ClientTimeout()
 _REST: Final = 55.0
 """Seconds for which a connection is kept that nobody uses: less than the minute that many upstreams keep theirs."""
+SETTLE_SECONDS: Final = 0.005
+"""How long a connection is idle before it is used again.
+
+An upstream that sends a second reply does so within moments. While the next request is on its way, nothing tells that
+reply from the right one. So a connection waits, and if bytes come it ends. Calls that follow at once take another
+connection: at 1 000 calls a second there are five more of them.
+"""
+_DISTRUST_SECONDS: Final = 60.0
+"""How long no connection is used again after bytes came on one that was idle."""
 
 
 class _Wire(ResponseHandler):
@@ -49,8 +60,10 @@ class _Wire(ResponseHandler):
 class Line:
     """A connection, from its first exchange to its last."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, on_unasked: Callable[[], None]) -> None:
+        """``on_unasked`` hears of bytes that come while the connection is idle."""
         assert isinstance(connection.protocol, _Wire)
+        self._on_unasked = on_unasked
         self.rests_since = 0.0
         self._connection = connection
         connection.protocol.line = self
@@ -80,6 +93,7 @@ class Line:
         if self._incoming:
             self._incoming.feed(data)
         else:
+            self._on_unasked()
             self._pipe.abort()
 
     def lost(self, error: BaseException | None) -> None:
@@ -106,7 +120,11 @@ class Line:
 class Lines:
     """The connections of one pool to ``peer``: those at rest, and new ones. It sets no bound: ``limits`` does."""
 
-    def __init__(self, peer: ClientRequest, resolver: Resolver) -> None:
+    def __init__(self, peer: ClientRequest, resolver: Resolver, settle: float) -> None:
+        """``settle``: seconds that a connection is idle before it is used again."""
+        self._settle = settle
+        self._distrusted_until = 0.0
+        self._loop = asyncio.get_running_loop()
         self._peer = peer
         self._resolver = resolver
         self._connector = _Connector(resolver)
@@ -114,17 +132,26 @@ class Lines:
         self._expiry: asyncio.TimerHandle | None = None
 
     def rested(self) -> Line | None:
-        """The connection that came to rest last, if there is a sound one."""
-        while self._resting:
-            line = self._resting.pop()
+        """The connection that came to rest last among those that have settled, if there is a sound one."""
+        now = self._loop.time()
+        if now < self._distrusted_until:
+            return None
+        settled = bisect_right(self._resting, now - self._settle, key=_rests_since)
+        while settled:
+            settled -= 1
+            line = self._resting.pop(settled)
             if line.is_sound:
                 return line
             line.end()
         return None
 
+    def _distrust(self) -> None:
+        """An upstream that sent bytes unasked may do so again, and late enough to answer the next request."""
+        self._distrusted_until = self._loop.time() + _DISTRUST_SECONDS
+
     async def new(self) -> Line:
         """Raises aiohttp's errors of connecting."""
-        line = Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT))
+        line = Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT), self._distrust)
         self._resolver.prefer(line.address)
         return line
 
@@ -133,22 +160,21 @@ class Lines:
         if not line.rest():
             line.end()
             return
-        loop = asyncio.get_running_loop()
-        line.rests_since = loop.time()
+        line.rests_since = self._loop.time()
         self._resting.append(line)
         if self._expiry is None:
-            self._expiry = loop.call_later(_REST, self._expire, loop)
+            self._expiry = self._loop.call_later(_REST, self._expire)
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire(self) -> None:
         """End what rests for too long; those at the front rest longest."""
-        until = loop.time() - _REST
+        until = self._loop.time() - _REST
         expired = [line for line in self._resting if line.rests_since <= until]
         self._resting = self._resting[len(expired) :]
         for line in expired:
             line.end()
         self._expiry = None
         if self._resting:
-            self._expiry = loop.call_at(self._resting[0].rests_since + _REST, self._expire, loop)
+            self._expiry = self._loop.call_at(self._resting[0].rests_since + _REST, self._expire)
 
     async def close(self) -> None:
         """End every connection, also under an exchange."""
@@ -158,6 +184,10 @@ class Lines:
             line.end()
         self._resting.clear()
         await self._connector.close()
+
+
+def _rests_since(line: Line) -> float:
+    return line.rests_since
 
 
 class _Connector(TCPConnector):

@@ -24,7 +24,8 @@ async def faulty() -> AsyncIterator[Faulty]:
 
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
+    """Its connections are used again at once."""
     events: list[Event] = []
-    client = Client(emit=events.append, random=lambda: 0.0, now=lambda: 784111777.0)
+    client = Client(emit=events.append, random=lambda: 0.0, now=lambda: 784111777.0, settle=0.0)
     yield Caller(client, events)
     await client.aclose()

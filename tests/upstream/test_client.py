@@ -289,6 +289,15 @@ async def test_a_connection_is_used_again(caller: Caller, faulty: Faulty) -> Non
     assert faulty.connections == 1
 
 
+async def test_a_connection_that_has_not_settled_is_not_used_again(faulty: Faulty) -> None:
+    """A second reply that nobody asked for may still be on its way."""
+    client = Client(settle=60.0)
+    for _ in range(3):
+        await Caller(client).send(upstream(faulty.url))
+    assert faulty.connections == 3
+    await client.aclose()
+
+
 async def test_an_unsafe_call_never_takes_a_connection_that_was_at_rest(
     caller: Caller, faulty: Faulty
 ) -> None:
