@@ -1,5 +1,6 @@
 """A folder with the sample tools, the shop that they call, and the command line."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from bridge import cli
+from tests.commands.in_process import root_logger_kept
 from tests.commands.shop import serving_shop
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,10 @@ def line(capfd: pytest.CaptureFixture[str]) -> Line:
     """Runs one command line; answers exit code, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(words)
+        with root_logger_kept():
+            code = cli.main(words)
+            for handler in logging.getLogger().handlers:
+                handler.flush()
         return (code, *capfd.readouterr())
 
     return run

@@ -34,22 +34,34 @@ HELLO: Final = request(
 )
 
 
-class Running:
-    """A process; what it says is waited for."""
+class Log:
+    """A log that is read line by line."""
+
+    def __init__(self, stream: BufferedByteReceiveStream) -> None:
+        self.err = stream
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        """The next line in which the pattern is found."""
+        return await _line(self.err, pattern)
+
+    async def rest(self) -> str:
+        """All lines that are left, when the log has ended."""
+        chunks = [self.err.buffer, *[chunk async for chunk in self.err]]
+        return b"".join(chunks).decode()
+
+
+class Running(Log):
+    """A process and its log on stderr."""
 
     def __init__(self, process: Process) -> None:
         assert process.stdout
         assert process.stderr
         assert process.stdin
+        super().__init__(BufferedByteReceiveStream(process.stderr))
         self._stdin = process.stdin
         self.out = BufferedByteReceiveStream(process.stdout)
-        self.err = BufferedByteReceiveStream(process.stderr)
         self._process = process
         self.pid = process.pid
-
-    async def says(self, pattern: str) -> re.Match[str]:
-        """The next line on stderr in which the pattern is found."""
-        return await _line(self.err, pattern)
 
     async def prints(self, pattern: str) -> re.Match[str]:
         """The next line on stdout in which the pattern is found."""
@@ -67,11 +79,6 @@ class Running:
         """The exit code after the end of input."""
         await self._stdin.aclose()
         return await self.ends()
-
-    async def rest(self) -> str:
-        """What stderr still holds when the process has ended."""
-        chunks = [self.err.buffer, *[chunk async for chunk in self.err]]
-        return b"".join(chunks).decode()
 
     async def ends(self, how: signal.Signals | None = None) -> int:
         """The exit code, after a signal if one is given."""

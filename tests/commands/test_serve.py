@@ -18,6 +18,7 @@ from bridge.commands.serving import Bridge, over_http, serve
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from tests.commands.conftest import ROOT, Line
+from tests.commands.in_process import serving_in_process
 from tests.commands.processes import HELLO, request, restbridge
 from tests.server.support import Json, Session, call
 from tests.upstream.conversation import serve_faults
@@ -73,9 +74,9 @@ def test_a_signal_that_comes_too_soon_is_kept_and_the_next_one_ends_the_process(
 def test_an_audit_file_that_cannot_be_written_is_told(tools: Path, line: Line) -> None:
     code, _, err = line("serve", "--http", "0", "--audit", "nowhere/audit.jsonl", str(tools))
     assert code == 2
-    assert err.endswith(
+    assert (
         "Error: the audit file nowhere/audit.jsonl cannot be written: No such file or directory; name another\n"
-    )
+    ) in err
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -129,8 +130,8 @@ def test_what_is_no_name_of_a_host_is_refused(line: Line) -> None:
 
 
 async def test_a_bridge_is_called_by_the_names_that_it_is_given(tools: Path) -> None:
-    words = ("serve", "--http", "0", "--host-name", "Tools.example.com", "--stateless")
-    async with restbridge(*words, cwd=tools.parent) as bridge:
+    words = ("--http", "0", "--host-name", "Tools.example.com", "--stateless")
+    async with serving_in_process(*words) as bridge:
         said = await bridge.says(r"serving (http\S+/mcp); clients of 2025-11-25 and before have no sessions")
         headers = {"accept": "application/json, text/event-stream"}
         async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
@@ -165,7 +166,7 @@ async def test_http_serves_calls_and_writes_a_line_for_each(tools: Path, shop: s
 async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Path, shop: str) -> None:
     environment = {"SHOP_API_URL": shop}
     order = tools / "get_order.yaml"
-    async with restbridge("serve", "--http", "0", cwd=tools.parent, env=environment) as bridge:
+    async with serving_in_process("--http", "0", env=environment) as bridge:
         await bridge.says(
             r"INFO reload: \+6 ~0 -0 !0 in \d+ ms \(\+add_customer_note, create_order, get_customer, 3 more\)$"
         )
@@ -184,7 +185,7 @@ async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Pat
 
 
 async def test_a_hangup_reloads_and_says_so(tools: Path) -> None:
-    async with restbridge("serve", "--http", "0", cwd=tools.parent) as bridge:
+    async with serving_in_process("--http", "0") as bridge:
         await bridge.says(r"serving http://")
         bridge.hears(signal.SIGHUP)
         await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
@@ -202,8 +203,8 @@ async def test_a_hangup_that_comes_before_the_server_listens_reloads_too(tools: 
 
 async def test_withdraw_takes_a_broken_tool_out(tools: Path) -> None:
     order = tools / "get_order.yaml"
-    words = ("serve", "--http", "0", "--on-invalid", "withdraw", "--poll", "0.2")
-    async with restbridge(*words, cwd=tools.parent) as bridge:
+    words = ("--http", "0", "--on-invalid", "withdraw", "--poll", "0.2")
+    async with serving_in_process(*words) as bridge:
         await bridge.says(r"reload: \+6 ")
         order.write_text("description: Broken.\n")
         await bridge.says(r"reload: \+0 ~0 -1 !1 ")
@@ -238,8 +239,8 @@ def test_an_address_that_others_can_reach_is_refused(line: Line) -> None:
 
 
 async def test_insecure_listens_there_all_the_same(tools: Path) -> None:
-    words = ("serve", "--http", "0.0.0.0:0", "--insecure")
-    async with restbridge(*words, cwd=tools.parent) as bridge:
+    words = ("--http", "0.0.0.0:0", "--insecure")
+    async with serving_in_process(*words) as bridge:
         await bridge.says(r"serving http://0\.0\.0\.0:\d+/mcp")
         assert await bridge.ends(signal.SIGTERM) == 0
 
@@ -257,9 +258,9 @@ async def test_read_only_serves_what_changes_nothing_and_who_runs_it_sees_that(t
     (tools / "get_order.yaml").write_text("description: Broken.\n")
     product = tools / "get_product.yaml"
     product.write_text(product.read_text() + 'scopes: ["products:read"]\n')
-    words = ("serve", "--http", "0", "--poll", "60", "--read-only")
+    words = ("--http", "0", "--poll", "60", "--read-only")
     async with (
-        restbridge(*words, cwd=tools.parent) as bridge,
+        serving_in_process(*words) as bridge,
         httpx.AsyncClient(timeout=30, trust_env=False) as web,
     ):
         await bridge.says(r"INFO read-only: of 5 tools 2 are not served$")
@@ -299,8 +300,9 @@ async def test_calls_in_flight_have_as_long_as_it_is_said_and_what_is_cut_is_tol
     answers: list[Json] = []
     async with serve_faults({"never_answers": never_answers}) as faulty, httpx.AsyncClient(timeout=30) as web:
         (tmp_path / "hang.yaml").write_text(HANGING.format(url=faulty.url))
-        words = ("serve", "--http", "0", "--grace", "0.2", "--workers", workers, str(tmp_path))
-        async with restbridge(*words, cwd=tmp_path) as bridge, anyio.create_task_group() as tasks:
+        words = ("--http", "0", "--grace", "0.2", "--workers", workers, str(tmp_path))
+        serving = serving_in_process(*words) if workers == "1" else restbridge("serve", *words, cwd=tmp_path)
+        async with serving as bridge, anyio.create_task_group() as tasks:
             session = Session(web, (await bridge.says(r"serving (http://\S+)"))[1])
 
             async def ask() -> None:
@@ -344,16 +346,13 @@ async def test_a_view_is_all_that_is_there_for_who_starts_the_bridge_with_it(too
         assert await bridge.hangs_up() == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_each_view_has_its_own_path(tools: Path, workers: str) -> None:
+async def test_each_view_has_its_own_path(tools: Path) -> None:
     (tools.parent / "restbridge.yaml").write_text(VIEWS)
-    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
-    async with restbridge(*words, cwd=tools.parent) as bridge:
+    async with serving_in_process("--config", "restbridge.yaml", "--http", "0") as bridge:
         await bridge.says(r"WARNING view nothing: no tool is in it$")
         url = (await bridge.says(r"http://\S+/mcp"))[0]
-        if workers == "1":
-            await bridge.says(rf"INFO view orders: 1 tool at {url}/orders$")
-            await bridge.says(rf"INFO view nothing: no tools at {url}/nothing$")
+        await bridge.says(rf"INFO view orders: 1 tool at {url}/orders$")
+        await bridge.says(rf"INFO view nothing: no tools at {url}/nothing$")
         for path, seen in (("", 6), ("/orders", 1), ("/nothing", 0)):
             async with Client(url + path) as client:
                 assert len((await client.list_tools()).tools) == seen
@@ -400,13 +399,12 @@ def test_a_view_is_listed_as_agents_see_it(tools: Path, line: Line, monkeypatch:
     assert (code, [row.split()[0] for row in out.splitlines()]) == (0, ["get_order"])
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 async def test_calls_and_reloads_are_counted_and_those_that_change_something_audited(
-    tools: Path, shop: str, workers: str
+    tools: Path, shop: str
 ) -> None:
     (tools.parent / "restbridge.yaml").write_text("audit: audit.jsonl\n")
-    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
-    async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+    words = ("--config", "restbridge.yaml", "--http", "0")
+    async with serving_in_process(*words, env={"SHOP_API_URL": shop}) as bridge:
         url = (await bridge.says(r"http://\S+/mcp"))[0]
         for _ in range(4):
             async with Client(url) as client:
@@ -432,12 +430,11 @@ async def test_calls_and_reloads_are_counted_and_those_that_change_something_aud
     assert "Secret" not in audit
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_log_in_json_is_json_throughout(tools: Path, shop: str, workers: str) -> None:
+async def test_a_log_in_json_is_json_throughout(tools: Path, shop: str) -> None:
     (tools / "broken.yaml").write_text("description: Broken.\n")
     (tools.parent / "restbridge.yaml").write_text("log: {format: json}\n")
-    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", workers)
-    async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+    words = ("--config", "restbridge.yaml", "--http", "0")
+    async with serving_in_process(*words, env={"SHOP_API_URL": shop}) as bridge:
         reload = json.loads((await bridge.says('"event":"reload"')).string)
         assert {"added": 6, "changed": 0, "removed": 0, "broken": 1}.items() <= reload.items()
         wrong = json.loads((await bridge.says('"event":"diagnostic"')).string)
@@ -466,3 +463,32 @@ async def test_a_log_in_json_is_json_throughout(tools: Path, shop: str, workers:
         assert await bridge.ends(signal.SIGTERM) == 0
         rest = (await bridge.rest()).splitlines()
     assert all(json.loads(line)["level"] for line in rest)
+
+
+async def test_workers_have_views_metrics_an_audit_file_and_a_log_in_common(tools: Path, shop: str) -> None:
+    (tools.parent / "restbridge.yaml").write_text(f"{VIEWS}audit: audit.jsonl\nlog: {{format: json}}\n")
+    words = ("serve", "--config", "restbridge.yaml", "--http", "0", "--workers", "2")
+    async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+        await bridge.says('"event":"reload","added":6')
+        await bridge.says("view nothing: no tool is in it")
+        url = (await bridge.says(r"serving (http://\S+) with 2 workers"))[1]
+        for path, seen in (("", 6), ("/orders", 1), ("/nothing", 0)):
+            async with Client(url + path) as client:
+                assert len((await client.list_tools()).tools) == seen
+        for _ in range(4):
+            async with Client(url) as client:
+                await client.call_tool("get_order", {"order_id": "o-1001"})
+                await client.call_tool("add_customer_note", {"customer_id": "c-101", "text": "Secret."})
+        (tools / "get_order.yaml").unlink()
+        await bridge.says('"event":"reload","added":0,"changed":0,"removed":1')
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
+            reply = await web.get(url.removesuffix("/mcp") + "/metrics")
+        assert 'restbridge_calls_total{outcome="ok",tool="get_order"} 4.0' in reply.text
+        assert 'restbridge_tool_files{state="good"} 5.0' in reply.text
+        assert await bridge.ends(signal.SIGTERM) == 0
+        rest = (await bridge.rest()).splitlines()
+    assert all(json.loads(line)["level"] for line in rest)
+    audit = (tools.parent / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in audit] == [
+        "start", *["call-started", "call"] * 4, "reload"
+    ]  # fmt: skip
