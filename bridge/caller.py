@@ -50,6 +50,11 @@ class Caller:
         known = {f"$caller.{name}": claim for name, claim in self.claims.items()}
         object.__setattr__(self, "known", known if self.name is None else known | {"$caller": self.name})
 
+    @property
+    def identity(self) -> tuple[str | None, str | None]:
+        """The issuer and the name, which tell callers apart."""
+        return self.issuer, self.name
+
     def is_same(self, other: "Caller") -> bool:
         """Whether it is the same one at the same place, whatever they may do by now."""
         return (self.name, self.issuer, self.view) == (other.name, other.issuer, other.view)

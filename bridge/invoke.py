@@ -156,6 +156,7 @@ async def _ask(
         repeatable=tool.repeatable,
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
         subject=inbound.caller.token,
+        caller=inbound.caller.identity,
         deadline=asyncio.get_running_loop().time() + tool.upstream.spec.timeout.total,
     )
     return request, reply

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
@@ -63,6 +63,7 @@ class _Call:
     repeatable: bool
     deadline: float
     tool: tuple[str, Limits] | None
+    caller: Hashable
     progress: Progress = field(default_factory=Progress)
 
 
@@ -115,12 +116,14 @@ class Client:
         repeatable: bool = False,
         tool: tuple[str, Limits] | None = None,
         subject: str | None = None,
+        caller: Hashable = None,
         deadline: float,
     ) -> Reply:
         """The upstream's reply, whatever its status; no redirect is followed, no cookie kept.
 
         ``repeatable`` allows another attempt after the first was sent. ``tool`` is a name and limits that
         come on top of the upstream's. ``subject`` is the token that the caller shows, to get one for the upstream.
+        ``caller`` tells callers apart: they take turns where calls wait.
         ``deadline``, on anyio's clock, holds for everything: getting that, waiting for a turn, connecting, retries,
         reading. Raises ``NotSent``, ``NotAnswered`` and ``UnusableReply``, and ``InvalidCall`` where a caller's token
         is needed and there is none.
@@ -129,7 +132,7 @@ class Client:
             await self._pools.sweep()
         standing = self._standing(upstream.name)
         standing.retrying.earn()
-        call = _Call(request, upstream, repeatable, deadline, tool)
+        call = _Call(request, upstream, repeatable, deadline, tool, caller)
         if upstream.spec.circuit is None:
             return await self._in_time(call, standing, subject)
         with standing.circuit.passing(upstream) as answered:
@@ -183,7 +186,7 @@ class Client:
 
         async def ask(request: Request, server: Upstream, within: float) -> Reply:
             deadline = min(call.deadline - _TO_TELL, asyncio.get_running_loop().time() + within)
-            return await self.send(request, server, repeatable=True, deadline=deadline)
+            return await self.send(request, server, repeatable=True, caller=call.caller, deadline=deadline)
 
         async def send(token: str) -> Reply:
             credentials = ("Authorization", f"Bearer {token}")
@@ -201,11 +204,11 @@ class Client:
         if call.tool is None:
             return await self._in_turn(call, standing)
         name, limits = call.tool
-        async with Turn(self._tools.setdefault(name, Slots()), limits):
+        async with Turn(self._tools.setdefault(name, Slots()), limits, call.caller):
             return await self._in_turn(call, standing)
 
     async def _in_turn(self, call: _Call, standing: _Standing) -> Reply:
-        async with Turn(standing.slots, call.upstream.spec.limits):
+        async with Turn(standing.slots, call.upstream.spec.limits, call.caller):
             call.progress.phase = "connecting"
             road = await self._road(call.upstream, standing)
             road.pool.calls += 1

@@ -1,79 +1,111 @@
-"""How many calls run at a time; the others wait for their turn."""
+"""How many calls run at a time; others wait, and a free slot goes to the caller who has the fewest.
+
+So a caller with hundreds of waiting calls does not hold up another's: whichever slot is free next goes to a caller with
+fewer running calls, and between callers with equally many, to the one who has waited longer for a slot.
+"""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Hashable
 from types import TracebackType
+from typing import Final
 
 from bridge.errors import NotSent
 from bridge.spec import Limits
 
+MAX_WAITING_CALLS: Final = 1000
+"""Calls that wait under one name; of more, each is refused at once."""
+
 
 class Slots:
-    """The calls that run under one name, and those that wait, first come, first served.
+    """The calls that run under one name, and those that wait, each with the key of its caller.
 
-    It outlives reloads: whoever comes brings the limits that count from then on.
+    It outlives reloads: whoever comes brings the limits that apply from then on.
     """
 
     def __init__(self) -> None:
         self._taken = 0
         self._concurrency = 1
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        """By caller; a caller who was served last stands last."""
+        self._waiting_calls = 0
 
     @property
     def idle(self) -> bool:
         return self._taken == 0
 
-    async def take(self, limits: Limits) -> None:
-        """Wait for a turn; raises ``NotSent`` (busy) if none comes within ``limits.queue``."""
+    async def take(self, limits: Limits, caller: Hashable = None) -> None:
+        """Wait for a slot; raises ``NotSent`` (busy) if none is free within ``limits.queue``, or too many wait."""
         self._concurrency = limits.concurrency
-        self._call_up()
+        self._serve_waiting()
         if self._taken < self._concurrency:
-            self._taken += 1
+            self._start(caller)
             return
+        if self._waiting_calls >= MAX_WAITING_CALLS:
+            raise _busy(f"and {MAX_WAITING_CALLS} more wait")
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(caller, deque()).append(turn)
+        self._waiting_calls += 1
         try:
             async with asyncio.timeout(limits.queue):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as end:
-            self._withdraw(turn)
+            self._withdraw(turn, caller)
             if isinstance(end, TimeoutError):
-                raise NotSent(
-                    "busy",
-                    f"Too many calls to this API are running, and none ended within {limits.queue:g} s. "
-                    "Please try again later.",
-                ) from end
+                raise _busy(f"and none ended within {limits.queue:g} s") from end
             raise
 
-    def give(self) -> None:
+    def give(self, caller: Hashable = None) -> None:
+        """Free the slot of a call of this caller."""
         self._taken -= 1
-        self._call_up()
+        self._running[caller] -= 1
+        if not self._running[caller]:
+            del self._running[caller]
+        self._serve_waiting()
 
-    def _call_up(self) -> None:
+    def _start(self, caller: Hashable) -> None:
+        self._taken += 1
+        self._running[caller] += 1
+
+    def _serve_waiting(self) -> None:
         while self._waiting and self._taken < self._concurrency:
-            turn = self._waiting.popleft()
+            caller = min(self._waiting, key=self._running.__getitem__)
+            turns = self._waiting.pop(caller)
+            turn = turns.popleft()
+            self._waiting_calls -= 1
+            if turns:
+                self._waiting[caller] = turns
             if not turn.done():
                 turn.set_result(None)
-                self._taken += 1
+                self._start(caller)
 
-    def _withdraw(self, turn: asyncio.Future[None]) -> None:
+    def _withdraw(self, turn: asyncio.Future[None], caller: Hashable) -> None:
         if not turn.cancelled():  # it had come at that very moment
-            self.give()
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
+            self.give(caller)
+        elif turn in (turns := self._waiting.get(caller, deque())):
+            turns.remove(turn)
+            self._waiting_calls -= 1
+            if not turns:
+                del self._waiting[caller]
+
+
+def _busy(why: str) -> NotSent:
+    return NotSent("busy", f"Too many calls to this API are running, {why}. Please try again later.")
 
 
 class Turn:
     """A slot for the length of an ``async with``."""
 
-    def __init__(self, slots: Slots, limits: Limits) -> None:
+    def __init__(self, slots: Slots, limits: Limits, caller: Hashable = None) -> None:
         self._slots = slots
         self._limits = limits
+        self._caller = caller
 
     async def __aenter__(self) -> None:
-        await self._slots.take(self._limits)
+        await self._slots.take(self._limits, self._caller)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._slots.give()
+        self._slots.give(self._caller)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +83,7 @@ class _Ready(Client):
         repeatable: bool = False,  # noqa: ARG002
         tool: tuple[str, Limits] | None = None,  # noqa: ARG002
         subject: str | None = None,  # noqa: ARG002
+        caller: Hashable = None,  # noqa: ARG002
         deadline: float,  # noqa: ARG002
     ) -> Reply:
         return self._reply

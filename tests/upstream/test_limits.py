@@ -6,7 +6,7 @@ from anyio.lowlevel import checkpoint
 
 from bridge.errors import NotSent
 from bridge.spec import Limits
-from bridge.upstream.limits import Slots
+from bridge.upstream.limits import MAX_WAITING_CALLS, Slots
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +37,45 @@ async def test_turns_come_in_the_order_of_arrival() -> None:
             assert order == list(range(number + 1))
     slots.give()
     assert slots.idle
+
+
+async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() -> None:
+    slots, order = Slots(), list[str]()
+    limits = Limits(concurrency=8)
+
+    async def call(caller: str) -> None:
+        await slots.take(limits, caller)
+        order.append(caller)
+
+    async with anyio.create_task_group() as waiting:
+        for _ in range(72):
+            waiting.start_soon(call, "ann")
+        await settle()
+        for caller in ("bob", "bob", "cid"):
+            waiting.start_soon(call, caller)
+        await settle()
+        assert order == ["ann"] * 8
+        for _ in range(67):
+            slots.give("ann")
+            await settle()
+        assert order[8:13] == ["bob", "cid", "bob", "ann", "ann"]
+        for caller in ("bob", "bob", "cid", *["ann"] * 5):
+            slots.give(caller)
+    assert slots.idle
+    assert (slots._running, slots._waiting, slots._waiting_calls) == ({}, {}, 0)
+
+
+async def test_past_a_thousand_waiting_calls_others_are_refused_at_once() -> None:
+    slots = Slots()
+    await slots.take(ONE, "ann")
+    async with anyio.create_task_group() as waiting:
+        for _ in range(MAX_WAITING_CALLS):
+            waiting.start_soon(slots.take, ONE, "ann")
+        await settle()
+        with pytest.raises(NotSent, match="and 1000 more wait"):
+            await slots.take(ONE, "bob")
+        waiting.cancel_scope.cancel()
+    assert slots._waiting_calls == 0
 
 
 async def test_a_newcomer_who_knows_of_more_slots_lets_the_others_in() -> None:
