@@ -1,7 +1,7 @@
 """What happened, for any ear. A room that has something to tell takes an ``emit: Ear``."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 
 class CallStarted(NamedTuple):
@@ -19,6 +19,10 @@ class CallStarted(NamedTuple):
     request: str | None = None
     issuer: str | None = None
     trace: str | None = None
+
+
+NOT_MADE: Final = frozenset({"not-permitted", "too-many-calls", "unknown-tool"})
+"""Outcomes of calls that were refused before anything was done for them."""
 
 
 class CallFinished(NamedTuple):

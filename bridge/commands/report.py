@@ -10,6 +10,7 @@ import click
 from bridge.codec import quote
 from bridge.diagnostics import Diagnostic
 from bridge.events import (
+    NOT_MADE,
     AuditWritten,
     CallFinished,
     CallStarted,
@@ -22,6 +23,7 @@ from bridge.events import (
     TokenAsked,
 )
 from bridge.server import logs
+from bridge.server.gathering import Gatherer
 from bridge.settingsfile import View
 from bridge.toolfiles.loaded import Loaded
 
@@ -105,6 +107,28 @@ def ear(event: Event) -> None:
             _log.info(_reload_line(event), extra={"fields": _reload(event)})
         case _:
             assert_never(event)
+
+
+class EventLog:
+    """``ear`` for a process that serves: calls of one caller that are not made are gathered, a line a second at most."""
+
+    def __init__(self) -> None:
+        self._not_made = Gatherer(_log_not_made)
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, CallFinished) and event.outcome in NOT_MADE:
+            self._not_made.add((event.issuer, event.caller, event.outcome), event)
+        else:
+            ear(event)
+
+    def flush(self) -> None:
+        """Log now what would be logged later."""
+        self._not_made.flush()
+
+
+def _log_not_made(event: CallFinished, calls: int) -> None:
+    """``calls`` is how many the line stands for; of them, ``event`` is the last."""
+    logs.event("call", _call(event) | ({"calls": calls} if calls > 1 else {}))
 
 
 def logged(diagnostic: Diagnostic) -> None:

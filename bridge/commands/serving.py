@@ -113,6 +113,7 @@ async def serve(beginning: Beginning, transport: Transport, end_traces: EndTrace
                 code = 2
             tasks.cancel_scope.cancel()
     finally:
+        bridge.log.flush()
         await bridge.client.aclose()
         if bridge.audit:
             bridge.audit.close()
@@ -172,7 +173,8 @@ class Bridge:
         )
         self.metrics = Metrics(lambda: self.server.limits.now, self._standing)
         self.metrics.begin(good=not self._shelf.loaded.broken)
-        self._ears: list[Ear] = [report.ear]
+        self.log = report.EventLog()
+        self._ears: list[Ear] = [self.log.hear]
         if settings.http:
             self._ears.append(self.metrics.hear)
         if self.audit:

@@ -20,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.process_collector import ProcessCollector
 
 from bridge.events import (
+    NOT_MADE,
     AuditWritten,
     CallFinished,
     CallStarted,
@@ -40,8 +41,6 @@ _OFTEN: Final = 5.0
 _MOST: Final = 1000
 """Tools, and replies of upstreams, that have figures of their own."""
 _OTHER: Final = "other"
-_NOT_MADE: Final = ("too-many-calls", "unknown-tool")
-"""Outcomes of calls that took no time."""
 _Mode: TypeAlias = Literal["livesum", "mostrecent"]
 _NOW: Final[Mapping[Kind, tuple[str, str]]] = {
     "calls": ("calls_in_flight", "Calls that run."),
@@ -216,7 +215,7 @@ class Metrics:
         if event.outcome not in tool.calls:
             tool.calls[event.outcome] = self._calls.labels(tool.label, event.outcome)
         tool.calls[event.outcome].inc()
-        if event.outcome not in _NOT_MADE:
+        if event.outcome not in NOT_MADE:
             tool.seconds.observe(event.seconds)
         tool.read.inc(event.read)
         tool.answered.inc(event.answered)

@@ -1,91 +1,56 @@
-"""Requests that are refused: all are counted, and told of in the log, with a line a second at most for each status.
-
-Whoever sends them must not flood it.
-"""
+"""Requests that are refused: all are counted, and logged with at most a line a second for each status."""
 
 import logging
-from asyncio import get_running_loop
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.types import Scope
 
 from bridge.events import Ear, RequestRefused
 from bridge.server.announce import caller_in
+from bridge.server.gathering import Gatherer
 from bridge.server.logs import fit
 
 _log: Final = logging.getLogger(__name__)
-_PAUSE: Final = 1.0
 
 
-@dataclass(slots=True)
-class _Held:
-    """Requests that no line has told of yet: how many, and of the last one whose it was, from where, and what was wrong."""
+class _Refused(NamedTuple):
+    """A request that was refused: whose it was, if that is known, from where, and what was wrong."""
 
     status: int
-    requests: int = 0
-    caller: str | None = None
-    client: str = ""
-    why: str = ""
-
-    def tell(self) -> None:
-        what = "a request" if self.requests == 1 else f"{self.requests} requests, the last one"
-        whose = f" of {self.caller}" if self.caller else ""
-        fields = {
-            "event": "refused",
-            "requests": self.requests,
-            "client": self.client,
-            "status": self.status,
-            "why": self.why,
-        }
-        if self.caller:
-            fields["caller"] = self.caller
-        text = f"refused {what}{whose} from {self.client} with {self.status}: {self.why}"
-        _log.warning("%s", text, extra={"fields": fields})
+    caller: str | None
+    client: str
+    why: str
 
 
 class Refusals:
-    """Tells of the first at once, and then of all together that come in a ``pause`` of so many seconds.
+    """Counts and logs them. To be used where the event loop runs."""
 
-    To be used where the event loop runs.
-    """
-
-    def __init__(self, emit: Ear, pause: float = _PAUSE) -> None:
+    def __init__(self, emit: Ear, pause: float = 1.0) -> None:
         self._emit = emit
-        self._pause = pause
-        self._held: dict[int, _Held] = {}
-        """By the statuses of which a line was written in this pause."""
+        self._gatherer = Gatherer(_write, pause)
 
     def tell(self, scope: Scope, status: int, why: str, holder: str | None = None) -> None:
         """Why the request of a scope is answered with this status; the text holds no secret.
 
-        ``holder`` is whose key it shows, if that does not count and so names no caller.
+        ``holder`` is whose key it shows, if that is not valid and so names no caller.
         """
         self._emit(RequestRefused(status))
-        is_pause = status in self._held
-        held = self._held.setdefault(status, _Held(status))
         caller = holder or caller_in(scope).name
-        held.requests += 1
-        held.caller, held.client, held.why = caller and fit(caller), client_of(scope), why
-        if not is_pause:
-            self._say(held)
+        self._gatherer.add(status, _Refused(status, caller and fit(caller), client_of(scope), why))
 
     def flush(self) -> None:
-        """Tell now of what would be told later."""
-        while self._held:
-            _, held = self._held.popitem()
-            if held.requests:
-                held.tell()
+        """Log now what would be logged later."""
+        self._gatherer.flush()
 
-    def _say(self, held: _Held) -> None:
-        held.tell()
-        self._held[held.status] = _Held(held.status)
-        get_running_loop().call_later(self._pause, self._go_on, held.status)
 
-    def _go_on(self, status: int) -> None:
-        held = self._held.pop(status, None)
-        if held and held.requests:
-            self._say(held)
+def _write(refused: _Refused, requests: int) -> None:
+    what = "a request" if requests == 1 else f"{requests} requests, the last one"
+    whose = f" of {refused.caller}" if refused.caller else ""
+    fields = {"event": "refused", "requests": requests, **refused._asdict()}
+    if not refused.caller:
+        del fields["caller"]
+    text = f"refused {what}{whose} from {refused.client} with {refused.status}: {refused.why}"
+    _log.warning("%s", text, extra={"fields": fields})
 
 
 def client_of(scope: Scope) -> str:

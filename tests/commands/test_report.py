@@ -151,3 +151,31 @@ def test_the_start_of_a_call_and_a_lost_line_of_the_audit_have_no_line_in_the_lo
     report.ear(CallStarted("pay", "POST", "shop", "c1"))
     report.ear(AuditWritten("No space left on device"))
     assert caplog.messages == []
+
+
+@pytest.mark.anyio
+async def test_calls_of_one_caller_that_are_not_made_are_gathered(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = report.EventLog()
+
+    def refused(tool: str, caller: str, outcome: str = "unknown-tool") -> CallFinished:
+        return CallFinished(tool, outcome, 0, None, caller=caller)
+
+    for number in range(1000):
+        log.hear(refused(f"t{number}", "ann"))
+        log.hear(refused("echo", "ann", "too-many-calls"))
+    log.hear(refused("echo", "bob"))
+    for _ in range(2):
+        log.hear(CallFinished("echo", "ok", 0.001, "api", 200, caller="ann"))
+    first = [
+        "call tool=t0 caller=ann outcome=unknown-tool ms=0",
+        "call tool=echo caller=ann outcome=too-many-calls ms=0",
+        "call tool=echo caller=bob outcome=unknown-tool ms=0",
+        *["call tool=echo caller=ann upstream=api outcome=ok status=200 ms=1"] * 2,
+    ]
+    assert caplog.messages == first
+    log.flush()
+    assert sorted(caplog.messages[5:]) == [
+        "call tool=echo caller=ann outcome=too-many-calls ms=0 calls=999",
+        "call tool=t999 caller=ann outcome=unknown-tool ms=0 calls=999",
+    ]
