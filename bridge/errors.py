@@ -46,7 +46,7 @@ CODES: Final[Mapping[str, str]] = {
     "tls-name": "The API's certificate is for another name.",
     "tls-untrusted": "The API's certificate is not trusted, or has expired.",
     "token-refused": "The authorization server gives no token for this call.",
-    "too-many-calls": "More calls at once, or in a minute, than the bridge's `limits` allow.",
+    "too-many-calls": "More calls at once, or requests in a minute, than the bridge's `limits` allow.",
     "unknown-caller": "The request needs the name, a claim or a token of who calls, and that is not known.",
     "unsafe-argument": "An argument cannot stand where it would go, such as `..` in a path.",
     "unsafe-request": "A request that could be read in two ways was not sent.",

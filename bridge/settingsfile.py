@@ -184,10 +184,12 @@ def matches(pattern: str, text: str) -> bool:
 
 
 class Bounds(Words):
-    """How much may be taken at once; None bounds nothing."""
+    """How much may be used at once; None bounds nothing."""
 
     calls: int | None = Field(default=None, ge=1, description="Calls that run at a time.")
-    rate: int | None = Field(default=None, ge=1, description="Calls in a minute, a sixth of them at once.")
+    rate: int | None = Field(
+        default=None, ge=1, description="Requests in a minute, of every kind; a sixth of them at once."
+    )
     results: Size | None = Field(default=None, description="Bytes of results that were not read yet.")
     sessions: int | None = Field(
         default=None, ge=1, description="Sessions of clients of 2025-11-25 and before."
@@ -195,9 +197,30 @@ class Bounds(Words):
     streams: int | None = Field(default=None, ge=1, description="Streams on which clients hear of changes.")
 
 
+class PerCaller(Bounds):
+    """For each caller. The defaults leave room for others, and apply where callers have names (``access``)."""
+
+    calls: int | None = Field(default=64, ge=1, description="Calls that run at a time. Default 64.")
+    results: Size | None = Field(
+        default=32 * 1024**2, description="Bytes of results that were not read yet. Default 32MiB."
+    )
+    sessions: int | None = Field(
+        default=100, ge=1, description="Sessions of clients of 2025-11-25 and before. Default 100."
+    )
+    streams: int | None = Field(
+        default=100, ge=1, description="Streams on which clients hear of changes. Default 100."
+    )
+
+    @property
+    def written(self) -> Bounds:
+        """Without the defaults: for callers without a name, who are all one."""
+        return Bounds(**{name: getattr(self, name) for name in self.model_fields_set})
+
+
 class InAll(Bounds):
     """The same for all callers together."""
 
+    calls: int | None = Field(default=512, ge=1, description="Calls that run at a time. Default 512.")
     results: Size | None = Field(
         default=256 * 1024**2, description="Bytes of results that were not read yet. Default 256MiB."
     )
@@ -212,7 +235,7 @@ class InAll(Bounds):
 class Limits(Words):
     """What callers may take of the bridge over HTTP; each worker counts by itself."""
 
-    per_caller: Bounds = Field(default=Bounds(), description="For each caller; nothing by default.")
+    per_caller: PerCaller = Field(default=PerCaller(), description="For each caller.")
     in_all: InAll = Field(default=InAll(), description="For all together.")
     body: Size = Field(default=4 * 1024**2, description="Bytes of a request's body. Default 4MiB.")
 

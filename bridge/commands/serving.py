@@ -30,6 +30,7 @@ from bridge.server.descriptors import private_stdio
 from bridge.server.first_answers import Before
 from bridge.server.handlers import ToolServer
 from bridge.server.http import serve_http
+from bridge.server.limits import UNBOUNDED
 from bridge.server.metrics import Metrics, Standing
 from bridge.server.operator import Operator
 from bridge.server.resource import Resource
@@ -167,7 +168,7 @@ class Bridge:
         alone = not (self.shares_port or settings.stateless)
         resource = self.live and self.live.resource
         self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
-        limits = settings.limits if settings.http else None
+        limits = settings.limits if settings.http else UNBOUNDED
         self.server = ToolServer(
             self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
         )

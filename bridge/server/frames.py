@@ -2,13 +2,14 @@
 
 import json
 import re
-from typing import Final
+from typing import Final, TypeGuard
 
 from mcp_types import (
     INVALID_REQUEST,
     PARSE_ERROR,
     JSONRPCMessage,
     JSONRPCNotification,
+    JSONRPCRequest,
     RequestId,
     jsonrpc_message_adapter,
 )
@@ -19,6 +20,8 @@ from bridge.codec import NotJson, decode
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST: Final = 50_000
 """Lists and objects: a few megabytes of empty ones would take seconds to read."""
+_MAX_COMMAS: Final = 600_000
+"""More than stand in arguments of 1 MiB, which tools take at most; 2 million values would take 0.1 s to read."""
 
 
 class Refused(Exception):
@@ -36,7 +39,8 @@ def parse(data: bytes) -> JSONRPCMessage:
     Lone surrogates stay, for the check of the arguments to refuse.
     """
     if is_too_rich(data):
-        raise Refused(INVALID_REQUEST, f"A message may have {_MOST} opening brackets and braces")
+        limits = f"{_MOST} opening brackets and braces, and {_MAX_COMMAS} commas"
+        raise Refused(INVALID_REQUEST, f"A message may have {limits}")
     try:
         text = data.decode()
         frame = decode(data)
@@ -61,5 +65,12 @@ def parse(data: bytes) -> JSONRPCMessage:
 
 
 def is_too_rich(data: bytes) -> bool:
-    """Whether a message may hold more lists and objects than are read; texts that look like these count, too."""
-    return len(data) > _MOST and data.count(b"[") + data.count(b"{") > _MOST
+    """Whether a message may hold more values than are read; texts with brackets, braces and commas look like these."""
+    return len(data) > _MOST and (
+        data.count(b"[") + data.count(b"{") > _MOST or data.count(b",") > _MAX_COMMAS
+    )
+
+
+def is_call(message: JSONRPCMessage) -> TypeGuard[JSONRPCRequest]:
+    """Whether a message is a tools/call."""
+    return isinstance(message, JSONRPCRequest) and message.method == "tools/call"

@@ -5,7 +5,7 @@ localhost. Bodies are checked for what the SDK answers with a dump of pydantic, 
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from typing import Final, TypeAlias
@@ -26,14 +26,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
 from bridge.codec import quote
-from bridge.errors import TooMany
+from bridge.errors import InvalidCall, TooMany
+from bridge.server import plain
 from bridge.server.announce import OPENING, SESSION_HEADER, Announcer, caller_in
-from bridge.server.frames import Refused, parse
+from bridge.server.frames import Refused, is_call, parse
+from bridge.server.large_bodies import LARGE_BODY, LargeBodies
 from bridge.server.lines import MAX_BYTES
 from bridge.server.refusals import Refusals
 
+RefuseCall: TypeAlias = Callable[[JSONRPCRequest, InvalidCall | TooMany, Scope], bytes]
+"""Makes the result of a tools/call that is not made."""
+
 CallKey: TypeAlias = tuple[str, str | None, str | None, str]
 
+_COUNTED: Final = "restbridge.counted"
+"""What the scope of a request has that was counted: None, or ``TooMany``."""
 _JUDGED: Final = ("host", "origin", "content-type")
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -53,7 +60,7 @@ class ErrorReply(JSONResponse):
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
-    ``calls`` are those in flight, each as ``call_key`` has it. Without ``sessions`` there is nothing
+    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` answers calls that are not made. Without ``sessions`` there is nothing
     to get or to delete.
     """
 
@@ -65,6 +72,7 @@ class Gate:
         names: Collection[str],
         *,
         any_address: bool,
+        refuse_call: RefuseCall,
         sessions: bool = True,
         max_body: int = MAX_BYTES,
     ) -> None:
@@ -79,6 +87,8 @@ class Gate:
         self._names = names
         self._any_address = any_address
         self._sessions = sessions
+        self._refuse_call = refuse_call
+        self._large_bodies = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
@@ -92,6 +102,8 @@ class Gate:
             await error_reply(404, "Session not found")(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
+        elif error := self.over_rate(scope):
+            await self._too_many(error, scope)(scope, receive, send)
         elif not self._sessions:
             # The SDK would open a stream on which it never says anything.
             only_post = error_reply(405, "Only POST is answered: there are no sessions here")
@@ -141,10 +153,16 @@ class Gate:
         if first["type"] != "http.request" or first["more_body"]:
             return  # the client went away
         try:
-            message = parse(first["body"])
+            message, problem = await self._parsed(first["body"], scope)
         except Refused as refused:
             self.refusals.tell(scope, 400, str(refused))
             await error_reply(400, str(refused), refused.code, refused.id)(scope, receive, send)
+            return
+        except TooMany as error:
+            await self._too_many(error, scope)(scope, receive, send)
+            return
+        if problem:
+            await self._refused(message, problem, scope)(scope, receive, send)
             return
         again = Again(first, receive)
         try:
@@ -156,6 +174,37 @@ class Gate:
             await self._too_many(error, scope, id)(scope, receive, send)
         finally:
             again.end()
+
+    def over_rate(self, scope: Scope) -> TooMany | None:
+        """Count a request, once; what is wrong if its caller sends too many."""
+        if _COUNTED not in scope:
+            scope[_COUNTED] = None
+            try:
+                self._limits.count_request(caller_in(scope))
+            except TooMany as error:
+                scope[_COUNTED] = error
+        over_rate: TooMany | None = scope[_COUNTED]
+        return over_rate
+
+    async def _parsed(self, body: bytes, scope: Scope) -> tuple[JSONRPCMessage, InvalidCall | TooMany | None]:
+        """The message in a body, and why it is not served, if it is not.
+
+        Raises ``Refused`` where there is none, and ``TooMany`` where that is known before anything large is parsed.
+        """
+        over_rate = self.over_rate(scope)
+        if len(body) <= LARGE_BODY:
+            return parse(body), over_rate
+        if over_rate:
+            raise over_rate
+        return await self._large_bodies.parse(body, caller_in(scope))
+
+    def _refused(self, message: JSONRPCMessage, problem: InvalidCall | TooMany, scope: Scope) -> Response:
+        """A call is refused with a result, which models read; anything else with an error."""
+        if is_call(message):
+            result = self._refuse_call(message, problem, scope)
+            return Response(plain.answer(message.id, result), media_type="application/json")
+        assert isinstance(problem, TooMany)
+        return self._too_many(problem, scope, message.id if isinstance(message, JSONRPCRequest) else None)
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
         session, caller = Headers(scope=scope).get(SESSION_HEADER), caller_in(scope)

@@ -21,18 +21,21 @@ from mcp_types import (
     INVALID_PARAMS,
     SERVER_INFO_META_KEY,
     CallToolRequestParams,
+    JSONRPCRequest,
     PaginatedRequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from bridge import __version__
 from bridge.caller import Caller, Inbound, Stay
 from bridge.codec import clean, encode
-from bridge.errors import TooMany
+from bridge.errors import BridgeError, TooMany
 from bridge.events import CallFinished, Ear, Event
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot, VisibleTools
-from bridge.server.announce import CALLING, Announcer, Context, caller_of
+from bridge.server.announce import CALLING, Announcer, Context, caller_in, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
 from bridge.server.listings import Listings
@@ -126,8 +129,7 @@ class ToolServer(Server[TaskGroup]):
         tool = self.seen(caller).find(params.name)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
-            name = params.name if re.match(NAME_PATTERN, params.name) else "?"
-            self._refused(name, "unknown-tool", Inbound(caller, fit(ctx.request_id)))
+            self._refused(_named(params.name), "unknown-tool", Inbound(caller, fit(ctx.request_id)))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         headers = ctx.request.headers.raw if ctx.request else ()
         inbound = Inbound(caller, fit(ctx.request_id), headers)
@@ -194,6 +196,16 @@ class ToolServer(Server[TaskGroup]):
             return await self._call(tool, arguments, inbound, running)
         finally:
             self.limits.add("calls", inbound.caller, -1)
+
+    def refuse_call(self, message: JSONRPCRequest, problem: BridgeError, scope: Scope) -> bytes:
+        """The result of a tools/call over HTTP that is not made, as it is sent."""
+        name, caller = str((message.params or {}).get("name")), caller_in(scope)
+        tool = self.seen(caller).find(name)
+        self._refused(
+            tool.name if tool else _named(name), problem.code, Inbound(caller, fit(message.id)), tool
+        )
+        version = Headers(scope=scope).get("mcp-protocol-version", "")
+        return self.written(version, _answer(error_result(problem)))
 
     def _tell(self, event: Event, stay: Stay | None = None) -> None:
         """Of a call that was cut by the end of the server, or of its caller's stay, as such: its client did not take it back."""
@@ -282,6 +294,11 @@ def _after(cursor: str | None, tools: Sequence[Tool]) -> int:
     if re.match(NAME_PATTERN, cursor) is None:
         raise MCPError(INVALID_PARAMS, "Invalid cursor")
     return bisect_right(tools, cursor, key=attrgetter("name"))
+
+
+def _named(name: str) -> str:
+    """What a client calls a tool, fit for the log."""
+    return name if re.match(NAME_PATTERN, name) else "?"
 
 
 def _failed(text: str, tool: Tool) -> MCPError:

@@ -89,6 +89,7 @@ async def serve_http(
         server.refusals,
         LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
+        refuse_call=server.refuse_call,
         sessions=server.alone,
         max_body=limits.body,
     )

@@ -1,4 +1,4 @@
-"""What callers may take of the bridge, each and all together: whoever wants more is told so, and when to come again."""
+"""What callers may use, each and all together. A caller who wants more is told how much there is, and when to try again."""
 
 import math
 import time
@@ -8,10 +8,15 @@ from typing import Final, Literal, TypeAlias
 
 from bridge.caller import Caller
 from bridge.errors import TooMany
-from bridge.settingsfile import Bounds
+from bridge.settingsfile import Bounds, InAll
 from bridge.settingsfile import Limits as LimitWords
 
 Kind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
+
+UNBOUNDED: Final = LimitWords.model_validate(
+    {"inAll": InAll(calls=None, results=None, sessions=None, streams=None)}
+)
+"""For stdio, whose one client has started the process."""
 
 _TOLD: Final[Mapping[Kind, tuple[str, int]]] = {
     "calls": ("calls at a time", 1),
@@ -22,14 +27,14 @@ _TOLD: Final[Mapping[Kind, tuple[str, int]]] = {
 """What is bounded, and the seconds after which there may be room again."""
 _IN_ALL: Final = "in all"
 _BURST: Final = 6
-"""The part of a minute whose calls may come at once."""
-_KNOWN: Final = 1000
-"""Callers after whom those are forgotten that have nothing."""
+"""The part of a minute whose requests may come at once."""
+_MIN_TRACKED_CALLERS: Final = 1000
+"""Callers from which on those are forgotten that use nothing."""
 
 
 @dataclass(slots=True)
 class _Taken:
-    """What one caller has, or all; by ``even`` the last call would have been made, had they come evenly."""
+    """What one caller has, or all; by ``even`` the last request would have come, had they come evenly."""
 
     now: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(_TOLD, 0))
     even: float = 0.0
@@ -40,31 +45,40 @@ _Sides: TypeAlias = tuple[tuple[_Taken, Bounds, str], ...]
 
 
 class Limits:
-    """``words`` are the bounds; ``now`` is in seconds. Where nobody is asked who calls, all are one caller."""
+    """``words`` are the bounds; ``now`` is in seconds. Callers without a name are all one."""
 
     def __init__(self, words: LimitWords | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self.words = words or LimitWords()
         self.arriving = 0
         """Bytes of bodies of requests that are there in part."""
         self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
-        self._binds_each = self._per_caller != Bounds()
+        self._of_nameless = self._per_caller.written
+        self._has_rate = bool(self._in_all.rate or self._per_caller.rate)
         self._now = now
         self._all = _Taken()
         self._each: dict[tuple[str | None, str | None], _Taken] = {}
+        self._most_tracked = _MIN_TRACKED_CALLERS
 
-    def begin_call(self, caller: Caller) -> None:
-        """Count a call, which ends with ``add("calls", caller, -1)``; raises ``TooMany``."""
+    def count_request(self, caller: Caller) -> None:
+        """Count a request of any kind; raises ``TooMany``, and does not count it, past the rate."""
+        if not self._has_rate:
+            return
         now, sides = self._now(), self._sides(caller)
-        _require_room("results", sides)
-        _require_room("calls", sides)
         for taken, bounds, whom in sides:
             if bounds.rate and (wait := taken.even - now - _slack(bounds.rate)) > 0:
                 most = f"{bounds.rate} {whom}, {_at_once(bounds.rate)} of them at once"
-                raise _too_many("calls in a minute", most, math.ceil(wait), in_all=whom == _IN_ALL)
+                raise _too_many("requests in a minute", most, math.ceil(wait), in_all=whom == _IN_ALL)
         for taken, bounds, _ in sides:
-            taken.now["calls"] += 1
             if bounds.rate:
                 taken.even = max(taken.even, now) + 60 / bounds.rate
+
+    def begin_call(self, caller: Caller) -> None:
+        """Count a call, which ends with ``add("calls", caller, -1)``; raises ``TooMany``."""
+        sides = self._sides(caller)
+        _require_room("results", sides)
+        _require_room("calls", sides)
+        for taken, *_ in sides:
+            taken.now["calls"] += 1
 
     def check(self, kind: Kind, caller: Caller) -> None:
         """Raises ``TooMany`` where there may be no more of it."""
@@ -81,22 +95,23 @@ class Limits:
         return {kind: self._all.now[kind] for kind in _TOLD}
 
     def _sides(self, caller: Caller) -> _Sides:
-        of_all = (self._all, self._in_all, _IN_ALL)
-        if not self._binds_each:
-            return (of_all,)
+        bounds = self._of_nameless if caller.name is None else self._per_caller
         who = (caller.issuer, caller.name)
-        if who not in self._each:
-            if len(self._each) >= _KNOWN:
+        taken = self._each.get(who)
+        if taken is None:
+            if len(self._each) >= self._most_tracked:
                 self._forget()
-            self._each[who] = _Taken()
-        return ((self._each[who], self._per_caller, "for each caller"), of_all)
+            taken = self._each[who] = _Taken()
+        return ((taken, bounds, "for each caller"), (self._all, self._in_all, _IN_ALL))
 
     def _forget(self) -> None:
+        """Forget callers who use nothing. The next time is when there are twice as many, so that this stays cheap."""
         now = self._now()
         kept = {
             who: taken for who, taken in self._each.items() if any(taken.now.values()) or taken.even > now
         }
         self._each = kept
+        self._most_tracked = max(_MIN_TRACKED_CALLERS, 2 * len(kept))
 
 
 def _require_room(kind: Kind, sides: _Sides) -> None:

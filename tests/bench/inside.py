@@ -158,7 +158,12 @@ async def _measure(rounds: int, calls: int, bridge: Bridge, _stop: anyio.Event) 
     server = ToolServer(bridge.registry, _Ready(), report.ear)
     manager = StreamableHTTPSessionManager(server)
     gate = Gate(
-        StreamableHTTPASGIApp(manager), server.announcer, server.refusals, LOCAL_NAMES, any_address=False
+        StreamableHTTPASGIApp(manager),
+        server.announcer,
+        server.refusals,
+        LOCAL_NAMES,
+        any_address=False,
+        refuse_call=server.refuse_call,
     )
     sdk = Starlette(routes=[Route(PATH, gate)])
     took: dict[str, list[float]] = defaultdict(list)

@@ -247,7 +247,15 @@ async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:  # noqa
 
 async def status_of(what: Wild, session: str, served: Served, *, stopping: bool = False) -> int:
     """What the lane answers with nothing behind it, to a client that leaves after its request."""
-    gate = Gate(passed_on, served.server.announcer, served.server.refusals, LOCAL_NAMES, any_address=False)
+    server = served.server
+    gate = Gate(
+        passed_on,
+        server.announcer,
+        server.refusals,
+        LOCAL_NAMES,
+        any_address=False,
+        refuse_call=server.refuse_call,
+    )
     if stopping:
         gate.stopping.set()
     messages: list[Message] = [{"type": "http.request", "body": what.content, "more_body": False}]

@@ -28,7 +28,15 @@ def gate(
     *names: str, app: ASGIApp = echo, any_address: bool = False, sessions: bool = True, emit: Ear = ignore
 ) -> Gate:
     known = LOCAL_NAMES | set(names)
-    return Gate(app, Announcer(Registry()), Refusals(emit), known, any_address=any_address, sessions=sessions)
+    return Gate(
+        app,
+        Announcer(Registry()),
+        Refusals(emit),
+        known,
+        any_address=any_address,
+        refuse_call=lambda *_: b"",
+        sessions=sessions,
+    )
 
 
 async def send(

@@ -5,13 +5,17 @@ import anyio
 import httpx
 import pytest
 
-from bridge.caller import Caller
+from bridge.caller import ANYBODY, Caller
 from bridge.errors import TooMany
 from bridge.events import CallFinished
-from bridge.server.limits import Limits
+from bridge.registry import Snapshot
+from bridge.secrets import Sources
+from bridge.server.limits import UNBOUNDED, Kind, Limits
 from bridge.settingsfile import Limits as Words
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
-from tests.server.support import Api, Served, Session, call, initialize
+from tests.server.support import INITIALIZED, Api, Json, Served, Session, call, initialize, request
 from tests.server.test_access import entry, later, letting_in, opened, session_of, words_of
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +38,7 @@ class Clock:
 def calls(limits: Limits, caller: Caller) -> str | None:
     """Why a call may not be made; one that may has ended."""
     try:
+        limits.count_request(caller)
         limits.begin_call(caller)
     except TooMany as error:
         return str(error)
@@ -46,7 +51,8 @@ def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
     limits = Limits(words(perCaller={"rate": 30}), clock)
     assert [calls(limits, ANN) for _ in range(5)] == [None] * 5
     refused = (
-        "Too many calls in a minute: at most 30 for each caller, 5 of them at once. Try again in 2 seconds."
+        "Too many requests in a minute: at most 30 for each caller, 5 of them at once. "
+        "Try again in 2 seconds."
     )
     assert calls(limits, ANN) == refused
     assert calls(limits, BOB) is None
@@ -62,34 +68,70 @@ def test_a_slow_rate_allows_one_at_once() -> None:
     limits = Limits(words(inAll={"rate": 1}), clock)
     assert calls(limits, ANN) is None
     clock.seconds += 59.5
-    refused = "Too many calls in a minute: at most 1 in all, 1 of them at once. Try again in 1 second."
+    refused = "Too many requests in a minute: at most 1 in all, 1 of them at once. Try again in 1 second."
     assert calls(limits, BOB) == refused
     clock.seconds += 1
     assert calls(limits, BOB) is None
 
 
-def test_what_is_refused_counts_for_nothing() -> None:
-    limits = Limits(words(perCaller={"calls": 2, "rate": 60}, inAll={"calls": 3}), Clock())
+def test_what_is_refused_takes_no_room() -> None:
+    limits = Limits(words(perCaller={"calls": 2}, inAll={"calls": 3, "rate": 60}), Clock())
     limits.begin_call(ANN)
     limits.begin_call(ANN)
     for _ in range(20):
-        assert calls(limits, ANN)
+        with pytest.raises(TooMany):
+            limits.begin_call(ANN)
     limits.begin_call(BOB)
     assert calls(limits, BOB) == "Too many calls at a time: at most 3 in all. Try again in 1 second."
     limits.add("calls", ANN, -1)
-    assert calls(limits, BOB) is None
+    for _ in range(9):
+        assert calls(limits, BOB) is None
+    for _ in range(20):
+        assert str(calls(limits, BOB)).startswith("Too many requests in a minute: at most 60 in all, 10 of")
 
 
 def test_callers_who_have_nothing_are_forgotten() -> None:
     clock = Clock()
     limits = Limits(words(perCaller={"calls": 1, "rate": 1}), clock)
     limits.begin_call(ANN)
-    for number in range(1000):
+    for number in range(1999):
         assert calls(limits, Caller(str(number))) is None
     clock.seconds += 61
     assert calls(limits, BOB) is None
     assert len(limits._each) == 2
     assert calls(limits, ANN) == "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
+
+
+KINDS: tuple[Kind, ...] = ("calls", "sessions", "streams", "results")
+
+
+def test_by_default_a_caller_with_a_name_leaves_room_for_others() -> None:
+    limits = Limits()
+    for kind in KINDS:
+        most = getattr(limits.words.per_caller, kind)
+        assert most * 4 <= getattr(limits.words.in_all, kind)
+        limits.add(kind, ANN, most)
+        with pytest.raises(TooMany, match="for each caller"):
+            limits.check(kind, ANN)
+        limits.check(kind, BOB)
+        limits.check(kind, ANYBODY)
+
+
+def test_callers_without_a_name_are_bound_by_what_is_written_alone() -> None:
+    limits = Limits(words(perCaller={"calls": 2}))
+    for kind in KINDS[1:]:
+        limits.add(kind, ANYBODY, getattr(limits.words.in_all, kind) - 1)
+        limits.check(kind, ANYBODY)
+    limits.add("calls", ANYBODY, 2)
+    with pytest.raises(TooMany, match="at most 2 for each caller"):
+        limits.check("calls", ANYBODY)
+
+
+def test_over_stdio_nothing_is_bounded() -> None:
+    limits = Limits(UNBOUNDED)
+    for kind in KINDS:
+        limits.add(kind, ANYBODY, 10**9)
+        limits.check(kind, ANYBODY)
 
 
 @pytest.fixture
@@ -270,3 +312,83 @@ async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, expre
         )
         chunked = httpx.Request("POST", url, headers=message["headers"], content=_pieces(message["content"]))
         assert (await web.send(chunked)).status_code == 413
+
+
+OVER = "Too many requests in a minute: at most 1 for each caller, 1 of them at once. Try again in"
+
+
+@pytest.mark.parametrize("express", [True, False])
+@pytest.mark.parametrize(
+    "first", [request("tools/list"), request("ping"), call("echo"), call("nosuch"), request("nosuch/method")]
+)
+async def test_every_request_counts_for_the_rate(
+    api: Api, web: httpx.AsyncClient, client: Client, first: Json, *, express: bool
+) -> None:
+    served = Served(api.url, client, limits=words(perCaller={"rate": 1}))
+    served.show("echo")
+    async with served.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+        ann, bob = [session_of(name, web, url) for name in ACCESS]
+        await web.post(url, **ann.modern(first))
+        for name in ("echo", "nosuch"):
+            for asked in (await ann.ask_modern(call(name, 2)), (await ann.post(call(name, 2))).json()):
+                assert (asked["id"], asked["result"]["isError"]) == (2, True)
+                assert asked["result"]["_meta"]["restbridge/error"] == "too-many-calls"
+                assert asked["result"]["content"][0]["text"].startswith(OVER)
+        for reply in (
+            await web.post(url, **ann.modern(request("tools/list", 3))),
+            await ann.post(initialize() | {"id": 3}),
+            await ann.post(request("ping", 3)),
+        ):
+            assert (reply.status_code, reply.json()["id"]) == (429, 3)
+            assert reply.json()["error"]["message"].startswith(OVER)
+            assert 0 < int(reply.headers["retry-after"]) <= 60
+        assert (await ann.post(INITIALIZED)).status_code == 429
+        assert (await ann.post(b"[" * 200_000)).status_code == 429
+        assert (await ann.post(b"nonsense")).status_code == 400
+        assert (await web.get(url, headers=ann.headers)).status_code == 429
+        assert (await bob.ask_modern(call("echo")))["result"]["isError"] is False
+
+
+async def test_a_request_that_a_page_of_others_sends_does_not_count(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"rate": 1}))
+    served.show("echo")
+    async with served.http() as url:
+        session = Session(web, url)
+        for _ in range(5):
+            assert (await session.post(call("echo"), origin="https://evil.example")).status_code == 403
+        assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
+
+
+async def test_waiting_calls_of_one_caller_do_not_hold_up_another(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client)
+    spec = {
+        "description": "x",
+        "request": {"method": "GET", "url": f"{api.url}/hang"},
+        "limits": {"concurrency": 1, "queue": "30s"},
+    }
+    tool, _ = compile_tool("hang", ToolSpec.model_validate(spec), None, Sources({}))
+    served.registry.replace(Snapshot([tool]))
+    ended: list[str] = []
+
+    async def ask(session: Session, name: str) -> None:
+        assert (await session.ask_modern(call("hang")))["result"]["isError"] is False
+        ended.append(name)
+
+    async with served.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann, bob = [session_of(name, web, url) for name in ACCESS]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask, ann, "ann")
+            with anyio.fail_after(30):
+                while served.server.limits.now["calls"] < 20:
+                    await anyio.lowlevel.checkpoint()
+                tasks.start_soon(ask, bob, "bob")
+                while served.server.limits.now["calls"] < 21:
+                    await anyio.lowlevel.checkpoint()
+            api.release.set()
+    assert ended.index("bob") <= 2
+    assert len(ended) == 21
