@@ -10,7 +10,7 @@ from bridge.settingsfile import Limits, LogFormat, SettingsFile, View
 
 OnInvalid = Literal["keep", "withdraw"]
 
-_STRUCTURED: Final = ("views", "limits")
+_STRUCTURED: Final = ("views", "limits", "owners")
 """What the settings file alone can say."""
 
 
@@ -27,7 +27,7 @@ class Settings:
     With ``upstreams``, upstream files count there alone. ``poll`` is in seconds, as is the
     ``grace`` that calls in flight have when it stops. ``express``: plain calls
     may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name; ``limits`` bound callers. ``audit_required``: a call that
+    ``views`` are all that there are, by name; ``owners``: patterns of names → the folder that has them; ``limits`` bound callers. ``audit_required``: a call that
     cannot be recorded in the ``audit`` file is not made. ``http`` is where to serve HTTP, instead
     of stdio, also as ``host_names``; ``guarded``: callers must show who they are, as the settings file at
     ``config`` says; ``stateless``: no sessions are kept.
@@ -48,6 +48,7 @@ class Settings:
     audit_required: bool = False
     views: Mapping[str, View] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    owners: Mapping[str, str] = field(default_factory=dict)
     http: Address | None = None
     host_names: tuple[str, ...] = ()
     insecure: bool = False

@@ -309,6 +309,11 @@ class SettingsFile(Words):
     http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
     access: Access | None = Field(default=None, description="Who may call over HTTP.")
     limits: Limits = Field(default=Limits(), description="What callers may take of the bridge over HTTP.")
+    owners: dict[str, str] = Field(
+        default={},
+        description="Names of tools, as a pattern of views → the folder whose files alone may have them: "
+        "a folder in a tools directory, or one of these.",
+    )
     views: dict[ViewName, View] = Field(
         default={}, description="Some of the tools under a name: over HTTP at /mcp/NAME, else by --view NAME."
     )

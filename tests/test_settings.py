@@ -47,6 +47,7 @@ ODD = Settings(
     log_format="json",
     audit=Path("-audit"),
     audit_required=True,
+    owners={"billing_*": "billing/", '"': "-x"},
     views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
     limits=Limits.model_validate({"perCaller": {"calls": 3, "results": "1MiB"}, "body": "2kB"}),
     strict=True,

@@ -6,13 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import click
 
 from bridge.commands import report
-from bridge.commands.loading import load
+from bridge.commands.loading import directories, load
 from bridge.diagnostics import Diagnostic
 from bridge.secrets import Sources
 from bridge.settings import Settings
@@ -35,7 +34,7 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     if not loaded.files:
         where = ", ".join(map(str, settings.directories))
         raise click.ClickException(f"no tool files in {where}; name the directory that holds them")
-    told = [*_of_settings(settings.config, loaded), *loaded.diagnostics]
+    told = [*_of_settings(settings, loaded), *loaded.diagnostics]
     diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in told]
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
     states = Counter(file.state for file in loaded.tools.values())
@@ -55,11 +54,13 @@ def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
     return int(severities["error"] > 0)
 
 
-def _of_settings(path: Path | None, loaded: Loaded) -> Told:
-    if path is None:
+def _of_settings(settings: Settings, loaded: Loaded) -> Told:
+    if settings.config is None:
         return ()
-    configuration = read_configuration(path, Sources(os.environ))
-    return (*configuration.diagnostics, *beside_tools(path, configuration, loaded.snapshot))
+    configuration = read_configuration(settings.config, Sources(os.environ))
+    owners = directories(settings).owners
+    warnings = beside_tools(settings.config, configuration, loaded.snapshot, owners, loaded.tools)
+    return (*configuration.diagnostics, *warnings)
 
 
 def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:

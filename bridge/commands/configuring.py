@@ -45,7 +45,17 @@ def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
     """By the names of ``Settings``."""
     said: dict[str, Any] = {
         name: getattr(words, name)
-        for name in ("strict", "on_invalid", "poll", "grace", "express", "read_only", "views", "limits")
+        for name in (
+            "strict",
+            "on_invalid",
+            "poll",
+            "grace",
+            "express",
+            "read_only",
+            "views",
+            "limits",
+            "owners",
+        )
     }
     said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
     said["log_format"] = words.log.format

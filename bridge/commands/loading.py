@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Final
 
 import click
@@ -16,7 +17,7 @@ from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.settingsfile import View
 from bridge.tool.compiler import Tool
-from bridge.toolfiles.files import Directories
+from bridge.toolfiles.files import Directories, Owner
 from bridge.toolfiles.loaded import Loaded, State
 from bridge.toolfiles.loader import load_once
 
@@ -43,7 +44,17 @@ def directories(settings: Settings) -> Directories:
             if directory.name.isdigit():
                 advice = f"to serve HTTP on that port, write --http {directory.name}"
             raise click.ClickException(f"{directory.absolute()} is not there; {advice}")
-    return Directories(tuple(map(str, settings.directories)), str(upstreams) if upstreams else None)
+    owners = tuple(_owner(settings, pattern, folder) for pattern, folder in settings.owners.items())
+    return Directories(tuple(map(str, settings.directories)), str(upstreams) if upstreams else None, owners)
+
+
+def _owner(settings: Settings, pattern: str, folder: str) -> Owner:
+    """A folder of the settings file is one of the directories, seen from that file, or lies in one of them."""
+    written = (settings.config.parent if settings.config else Path()) / folder
+    for directory in (*settings.directories, *([settings.upstreams] if settings.upstreams else [])):
+        if os.path.abspath(directory) == os.path.abspath(written):  # noqa: PTH100 - see toolfiles/files
+            return Owner(pattern, folder, str(directory))
+    return Owner(pattern, os.path.normpath(folder))
 
 
 def load(settings: Settings) -> Loaded:

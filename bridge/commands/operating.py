@@ -1,11 +1,12 @@
 """What a bridge that serves over HTTP tells those who run it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 from bridge import __version__
 from bridge.caller import Caller
@@ -22,23 +23,33 @@ from bridge.toolfiles.shelf import Shelf
 from bridge.toolfiles.words import Told
 
 
-class Digest:
-    """A number, in hexadecimal, of the names and the bytes of all files, wherever their directories are.
+class _Served(NamedTuple):
+    """What is in a file, what of it is served in its place, and the names that it holds."""
 
-    Of thousands of files it looks at each, but reads again only those that are others since it was asked last.
+    content: Content
+    good: Content | None
+    names: Collection[str]
+
+
+class Digest:
+    """A number, in hexadecimal, of all files and of what they serve, wherever their directories are.
+
+    It covers each file's name and bytes, the bytes of the last good version where that is served, and the names of tools
+    that it holds. Of thousands of files it looks at each, but reads again only those that changed since the last time.
     """
 
     def __init__(self) -> None:
-        self._known: dict[Place, tuple[Content | None, int]] = {}
+        self._known: dict[Place, tuple[_Served, int]] = {}
         self._last: tuple[Loaded | None, str] = (None, "")
 
     def of(self, loaded: Loaded) -> str:
         if self._last[0] is not loaded:
             known, self._known = self._known, {}
             for place in chain(loaded.tools, loaded.upstreams):
-                content, before = loaded.content(place), known.get(place)
-                is_same = before is not None and before[0] is content
-                self._known[place] = before if before and is_same else (content, _number(place, content))
+                served = _served(place, loaded)
+                before = known.get(place)
+                is_same = before is not None and all(map(is_, before[0], served))
+                self._known[place] = before if before and is_same else (served, _number(place, served))
             total = sum(number for _, number in self._known.values())
             self._last = loaded, f"{total % 2**64:016x}"
         return self._last[1]
@@ -109,9 +120,20 @@ def _key(key: ApiKey) -> dict[str, Any]:
     return {"name": key.name, "scopes": key.scopes, "expires": expires, "counts": not is_past(key.expires)}
 
 
-def _number(place: Place, content: Content | None) -> int:
-    named = f"{place.rank}/{place.relative}\0".encode(errors="surrogateescape")
-    whole = sha256(named + (content if isinstance(content, bytes) else b""))
+def _served(place: Place, loaded: Loaded) -> "_Served":
+    file = loaded.tools.get(place) or loaded.upstreams[place]
+    good = file.good.content if file.good and file.state == "kept" else None
+    return _Served(file.words.content, good, loaded.names.held.get(place, ()))
+
+
+def _number(place: Place, served: "_Served") -> int:
+    whole = sha256(f"{place.rank}/{place.relative}\0".encode(errors="surrogateescape"))
+    for content in (served.content, served.good):
+        if isinstance(content, bytes):
+            whole.update(content)
+        whole.update(b"\0")
+    for name in sorted(served.names):
+        whole.update(f"{name}\0".encode())
     return int.from_bytes(whole.digest()[:8])
 
 

@@ -1,4 +1,18 @@
-"""Which tool files serve: each is compiled against its upstream, and asks for its names."""
+"""Which tool files serve: each is compiled against its upstream, and asks for its names.
+
+Who gets a name:
+
+=========================================  ===================================================
+a file holds it and still claims it        the holder
+one file claims it                         that file
+several, and it is the file name of one    that file
+several, and it is the file name of none   none of them, so that none takes a name by its path
+or of several
+=========================================  ===================================================
+
+A file that is wrong, or waits for its upstream, claims its names all the same. One whose names belong into
+another folder (``owners`` of the settings file) claims none.
+"""
 
 import json
 import re
@@ -34,6 +48,18 @@ class _Candidate(NamedTuple):
     def is_wrong(self) -> bool:
         return any(diagnostic.severity == "error" for diagnostic in self.told)
 
+    @property
+    def spec(self) -> ToolSpec | None:
+        """What it says or, where that cannot be told, what it said when it was last right."""
+        return self.words.spec or (self.old.good.spec if self.old and self.old.good else None)
+
+
+class _Claim(NamedTuple):
+    """Whose a name is, if anybody's, and the files that claim it."""
+
+    owner: Place | None
+    claimants: tuple[Place, ...]
+
 
 class Claims:
     """Decides which tools serve; ``names`` are then theirs."""
@@ -52,7 +78,9 @@ class Claims:
         self._upstreams = upstreams
         self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
         self._sources = sources
+        self._counting = directories.roots if directories.upstreams is None else (directories.upstreams,)
         self._standings: dict[str, Standing] = {}
+        self._claims: dict[str, _Claim] = {}
         self._before = before
         self._keep = keep
 
@@ -63,12 +91,50 @@ class Claims:
         if self._upstreams == before.upstreams:
             asking = {*moved, *(place for place, file in before.noted.items() if file.state != "good")}
         places = sorted(place for place in asking if place in contents and not place.is_upstream)
-        candidates = sorted((self._candidate(place, contents[place]) for place in places), key=self._rank)
+        candidates = [self._candidate(place, contents[place]) for place in places]
         for place in moved:
             if place not in contents:
                 self.names.release(place)
+        self._decide(candidates)
         kept = self._settle(candidates)
         return [self._file(each, kept.get(each.place)) for each in candidates]
+
+    def _decide(self, candidates: Collection[_Candidate]) -> None:
+        """Whose each claimed name is."""
+        claims: dict[str, dict[Place, bool]] = {}
+        for each in candidates:
+            names = self._claimed(each)
+            for name in names:
+                claims.setdefault(name, {})[each.place] = name == names[0] == each.place.stem
+        places = {each.place for each in candidates}
+        for name, claimants in claims.items():
+            holder = self.names.holder(name)
+            if holder and (holder in claimants or holder not in places):
+                owner: Place | None = holder
+            else:
+                entitled = [place for place, is_file_name in claimants.items() if is_file_name]
+                (owner,) = claimants if len(claimants) == 1 else entitled if len(entitled) == 1 else [None]
+            self._claims[name] = _Claim(owner, tuple(claimants))
+
+    def _claimed(self, candidate: _Candidate) -> tuple[str, ...]:
+        """The names that a file claims, its tool's own first; of one that never said any, that of the file."""
+        place, spec = candidate.place, candidate.spec
+        if candidate.words.disabled or not place.relative.endswith(".yaml") or self._foreign(place, spec):
+            return ()
+        return _claimed(place, spec)
+
+    def _foreign(self, place: Place, spec: ToolSpec | None) -> tuple[Finding, ...]:
+        """The names that a file may not have where it lies."""
+        return tuple(
+            Finding(
+                "foreign-name",
+                f"the name {name} is for files in {owner.folder} alone; move the file there, or take another name",
+                _route(spec, name),
+            )
+            for name in _claimed(place, spec)
+            for owner in self._directories.owners
+            if owner.keeps(name, place)
+        )
 
     def _settle(self, candidates: Iterable[_Candidate]) -> dict[Place, Compiled | None]:
         """Settle the names; answers what those fall back on that do not get what they ask for.
@@ -76,7 +142,11 @@ class Claims:
         Nobody loses the last good tool to a newcomer: until it is known that a file has none to fall
         back on, its names stay with it.
         """
-        asking = {each.place: _names(each.tool) for each in candidates if each.tool}
+        asking = {
+            each.place: _names(each.tool)
+            for each in candidates
+            if each.tool and all(self._claims[name].owner == each.place for name in _names(each.tool))
+        }
         granted = self.names.settle(asking)
         kept = {each.place: self._kept(each) for each in candidates if each.place not in granted}
         falling_back = {place: _names(last.tool) for place, last in kept.items() if last and last.tool}
@@ -99,6 +169,8 @@ class Claims:
         standing = self._standing(place, words.spec.upstream)
         if old and old.standing == standing:
             return old
+        if foreign := self._foreign(place, words.spec):
+            return Compiled(standing, None, locate(place, words, *foreign))
         if standing.finding:
             return Compiled(standing, None, locate(place, words, standing.finding))
         if not standing.usable and standing.upstream is None:
@@ -123,6 +195,8 @@ class Claims:
         file = self._holders.get(name)
         if file:
             return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
+        if any(place.stem == name and place.directory in self._counting for place in self._upstreams):
+            return Standing(None, usable=False)  # several files have the name, and an error each
         hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._holders)
         if not hint:
             is_name = re.fullmatch(NAME_PATTERN, name)
@@ -133,12 +207,6 @@ class Claims:
             )
         message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
         return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
-
-    def _rank(self, candidate: _Candidate) -> int:
-        """0 for a file that holds every name that it asks for, 1 for one that holds its tool's name."""
-        tool = candidate.tool or (candidate.old and candidate.old.tool)
-        held = [self._before.names.holder(n) == candidate.place for n in _names(tool)] if tool else [False]
-        return 0 if all(held) else 2 - held[0]
 
     def _kept(self, candidate: _Candidate) -> Compiled | None:
         """What the last right words come to, where the words of now are wrong, or ask for a name in vain."""
@@ -169,12 +237,20 @@ class Claims:
         return tool is not None and all(self.names.holder(name) == place for name in _names(tool))
 
     def _clash(self, place: Place, tool: Tool) -> Finding:
-        """The first name that a tool asks for and another file holds."""
-        held = ((name, self.names.holder(name)) for name in _names(tool))
-        name, holder = next((name, holder) for name, holder in held if holder not in {None, place})
-        assert holder
-        message = f"the name {name} is held by {holder.shown}; rename one of the two"
-        return Finding("duplicate-name", message, _route(tool, name))
+        """The first name that a tool asks for and does not get."""
+        name = next(name for name in _names(tool) if not self._is_free(name, place))
+        holder, claim = self.names.holder(name), self._claims[name]
+        if holder:
+            message = f"the name {name} is held by {holder.shown}; rename one of the two"
+        elif claim.owner:
+            message = f"the name {name} is the file name of {claim.owner.shown}; rename one of the two"
+        else:
+            other = next(each for each in claim.claimants if each != place)
+            message = f"{other.shown} claims the name {name}, too, so no file has it; rename one of the two"
+        return Finding("duplicate-name", message, _route(tool.spec, name))
+
+    def _is_free(self, name: str, place: Place) -> bool:
+        return self.names.holder(name) in {None, place} and self._claims[name].owner == place
 
 
 def _idle(compiled: Compiled | None) -> State:
@@ -188,8 +264,12 @@ def _names(tool: Tool) -> tuple[str, ...]:
     return (tool.name, *tool.spec.aliases)
 
 
-def _route(tool: Tool, name: str) -> Route:
+def _claimed(place: Place, spec: ToolSpec | None) -> tuple[str, ...]:
+    return (spec.name or place.stem, *spec.aliases) if spec else (place.stem,)
+
+
+def _route(spec: ToolSpec | None, name: str) -> Route:
     """Where the file gives the name; nowhere, if its own name does."""
-    if name != tool.name:
-        return ("aliases", tool.spec.aliases.index(name))
-    return ("name",) if tool.spec.name else ()
+    if spec and name in spec.aliases:
+        return ("aliases", spec.aliases.index(name))
+    return ("name",) if spec and spec.name else ()

@@ -1,7 +1,7 @@
 """The settings file: read, judged as tool files are, and its secrets resolved."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
@@ -27,7 +27,7 @@ from bridge.settingsfile import (
 from bridge.spec import Json, TokenExchangeAuth
 from bridge.tool.baseurl import split
 from bridge.toolfiles.document import Document
-from bridge.toolfiles.files import Content, Place, read
+from bridge.toolfiles.files import Content, Owner, Place, read
 from bridge.toolfiles.validation import validate
 from bridge.toolfiles.words import Told, at_top, told
 
@@ -67,8 +67,17 @@ def read_configuration(path: Path, sources: Sources) -> Configuration:
     return Configuration(content, words, told(content, map(document.locate, findings)))
 
 
-def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -> Told:
-    """Warnings of what it says in vain, or leaves open, beside the tools of ``snapshot``."""
+def beside_tools(
+    path: Path,
+    configuration: Configuration,
+    snapshot: Snapshot,
+    owners: Iterable[Owner] = (),
+    places: Collection[Place] = (),
+) -> Told:
+    """Warnings of what has no effect, or is left open, with the tools of ``snapshot``.
+
+    ``owners`` are the configuration's, ``places`` those of all tool files.
+    """
     if configuration.words is None or not isinstance(configuration.content, bytes):
         return ()
     document = Document.parse(configuration.content, str(path), _PRIVATE)
@@ -84,7 +93,21 @@ def beside_tools(path: Path, configuration: Configuration, snapshot: Snapshot) -
                     findings.warn("idle-view", problem, "views", name, key, index)
         if not snapshot.seen_by(Caller(view=view)).tools:
             findings.warn("idle-view", "no tool is in this view", "views", name, at_key=True)
+    _check_owners(owners, snapshot, places, findings)
     return told(configuration.content, map(document.locate, findings))
+
+
+def _check_owners(
+    owners: Iterable[Owner], snapshot: Snapshot, places: Collection[Place], findings: Findings
+) -> None:
+    """Whether there are tools, and files, that they are about."""
+    for owner in owners:
+        route = ("owners", owner.pattern)
+        if not any(map(owner.has, places)):
+            findings.warn("unused-owner", f"no tool file is in {owner.folder}; name its folder", *route)
+        if not any(matches(owner.pattern, name) for name in (*snapshot.by_name, *snapshot.aliases)):
+            message = f"no tool has the name {quote(owner.pattern)}; correct the pattern"
+            findings.warn("unused-owner", message, *route, at_key=True)
 
 
 def _check_open(words: SettingsFile, findings: Findings) -> None:

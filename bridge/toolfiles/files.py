@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from bridge.diagnostics import Finding
+from bridge.settingsfile import matches
 from bridge.toolfiles.document import MAX_BYTES
 
 MAX_FOLDERS: Final = 16
@@ -58,10 +59,12 @@ class Directories:
     """Where files are looked for; with ``upstreams``, upstream files count there alone.
 
     Of each directory at most ``max_entries`` files and folders are looked at, those in its folders included.
+    ``owners`` keep names of tools for the files of one folder each.
     """
 
     tools: tuple[str, ...]
     upstreams: str | None = None
+    owners: "tuple[Owner, ...]" = ()
     max_entries: int = 20_000
 
     @property
@@ -116,6 +119,27 @@ class Place(NamedTuple):
         """The name that the file's name gives."""
         name = self.relative.removeprefix(self.folder)
         return name.removesuffix(".upstream.yaml" if self.is_upstream else ".yaml")
+
+
+class Owner(NamedTuple):
+    """Names of tools, as a pattern of views, that only files in one folder may have.
+
+    ``folder`` is one of every tools directory, or with ``directory`` that tools directory itself.
+    """
+
+    pattern: str
+    folder: str
+    directory: str | None = None
+
+    def keeps(self, name: str, place: Place) -> bool:
+        """Whether it keeps a name from the file at a place."""
+        return matches(self.pattern, name) and not self.has(place)
+
+    def has(self, place: Place) -> bool:
+        """Whether a file is in the folder."""
+        if self.directory is not None:
+            return place.directory == self.directory
+        return place.relative.startswith(f"{self.folder}/")
 
 
 class Signature(NamedTuple):

@@ -109,9 +109,9 @@ def _upstream_files(
 ) -> dict[Place, UpstreamFile]:
     places = sorted({place for place in chain(before, moved) if place in contents and place.is_upstream})
     counting = [place for place in places if directories.upstreams in {None, place.directory}]
-    holders: dict[str, Place] = {}
-    for place in sorted(counting, key=lambda place: not (place in before and before[place].holds)):
-        holders.setdefault(place.stem, place)
+    claimants: dict[str, list[Place]] = {}
+    for place in counting:
+        claimants.setdefault(place.stem, []).append(place)
     files = {}
     for place in places:
         old = before.get(place)
@@ -120,16 +120,23 @@ def _upstream_files(
         if place not in counting:
             message = f"upstream files count in {directories.upstreams} alone; move it there"
             finding = Finding("misplaced-upstream", message)
-        elif holders[place.stem] != place:
-            message = (
-                f"the upstream {place.stem} is {holders[place.stem].shown} already; rename one of the two"
-            )
+        elif other := _rival(place, claimants[place.stem], before):
+            message = f"the upstream {place.stem} is {other.shown}, too; rename one of the two"
             finding = Finding("duplicate-upstream", message)
         else:
             files[place] = _upstream_file(place, words, old, sources, keep=keep)
             continue
         files[place] = UpstreamFile(place, "broken", words.diagnostics + locate(place, words, finding), words)
     return files
+
+
+def _rival(place: Place, claimants: list[Place], before: Mapping[Place, UpstreamFile]) -> Place | None:
+    """The file that keeps another one from being an upstream: its holder or, where there is none, any other."""
+    others = [each for each in claimants if each != place]
+    held = [each for each in claimants if each in before and before[each].holds]
+    if place in held or not others:
+        return None
+    return (held or others)[0]
 
 
 def _upstream_file(

@@ -101,3 +101,28 @@ def test_tools_that_wait_for_a_wrong_upstream_file_are_counted(tools: Path, line
     _, out, _ = line("check")
     assert "\n6 tools" not in out
     assert "5 tools (5 not served while the upstream file is wrong, 1 disabled), no upstreams, " in out
+
+
+def test_names_can_be_kept_for_a_folder_or_a_whole_tools_directory(tools: Path, line: Line) -> None:
+    settings = tools.parent / "restbridge.yaml"
+    (tools / "orders").mkdir()
+    (tools / "get_order.yaml").rename(tools / "orders" / "get_order.yaml")
+    settings.write_text("owners: {get_order: orders/, '*': tools.d, 'x*': ../elsewhere}\n")
+    code, out, _ = line("check", "--config", "restbridge.yaml")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            'restbridge.yaml:1:44: warning: no tool has the name "x*"; correct the pattern [unused-owner]',
+            "restbridge.yaml:1:50: warning: no tool file is in ../elsewhere; name its folder [unused-owner]",
+            "6 tools, 1 upstream, 2 warnings",
+        ],
+    )
+    (tools / "orders" / "get_order.yaml").rename(tools / "get_order.yaml")
+    code, out, _ = line("check", "--config", "restbridge.yaml")
+    assert code == 1
+    assert "error: the name get_order is for files in orders alone; " in out
+    settings.write_text("owners: {'*': upstreams}\n")
+    (tools.parent / "upstreams").mkdir()
+    (tools / "shop.upstream.yaml").rename(tools.parent / "upstreams" / "shop.upstream.yaml")
+    code, out, _ = line("check", "--config", "restbridge.yaml", "--upstreams", "upstreams")
+    assert out.count("[foreign-name]") == 6

@@ -20,6 +20,7 @@ BAD = Path(__file__).parent / "bad"
 CASES = sorted(path for path in BAD.glob("*/*") if path.suffix != ".txt")
 SECRET = "Tr0ub4dor"
 OF_SPECIAL_FILES = {
+    "foreign-name",
     "idle-access",
     "idle-view",
     "open-address",
@@ -30,6 +31,7 @@ OF_SPECIAL_FILES = {
     "too-many-files",
     "unclear-caller",
     "unreadable",
+    "unused-owner",
 }
 """Of pipes, devices, links, 256 KiB, thousands of files, files that vanish, and the settings file, which are made in other tests here."""
 

@@ -10,6 +10,7 @@ from bridge.settingsfile import View
 from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.toolfiles.configuration import Configuration, beside_tools, read_configuration
+from bridge.toolfiles.files import Owner, Place
 
 DIGEST = "0123456789abcdef" * 4
 ENTRY = f"{{name: ann, sha256: {DIGEST}"
@@ -139,6 +140,23 @@ views:
     ]
     broken = read(tmp_path, "tols: [a]\n")
     assert beside_tools(path, broken, Snapshot([tool])) == ()
+
+
+def test_owners_of_no_tool_or_no_file_are_warned_of(tmp_path: Path) -> None:
+    configuration = read(tmp_path, 'owners: {"pay_*": billing/, get_*: nowhere}\n')
+    words = {"description": "x", "request": {"method": "GET", "url": "http://x/y"}}
+    tool, _ = compile_tool("get_a", ToolSpec.model_validate(words), None, Sources({}))
+    warnings = beside_tools(
+        tmp_path / "restbridge.yaml",
+        configuration,
+        Snapshot([tool]),
+        (Owner("pay_*", "billing"), Owner("get_*", "nowhere")),
+        [Place(0, "billing/get_a.yaml", "tools.d")],
+    )
+    assert [str(each).partition("/restbridge.yaml:")[2] for each in warnings] == [
+        '1:10: warning: no tool has the name "pay_*"; correct the pattern [unused-owner]',
+        "1:36: warning: no tool file is in nowhere; name its folder [unused-owner]",
+    ]
 
 
 def test_callers_who_cannot_be_told_apart_or_show_no_token_are_warned_of(tmp_path: Path) -> None:

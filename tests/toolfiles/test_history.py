@@ -131,8 +131,16 @@ class History(RuleBasedStateMachine):
             elif self.upstream in ("right", "elsewhere"):
                 names = {place.stem} if way != "named x" else {"x"}
                 names |= {"x"} if way == "alias x" else set()
-                is_free = all(self.loaded.names.holder(name) in (place, None) for name in names)
-                assert (file.state == "good") == is_free
+                holders = {self.loaded.names.holder(name) for name in names}
+                if file.state == "good":
+                    assert holders == {place}
+                elif holders <= {place, None}:  # another file claims one of its names, and none has it
+                    others = [other for other in self.ways if other != place]
+                    assert any(names & self.claimable(other) for other in others)
+
+    def claimable(self, place: Place) -> set[str]:
+        """The names that a file may claim, by what it says or last said."""
+        return set() if "disabled" in self.ways[place] else {place.stem, "x"}
 
     @invariant()
     def a_load_that_follows_itself_changes_nothing(self) -> None:

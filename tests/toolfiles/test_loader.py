@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.spec import ToolSpec
 from bridge.toolfiles import claims
-from bridge.toolfiles.files import Content, Directories, Place
+from bridge.toolfiles.files import Content, Directories, Owner, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load, load_once
 from bridge.toolfiles.settling import Settling
@@ -22,6 +23,7 @@ FREE = "description: Get a thing.\nrequest: {method: GET, url: http://localhost:
 SHOP = "baseUrl: http://localhost:1\nauth: {type: none}\n"
 KEYED = 'baseUrl: http://localhost:1\nauth: {type: http, scheme: bearer, credentials: "${env:SHOP_KEY}"}\n'
 BROKEN = "description: [\n"
+ADVICE = "move the file there, or take another name"
 
 
 class Desk:
@@ -234,7 +236,19 @@ def test_a_tool_may_change_its_upstream() -> None:
     assert tool.upstream.name == "crm"
 
 
-def test_of_two_upstreams_of_one_name_the_first_holds_it_and_the_next_takes_over() -> None:
+def test_at_start_none_of_two_upstreams_of_one_name_is_used() -> None:
+    desk = Desk()
+    files = {"a/shop_upstream": SHOP, "b/shop_upstream": SHOP, "a": TOOL}
+    broken = {"a/shop.upstream": "broken", "b/shop.upstream": "broken"}
+    assert desk.load(**files) == {"a": "blocked", **broken}
+    assert [each.message for each in desk.loaded.diagnostics] == [
+        "the upstream shop is tools.d/b/shop.upstream.yaml, too; rename one of the two",
+        "the upstream shop is tools.d/a/shop.upstream.yaml, too; rename one of the two",
+    ]
+    assert desk.load(**{"a/shop_upstream": None}) == {"a": "good", "b/shop.upstream": "good"}
+
+
+def test_an_upstream_name_stays_with_its_holder_and_the_next_takes_over() -> None:
     desk = Desk()
     files = {"b/shop_upstream": SHOP.replace(":1", ":2"), "a": TOOL}
     assert desk.load(**files) == {"a": "good", "b/shop.upstream": "good"}
@@ -300,10 +314,89 @@ def named(name: str, *aliases: str) -> str:
     return f"name: {name}\naliases: [{', '.join(aliases)}]\n{FREE}"
 
 
-def test_at_start_the_first_in_order_of_path_holds_a_name() -> None:
+def messages(desk: Desk) -> list[str]:
+    return [diagnostic.message for diagnostic in desk.loaded.diagnostics]
+
+
+def test_at_start_a_name_goes_to_the_file_whose_file_name_it_is() -> None:
     desk = Desk()
-    assert desk.load(b=named("get"), a=named("get")) == {"a": "good", "b": "broken"}
-    assert desk.codes == ["duplicate-name"]
+    files = {"aaa/x": named("pay"), "billing/pay": FREE, "c": named("c", "pay")}
+    assert desk.load(**files) == {"aaa/x": "broken", "billing/pay": "good", "c": "broken"}
+    held = "the name pay is held by tools.d/billing/pay.yaml; rename one of the two"
+    assert messages(desk) == [held, held]
+
+
+def test_at_start_a_name_that_is_the_file_name_of_none_or_of_two_goes_to_none() -> None:
+    desk = Desk()
+    assert desk.load(b=named("get"), a=named("get")) == {"a": "broken", "b": "broken"}
+    assert messages(desk) == [
+        "tools.d/b.yaml claims the name get, too, so no file has it; rename one of the two",
+        "tools.d/a.yaml claims the name get, too, so no file has it; rename one of the two",
+    ]
+    files = {"a/pay": FREE, "b/pay": FREE, "pay": named("other", "pay")}
+    assert set(Desk().load(**files).values()) == {"broken"}
+    assert desk.load(b=None) == {"a": "good"}
+
+
+@pytest.mark.parametrize("text", [BROKEN, "name: pay\n", TOOL])
+def test_a_file_that_serves_no_tool_keeps_its_file_name_all_the_same(text: str) -> None:
+    desk = Desk()
+    state = desk.load(pay=text, x=named("pay"))
+    assert state["x"] == "broken"
+    message = "the name pay is the file name of tools.d/pay.yaml; rename one of the two"
+    assert message in messages(desk)
+    assert desk.load(pay="enabled: false\n") == {"pay": "disabled", "x": "good"}
+
+
+def test_a_name_that_comes_free_goes_to_none_of_two_that_wait_for_it() -> None:
+    desk = Desk()
+    desk.load(a=named("get"))
+    assert desk.load(b=named("get"), c=named("get")) == {"a": "good", "b": "broken", "c": "broken"}
+    assert desk.load(a=None) == {"b": "broken", "c": "broken"}
+    assert desk.load(c=named("fetch")) == {"b": "good", "c": "good"}
+
+
+def test_only_files_in_their_folder_may_have_the_names_that_are_kept_for_it() -> None:
+    desk = Desk()
+    owners = (Owner("billing_*", "billing"), Owner("*_pay", "billing/more"))
+    desk.directories = replace(desk.directories, owners=owners)
+    files = {
+        "billing/billing_get": FREE,
+        "billing/more/billing_pay": FREE,
+        "billing/billing_pay": FREE,
+        "other/billing_get": FREE,
+        "billing_x": BROKEN,
+        "other/x": named("x", "billing_y"),
+    }
+    assert desk.load(**files) == {
+        "billing/billing_get": "good",
+        "billing/billing_pay": "broken",
+        "billing/more/billing_pay": "good",
+        "billing_x": "broken",
+        "other/billing_get": "broken",
+        "other/x": "broken",
+    }
+    foreign = [str(each) for each in desk.loaded.diagnostics if each.code == "foreign-name"]
+    assert [line.partition(": error: the name ")[::2] for line in foreign] == [
+        (f"tools.d/{place}", f"{name} is for files in {folder} alone; {ADVICE} [foreign-name]")
+        for place, name, folder in (
+            ("billing/billing_pay.yaml:1:1", "billing_pay", "billing/more"),
+            ("other/billing_get.yaml:1:1", "billing_get", "billing"),
+            ("other/x.yaml:2:11", "billing_y", "billing"),
+        )
+    ]
+
+
+def test_names_may_be_kept_for_a_whole_tools_directory() -> None:
+    owner = Owner("billing_*", "teams/billing", "teams/billing")
+    directories = Directories(("teams/billing", "teams/other"), owners=(owner,))
+    contents: dict[Place, Content] = {
+        Place(0, "billing_a.yaml", "teams/billing"): FREE.encode(),
+        Place(1, "billing/billing_b.yaml", "teams/other"): FREE.encode(),
+    }
+    loaded = load(directories, contents, Sources({}))
+    assert [tool.name for tool in loaded.snapshot.tools] == ["billing_a"]
+    assert [each.code for each in loaded.diagnostics] == ["foreign-name"]
 
 
 def test_later_the_holder_keeps_a_name_and_the_next_takes_over_when_it_goes() -> None:
@@ -363,6 +456,13 @@ def test_a_name_that_nobody_keeps_goes_to_the_newcomer_in_the_same_load() -> Non
     desk.load(a=named("one"), b=named("two"))
     assert desk.load(a=named("two"), c=named("one")) == {"a": "broken", "b": "good", "c": "good"}
     assert desk.names == ["one", "two"]
+
+
+def test_the_file_name_of_another_file_is_an_error_although_nobody_has_the_name() -> None:
+    desk = Desk(keep=False)
+    desk.load(a=named("a", "get"), b=named("two"))
+    files = {"a": named("a", "two", "get"), "get": named("get", "two"), "c": named("get")}
+    assert desk.load(**files) == {"a": "broken", "b": "good", "c": "broken", "get": "broken"}
 
 
 def test_an_alias_answers_and_is_not_listed() -> None:
