@@ -1,5 +1,7 @@
 """In front of everything else: every request shows a key or a token, but for a few that are open."""
 
+from typing import Final
+
 import anyio
 from mcp_types import INVALID_REQUEST
 from starlette.responses import Response
@@ -12,6 +14,8 @@ from bridge.server.guesses import Guesses
 from bridge.server.operator import HEALTHY, READY
 from bridge.server.refusals import Refusals, client_of
 from bridge.server.resource import Resource
+
+_BODY_FIELDS: Final = (b"content-length", b"transfer-encoding")
 
 
 class Door:
@@ -41,7 +45,7 @@ class Door:
             challenge = self._challenge(refused)
             self._refusals.tell(scope, challenge.status_code, str(refused), refused.holder)
             if not refused.later and (wait := self._guesses.wait(client_of(scope))):
-                await _let_wait(wait, receive)
+                await _let_wait(wait, scope, receive)
             await challenge(scope, receive, send)
             return
         scope["user"] = holder.user
@@ -69,8 +73,11 @@ class Door:
         return response
 
 
-async def _let_wait(seconds: float, receive: Receive) -> None:
-    """As long as the client does."""
+async def _let_wait(seconds: float, scope: Scope, receive: Receive) -> None:
+    """As long as the client does, if it sends no body: to receive one is to read it."""
+    if any(name in _BODY_FIELDS for name, _ in scope["headers"]):
+        await anyio.sleep(seconds)
+        return
     with anyio.move_on_after(seconds):
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -257,6 +257,8 @@ class Gate:
     async def _stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """A handshake session's GET stream: the announcer learns when it is open; stopping ends it."""
         opened = False
+        # The SDK fails on it without an event store. Nothing is replayed: the stream begins with what comes next.
+        scope["headers"] = [field for field in scope["headers"] if field[0] != b"last-event-id"]
 
         async def watched(message: Message) -> None:
             nonlocal opened

@@ -166,7 +166,7 @@ def test_what_is_written_to_a_client_that_is_gone_is_dropped() -> None:
         ) as server:
             port = server.sockets[0].getsockname()[1]
             transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
-            gathered = _Gathered(transport)
+            gathered = _Gathered(transport, lambda: False)
             gathered.write(b"late")
             transport.abort()
             await asyncio.sleep(0)
@@ -190,17 +190,24 @@ async def test_a_connection_on_which_nothing_begins_ends() -> None:
 async def test_no_answer_comes_in_the_middle_of_another() -> None:
     released = anyio.Event()
 
-    async def hang(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
-        if scope["type"] == "http":
+    async def hang(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"be", "more_body": True})
             await released.wait()
+            await send({"type": "http.response.body", "body": b"gun"})
+        else:
+            await app(scope, receive, send)
 
     async with serving(Patience(body=0.1), app=hang) as port:
-        half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
-        answer = await told(port, HEAD + b"\r\n" + half)
-        released.set()
-    assert answer.endswith(b"\r\n\r\n2\r\nbe\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"\r\nPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        with anyio.fail_after(10):
+            await reader.readuntil(b"\r\n\r\n2\r\nbe\r\n")
+            released.set()
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"3\r\ngun\r\n0\r\n\r\nHTTP/1.1 408 ")
 
 
 async def test_bodies_on_their_way_are_bounded_and_small_ones_come_through() -> None:

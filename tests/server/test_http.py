@@ -1,3 +1,4 @@
+import json
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -136,6 +137,7 @@ async def test_a_modern_client_that_leaves_aborts_its_call(
             tasks.cancel_scope.cancel()
         with anyio.fail_after(30):
             await api.left.wait()
+    assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["cancelled"]
 
 
 @pytest.mark.anyio
@@ -220,3 +222,64 @@ async def test_a_large_reply_comes_whole(served: Served, web: httpx.AsyncClient,
         ask = await _asking(web, url, modern=modern)
         answer = await ask(call("large"))
     assert len(answer["result"]["content"][0]["text"]) > 500_000
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "upgrade", ["h2c", "websocket"]
+)  # as java.net.http.HttpClient and curl --http2 ask, and as a proxy's lines for WebSocket
+async def test_a_request_with_an_upgrade_is_answered_like_any_other(
+    served: Served, web: httpx.AsyncClient, upgrade: str
+) -> None:
+    headers = {
+        "connection": "Upgrade, HTTP2-Settings",
+        "upgrade": upgrade,
+        "http2-settings": "AAEAAEAAAAIAAAAB",
+    }
+    async with served.http() as url:
+        session = Session(web, url)
+        session.headers |= headers
+        await session.open()
+        for asks in (session.ask, session.ask_modern):
+            assert (await asks(call("echo")))["result"]["isError"] is False
+
+
+@pytest.mark.anyio
+async def test_a_stream_opens_again_after_the_last_event(served: Served, web: httpx.AsyncClient) -> None:
+    async with served.http() as url:
+        session = Session(web, url)
+        await session.open()
+        session.headers["last-event-id"] = "5"
+        async with session.stream() as told:
+            await served.add("late")
+            assert (await anext(told))["method"] == "notifications/tools/list_changed"
+            served.stop.set()
+
+
+@pytest.mark.anyio
+@ERAS
+async def test_a_client_that_closes_its_side_gets_the_result(
+    served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    async with served.http() as url:
+        session = Session(web, url)
+        await session.open()
+        asked = web.build_request("POST", url, **_posted(session, modern=modern))
+        host, port = "127.0.0.1", httpx.URL(url).port or 0
+        async with await anyio.connect_tcp(host, port) as stream:
+            head = b"".join(b"%s: %s\r\n" % field for field in asked.headers.raw)
+            await stream.send(b"POST /mcp HTTP/1.1\r\n%s\r\n%s" % (head, asked.content))
+            await stream.send_eof()
+            await _entered(api)
+            api.release.set()
+            with anyio.fail_after(5):
+                answer = b"".join([chunk async for chunk in stream])
+    assert answer.count(b'"isError":false') == 1
+    assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["ok"]
+
+
+def _posted(session: Session, *, modern: bool) -> Json:
+    message = call("hang")
+    if modern:
+        return session.modern(message)
+    return {"content": json.dumps(message).encode(), "headers": session.headers}
