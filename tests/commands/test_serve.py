@@ -129,7 +129,8 @@ def test_what_is_no_name_of_a_host_is_refused(line: Line) -> None:
     assert (code, "expected the name of a host, without port and scheme" in err) == (2, True)
 
 
-async def test_a_bridge_is_called_by_the_names_that_it_is_given(tools: Path) -> None:
+@pytest.mark.usefixtures("tools")
+async def test_a_bridge_is_called_by_the_names_that_it_is_given() -> None:
     words = ("--http", "0", "--host-name", "Tools.example.com", "--stateless")
     async with serving_in_process(*words) as bridge:
         said = await bridge.says(r"serving (http\S+/mcp); clients of 2025-11-25 and before have no sessions")
@@ -184,7 +185,8 @@ async def test_a_broken_edit_is_told_once_and_the_good_tool_serves_on(tools: Pat
         assert "ERROR" not in await bridge.rest()
 
 
-async def test_a_hangup_reloads_and_says_so(tools: Path) -> None:
+@pytest.mark.usefixtures("tools")
+async def test_a_hangup_reloads_and_says_so() -> None:
     async with serving_in_process("--http", "0") as bridge:
         await bridge.says(r"serving http://")
         bridge.hears(signal.SIGHUP)
@@ -238,7 +240,8 @@ def test_an_address_that_others_can_reach_is_refused(line: Line) -> None:
     assert "on 0.0.0.0:8000 others could call the tools" in err
 
 
-async def test_insecure_listens_there_all_the_same(tools: Path) -> None:
+@pytest.mark.usefixtures("tools")
+async def test_insecure_listens_there_all_the_same() -> None:
     words = ("--http", "0.0.0.0:0", "--insecure")
     async with serving_in_process(*words) as bridge:
         await bridge.says(r"serving http://0\.0\.0\.0:\d+/mcp")
