@@ -212,7 +212,9 @@ class Redactor:
         """The encodings in it that could be part of a secret, and what they stand for."""
         if not any(begin in content for begin in _CODE_BEGINS):
             return {}
-        codes = {code: _decoded(code) for code in set(_CODE.findall(content))}
+        # one by one, as findall would let no other thread run before it has found all
+        found = {match[0] for match in _CODE.finditer(content)}
+        codes = {code: _decoded(code) for code in found}
         return {code: text for code, text in codes.items() if self._alphabet.issuperset(text)}
 
     def _view(self, content: bytes) -> _View | None:

@@ -232,11 +232,15 @@ async def test_what_is_too_large_is_neither_kept_nor_read_on(caller: Caller, fau
 async def test_one_deadline_holds_for_the_whole_call(
     caller: Caller, faulty: Faulty, path: str, phase: str
 ) -> None:
+    said, within = "", 0.05
     with anyio.fail_after(30):
-        with pytest.raises(NotAnswered, match=f"{faulty.place} within 30 s.*{phase}") as caught:
-            await caller.send(upstream(faulty.url), path, within=0.05)
+        while phase not in said:  # a machine with much to do may not come so far in that time
+            with pytest.raises((NotSent, NotAnswered)) as caught:
+                await caller.send(upstream(faulty.url), path, within=within)
+            said, within = str(caught.value), 2 * within
         await faulty.left.wait()
-    assert caught.value.code == "timeout"
+    assert f"{faulty.place} within 30 s" in said
+    assert (type(caught.value), caught.value.code) == (NotAnswered, "timeout")
 
 
 @pytest.mark.parametrize("path", ["/never_answers", "/slow_headers", "/slow_body"])
