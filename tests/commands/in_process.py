@@ -1,13 +1,15 @@
 """``restbridge serve`` over HTTP in the process of the test, which reads its log as that of a process."""
 
 import gc
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from tempfile import TemporaryFile
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -16,7 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from bridge import cli
 from bridge.commands import serving
 from bridge.commands.loading import directories
-from bridge.commands.serve import Beginning
+from bridge.commands.serve import Beginning, _traces
 from bridge.secrets import Sources
 from bridge.server import logs
 from bridge.settings import Settings
@@ -90,7 +92,6 @@ async def serving_in_process(
     env: Mapping[str, str] | None = None,
     worker: int | None = None,
     hangups: Sequence[int] = (),
-    end_traces: Callable[[], None] | None = None,
 ) -> AsyncIterator[InProcess]:
     """Serve what ``words`` say; it ends with the block, if the test has not ended it."""
     settings = parsed(*words)
@@ -114,11 +115,49 @@ async def serving_in_process(
         transport = partial(serving.over_http, settings.http, say)
         bridge = InProcess(log, close_log)
         async with log, anyio.create_task_group() as tasks:
-            tasks.start_soon(bridge.run, beginning, end_traces, transport)
+            tasks.start_soon(bridge.run, beginning, _traces(beginning), transport)
             yield bridge
             if bridge.stop:
                 bridge.stop.set()
             await bridge.ends()
+
+
+@contextmanager
+def over_stdio(*messages: Mapping[str, object]) -> Iterator[list[str]]:
+    """Have these on stdin, and then its end; the lines are what came on stdout when the block has ended."""
+    lines: list[str] = []
+    asked, asking = os.pipe()
+    os.write(asking, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+    os.close(asking)
+    with TemporaryFile() as said, ExitStack() as stack:
+        stack.callback(os.close, asked)
+        for descriptor, other in ((0, asked), (1, said.fileno())):
+            kept = os.dup(descriptor)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, descriptor)
+            os.dup2(other, descriptor)
+        with collector_kept():
+            yield lines
+        said.seek(0)
+        lines += said.read().decode().splitlines()
+
+
+@contextmanager
+def ended_when_it_logs(text: str) -> Iterator[None]:
+    """Send SIGTERM to this process when a line begins with the text: what the block runs listens for it then."""
+
+    class Ending(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith(text):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    ending, logger = Ending(), logging.getLogger("bridge")
+    logger.addHandler(ending)
+    try:
+        with collector_kept():
+            yield
+    finally:
+        logger.removeHandler(ending)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 import json
+import os
+import re
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from mcp import Client
 
 from tests.commands.conftest import ROOT, Line
-from tests.commands.processes import HELLO, request, restbridge
-
-pytestmark = pytest.mark.anyio
+from tests.commands.in_process import collector_kept, over_stdio
+from tests.commands.processes import HELLO, request
 
 SAMPLES = sorted(path.name for path in (ROOT / "tools.d").iterdir())
 
@@ -27,57 +29,78 @@ def taken(port: int) -> Iterator[None]:
     yield
 
 
-async def test_the_demo_brings_shop_bridge_and_files_to_edit(tmp_path: Path) -> None:
-    async with restbridge("demo", "--http", "0", cwd=tmp_path, env={"PATH": ""}) as demo:
-        shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+), with the key demo-key$"))[1]
-        url = (await demo.prints(r"^The bridge +(http://127\.0\.0\.1:\d+/mcp)$"))[1]
-        await demo.prints("Its files +tools.d$")
-        await demo.prints("  get_order +Get the status")
-        await demo.prints(f"claude mcp add --transport http shop {url}$")
-        await demo.prints(r'Cursor +\{"mcpServers": \{"shop": \{"url": "' + url)
-        await demo.prints(r"python\S* -m bridge call list_products category=garden$")
-        assert sorted(path.name for path in (tmp_path / "tools.d").iterdir()) == [".schemas", *SAMPLES]
-        order = tmp_path / "tools.d/get_order.yaml"
-        modeline = order.read_text().splitlines()[0]
-        assert modeline == "# yaml-language-server: $schema=.schemas/tool.schema.json"
-        schema = json.loads((tmp_path / "tools.d/.schemas/tool.schema.json").read_text())
-        assert schema["title"] == "restbridge tool file"
-        async with Client(url) as client, client.listen(tools_list_changed=True) as heard:
-            result = await client.call_tool("get_order", {"order_id": "o-1001"})
-            assert result.content[0].model_dump()["text"].startswith('{"id":"o-1001"')
-            order.write_text(order.read_text().replace("Get the", "Show the"))
-            async for _ in heard:
-                break
-        await demo.says("call tool=get_order upstream=shop outcome=ok")
-        assert shop != url
-        assert await demo.ends(signal.SIGINT) == 0
+class Welcome(StringIO):
+    """What the demo prints; when all is printed, it is told to end."""
+
+    def flush(self) -> None:
+        if self.getvalue().endswith("^C ends it.\n\n"):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
-async def test_over_stdio_it_says_nothing_but_the_protocol(tmp_path: Path) -> None:
-    arguments = {"product_id": "p-103"}
-    async with restbridge("demo", "--stdio", cwd=tmp_path) as demo:
-        await demo.sends(HELLO, request(2, "tools/call", name="get_product", arguments=arguments))
-        await demo.prints('"serverInfo"')
-        answer = json.loads((await demo.prints("")).string)
-        assert answer["result"]["structuredContent"]["name"] == "Copper Kettle"
-        assert await demo.hangs_up() == 0
+def welcome(monkeypatch: pytest.MonkeyPatch, line: Line, *words: str) -> str:
+    said = Welcome()
+    monkeypatch.setattr(sys, "stdout", said)
+    with collector_kept():
+        assert line("demo", *words)[0] == 0
+    return said.getvalue()
 
 
-async def test_ports_that_are_taken_are_gone_round_and_files_kept(tools: Path) -> None:
+def test_the_demo_brings_shop_bridge_and_files_to_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    said = welcome(monkeypatch, line, "--http", "0")
+    shop = re.search(r"^The shop +(http://127\.0\.0\.1:\d+), with the key demo-key$", said, re.MULTILINE)
+    bridge = re.search(r"^The bridge +(http://127\.0\.0\.1:\d+/mcp)$", said, re.MULTILINE)
+    assert shop
+    assert bridge
+    assert shop[1] not in bridge[1]
+    for expected in (
+        r"^Its files +tools.d$",
+        r"^  get_order +Get the status",
+        f"claude mcp add --transport http shop {bridge[1]}$",
+        r'Cursor +\{"mcpServers": \{"shop": \{"url": "' + bridge[1],
+        r"python\S* -m bridge call list_products category=garden$",
+    ):
+        assert re.search(expected, said, re.MULTILINE)
+    assert sorted(path.name for path in (tmp_path / "tools.d").iterdir()) == [".schemas", *SAMPLES]
+    modeline = (tmp_path / "tools.d/get_order.yaml").read_text().splitlines()[0]
+    assert modeline == "# yaml-language-server: $schema=.schemas/tool.schema.json"
+    schema = json.loads((tmp_path / "tools.d/.schemas/tool.schema.json").read_text())
+    assert schema["title"] == "restbridge tool file"
+
+
+def test_over_stdio_it_says_nothing_but_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    product = {"product_id": "p-103"}
+    messages = [HELLO, request(2, "tools/call", name="get_product", arguments=product)]
+    with over_stdio(*messages) as lines:
+        assert line("demo", "--stdio")[0] == 0
+    answers = [json.loads(each) for each in lines]
+    assert [answer["id"] for answer in answers] == [1, 2]
+    assert answers[1]["result"]["structuredContent"]["name"] == "Copper Kettle"
+
+
+def test_ports_that_are_taken_are_gone_round_and_files_kept(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, line: Line
+) -> None:
     order = tools / "get_order.yaml"
     order.write_text(order.read_text().replace("Get the", "My own"))
     shutil.move(tools, tools.parent / "my shop")
     on_path = tools.parent / "bin/restbridge"
     on_path.parent.mkdir()
     on_path.touch(0o755)
-    environment = {"PATH": str(on_path.parent)}
+    monkeypatch.setenv("PATH", str(on_path.parent))
     with taken(8100), taken(8101):
-        async with restbridge("demo", "my shop", cwd=tools.parent, env=environment) as demo:
-            shop = (await demo.prints(r"^The shop +(http://127\.0\.0\.1:\d+)"))[1]
-            await demo.prints("  get_order +My own")
-            await demo.prints(f"  SHOP_API_URL={shop} restbridge call --tools 'my shop' list_products")
-            assert await demo.ends(signal.SIGTERM) == 0
-    assert not shop.endswith(":8100")
+        said = welcome(monkeypatch, line, "my shop")
+    shop = re.search(r"^The shop +(http://127\.0\.0\.1:\d+)", said, re.MULTILINE)
+    assert shop
+    assert not shop[1].endswith(":8100")
+    assert re.search("^  get_order +My own", said, re.MULTILINE)
+    assert f"  SHOP_API_URL={shop[1]} restbridge call --tools 'my shop' list_products" in said
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, line: Line) -> None:

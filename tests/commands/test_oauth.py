@@ -6,12 +6,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from anyio import to_thread
 from mcp import Client
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
-from tests.commands.processes import restbridge
+from tests.commands.conftest import Line
+from tests.commands.in_process import serving_in_process
 from tests.real_upstreams.processes import free_port
 from tests.server.logins import Login, token
 from tests.upstream.authorization import BRIDGE, SECRET, serving_authorization
@@ -51,8 +53,8 @@ async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None
             "views": {"orders": {"tools": ["*_order"]}},
         }
         (tools.parent / "restbridge.yaml").write_text(json.dumps(settings))
-        words = ("serve", "--config", "restbridge.yaml")
-        async with restbridge(*words, cwd=tools.parent, env={"SHOP_API_URL": shop}) as bridge:
+        words = ("--config", "restbridge.yaml")
+        async with serving_in_process(*words, env={"SHOP_API_URL": shop}) as bridge:
             url = (await bridge.says(r"view orders: 2 tools at (\S+)$"))[1]
             auth = ClientCredentialsOAuthProvider(url, storage, "id", "secret", issuer=login.issuer)
             async with (
@@ -74,7 +76,11 @@ auth: {{type: oauth2, flow: tokenExchange, tokenUrl: "{url}/oauth/token/", clien
 _TOOL = "description: Who am I?\nupstream: api\nrequest: {method: GET, url: /who}\n"
 
 
-async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) -> None:
+async def test_on_the_command_line_a_file_has_the_callers_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET", SECRET)
     (tmp_path / "tools.d").mkdir()
     (tmp_path / "tools.d/who.yaml").write_text(_TOOL)
     (tmp_path / "mine").write_text(token() + "\n")
@@ -83,10 +89,8 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         (tmp_path / "tools.d/api.upstream.yaml").write_text(written)
 
         async def said(*words: str) -> tuple[str, int]:
-            async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as running:
-                code = await running.ends()
-                out = b"".join([chunk async for chunk in running.out]).decode()
-                return out + await running.rest(), code
+            code, out, err = await to_thread.run_sync(line, *words)  # a command has an event loop of its own
+            return out + err, code
 
         text, code = await said("call", "who", "--token-file", "mine")
         assert ('"you":"ann"' in text, code) == (True, 0)
@@ -109,8 +113,7 @@ async def test_on_the_command_line_a_file_has_the_callers_token(tmp_path: Path) 
         text, code = await said("call", "who", "--token-file", "mine")
         assert 'no token for api: "invalid_request": "not a token: [redacted] of [redacted]"' in text
         assert ("gives no token for this call (invalid_request)" in text, code) == (True, 1)
-        words = ("serve", "--http", "127.0.0.1:0")
-        async with restbridge(*words, cwd=tmp_path, env={"SECRET": SECRET}) as bridge:
+        async with serving_in_process("--http", "127.0.0.1:0") as bridge:
             await bridge.says(
                 "WARNING api: called in the name of who shows a token, and here nobody can; set access.jwt"
             )

@@ -1,5 +1,7 @@
 import json
 import logging
+import os
+import re
 import signal
 import socket
 from functools import partial
@@ -13,12 +15,14 @@ from mcp import Client
 from bridge.address import Address
 from bridge.caller import UNTOLD
 from bridge.commands.loading import directories
-from bridge.commands.serve import Beginning, held_signals
-from bridge.commands.serving import Bridge, over_http, serve
+from bridge.commands.serve import Beginning, _held_hangups, held_signals
+from bridge.commands.serving import Bridge, over_http, run_stdio, serve
 from bridge.secrets import Sources
+from bridge.server.first_answers import Before
+from bridge.server.listeners import bind
 from bridge.settings import Settings
 from tests.commands.conftest import ROOT, Line
-from tests.commands.in_process import serving_in_process
+from tests.commands.in_process import collector_kept, ended_when_it_logs, over_stdio, serving_in_process
 from tests.commands.processes import HELLO, request, restbridge
 from tests.server.support import Json, Session, call
 from tests.upstream.conversation import serve_faults
@@ -69,6 +73,107 @@ def test_a_signal_that_comes_too_soon_is_kept_and_the_next_one_ends_the_process(
         signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is before
     assert held == [signal.SIGTERM]
+
+
+def test_a_hangup_that_comes_too_soon_is_kept() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with _held_hangups() as held:
+        signal.raise_signal(signal.SIGHUP)
+    assert held == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+@pytest.mark.usefixtures("tools")
+async def test_a_hangup_that_was_kept_reloads() -> None:
+    async with serving_in_process("--http", "0", hangups=[signal.SIGHUP]) as bridge:
+        await bridge.says(r"INFO reload: \+6 ")
+        await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+
+
+def test_over_http_it_serves_until_a_signal(tools: Path, line: Line) -> None:
+    words = ("--http", "0.0.0.0:0", "--insecure", "--stateless", str(tools))
+    with ended_when_it_logs("serving http"):
+        code, out, err = line("serve", *words)
+    assert (code, out) == (0, "")
+    assert re.search(r"INFO serving http://0\.0\.0\.0:\d+/mcp; clients of .* have no sessions", err)
+    assert err.endswith("INFO stopped\n")
+
+
+@pytest.mark.parametrize("express", ["--express", "--no-express"])
+def test_over_stdio_it_serves_until_the_end_of_input(tools: Path, line: Line, express: str) -> None:
+    with over_stdio(HELLO, INITIALIZED, request(2, "tools/call", name="nosuch")) as lines:
+        code, _, err = line("serve", express, str(tools))
+    answers = [json.loads(each) for each in lines]
+    assert code == 0
+    assert [answer["id"] for answer in answers] == [1, 2]
+    assert answers[1]["error"]["message"] == "Unknown tool: nosuch"
+    assert "INFO serving over stdio\n" in err
+
+
+def test_over_stdio_it_answers_what_waits_and_ends_after_a_signal_that_came_before(tools: Path) -> None:
+    settings = Settings((tools,))
+    beginning = Beginning.load(settings, directories(settings), Sources({}))
+    assert beginning
+    waiting = Before(unread=json.dumps(HELLO).encode() + b"\n")
+    source, to_bridge = os.pipe()
+    from_bridge, sink = os.pipe()
+    with collector_kept():
+        assert run_stdio(beginning, source, sink, waiting, [signal.SIGTERM]) == 0
+    for descriptor in (source, to_bridge, sink):
+        os.close(descriptor)
+    with os.fdopen(from_bridge, "rb") as answers:
+        assert [json.loads(each)["id"] for each in answers] == [1]
+
+
+WORKER = ("serve", "--worker=2", "--http=127.0.0.1:0", "--structured={}")
+
+
+def test_a_worker_says_its_url_and_serves_until_its_input_ends(tools: Path, line: Line) -> None:
+    with over_stdio() as lines:
+        code, _, err = line(*WORKER, "--no-guarded", str(tools))
+    assert (code, err) == (0, "")  # the first worker tells what is to be told
+    (url,) = lines
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/mcp", url)
+
+
+def test_a_worker_that_knows_no_key_yet_ends_with_its_input(tools: Path, line: Line) -> None:
+    (tools.parent / "restbridge.yaml").write_text("nonsense\n")
+    with over_stdio() as lines:
+        code, _, err = line(*WORKER, "--guarded", "--config=restbridge.yaml", str(tools))
+    assert (code, lines) == (0, [])
+    assert "restbridge.yaml:1:1: an error, and nobody's key is known: waiting until it is mended\n" in err
+
+
+@pytest.mark.parametrize("worker", [[], ["--worker=1", "--structured={}"], ["--worker=2", "--structured={}"]])
+def test_strict_ends_with_1_while_a_file_is_broken_and_says_so_once(
+    tools: Path, line: Line, worker: list[str]
+) -> None:
+    (tools / "get_order.yaml").write_text("description: Broken.\n")
+    code, _, err = line("serve", *worker, "--http=127.0.0.1:0", "--strict", str(tools))
+    assert code == 1
+    assert ("not started, for a file has errors" in err) is ("--worker=2" not in worker)
+
+
+def test_workers_are_not_started_where_their_port_is_taken(tools: Path, line: Line) -> None:
+    with bind(Address("127.0.0.1", 0), shared=True) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = line("serve", "--http", port, "--workers", "2", str(tools))
+    assert (code, "Address already in use; choose another port\n" in err) == (2, True)
+
+
+async def test_an_upstream_that_moves_is_called_where_it_is(tools: Path, shop: str) -> None:
+    file = tools / "shop.upstream.yaml"
+    there = file.read_text()
+    file.write_text(re.sub("baseUrl: .*", "baseUrl: http://127.0.0.1:9", there))
+    env = {"SHOP_API_URL": shop, "SHOP_API_KEY": "demo-key"}
+    async with (
+        serving_in_process("--http", "0", env=env) as bridge,
+        Client((await bridge.says(r"http://\S+/mcp"))[0]) as client,
+    ):
+        assert (await client.call_tool("get_order", {"order_id": "o-1001"})).is_error
+        file.write_text(there)
+        await bridge.says(r"INFO reload: \+0 ~6 ")
+        assert not (await client.call_tool("get_order", {"order_id": "o-1001"})).is_error
 
 
 def test_an_audit_file_that_cannot_be_written_is_told(tools: Path, line: Line) -> None:

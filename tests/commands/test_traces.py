@@ -1,13 +1,22 @@
 import json
+import logging
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry.trace import get_tracer
+from opentelemetry.util._once import Once
 
+from bridge.commands.serve import Beginning, _traces
+from bridge.secrets import Sources
+from bridge.settings import Settings
+from bridge.toolfiles.files import Directories
 from tests.commands.collector import Collector, serving_collector
-from tests.commands.processes import HELLO, ROOT, request, restbridge
+from tests.commands.in_process import serving_in_process
+from tests.commands.processes import HELLO, request, restbridge
 from tests.server.support import META, Session, call
 from tests.server.support import request as asked
 
@@ -131,51 +140,90 @@ async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, ex
     assert [span.parent for span in collector.named("GET /api/fine/{id}")] == [span.id for span in spans]
 
 
-async def test_a_collector_that_is_not_there_holds_nothing_up(tools: Path, web: httpx.AsyncClient) -> None:
-    env = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:s3cret@127.0.0.1:9",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-    }
-    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
-        await bridge.says(r"INFO traces go to 127\.0\.0\.1:9$")
-        await bridge.says(
-            "WARNING OTEL_EXPORTER_OTLP_PROTOCOL is set, but traces are sent as http/protobuf alone$"
-        )
+def beginning(worker: int | None = None) -> Beginning:
+    begun = Beginning.load(Settings(()), Directories(()), Sources({}), worker)
+    assert begun
+    return begun
+
+
+@pytest.fixture
+def tracer_provider_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for the whole process ends with the test."""
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER_SET_ONCE", Once())
+
+
+@pytest.mark.usefixtures("tracer_provider_kept")
+async def test_what_is_traced_in_a_process_is_sent_until_it_ends(
+    tools: Path,
+    collector: Collector,
+    web: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    words = ("--http", "127.0.0.1:0", str(tools / "tools.d"))
+    async with serving_in_process(*words) as bridge:
         session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
-        answer = await session.ask_modern(call("fine"))
-        assert not answer["result"]["isError"]
+        await session.ask_modern(asked("tools/list", 1))
+        await session.ask_modern(call("flaky", 2))
+        (trace,) = (await bridge.says(r"call tool=flaky .* id=2 trace=([0-9a-f]{32})")).groups()
         assert await bridge.ends(signal.SIGTERM) == 0
+    assert [span.service for span in collector.named("tools/list")] == ["restbridge"]
+    (flaky,) = collector.named("tools/call flaky")
+    assert (flaky.trace, flaky.attributes["restbridge.outcome"]) == (trace, "ok")
+    tries = collector.named("GET /api/flaky/{id}")
+    assert [span.attributes.get("http.request.resend_count", 0) for span in tries] == [0, 1]
+    assert {(span.trace, span.parent) for span in tries} == {(trace, flaky.id)}
+
+
+@pytest.mark.usefixtures("tracer_provider_kept")
+def test_a_collector_that_is_not_there_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    end = _traces(beginning())
+    assert caplog.messages[-2:] == [
+        "traces go to 127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_PROTOCOL is set, but traces are sent as http/protobuf alone",
+    ]
+    with get_tracer("test").start_as_current_span("lost"):
+        pass
+    assert end
+    end()
 
 
 @pytest.mark.parametrize(
     "env",
     [
         {},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "TRUE"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
 async def test_without_being_asked_nothing_is_sent(
-    tools: Path, collector: Collector, web: httpx.AsyncClient, env: dict[str, str]
+    tools: Path,
+    collector: Collector,
+    web: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    env: dict[str, str],
 ) -> None:
-    env = {name: value.replace("COLLECTOR", collector.url) for name, value in env.items()}
-    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    async with serving_in_process("--http", "0", str(tools / "tools.d")) as bridge:
         session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
         await session.ask_modern(call("fine"))
-        assert await bridge.ends(signal.SIGTERM) == 0
     assert collector.spans == []
     assert "traceparent" not in collector.calls[0].headers
 
 
-async def test_without_the_extra_it_is_said_that_there_are_no_traces(
-    tools: Path, collector: Collector
+@pytest.mark.parametrize("worker", [1, 2])
+def test_without_the_extra_it_is_said_once_that_there_are_no_traces(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, worker: int
 ) -> None:
-    (tools / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry.exporter'] = None")
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": f"{tools}:{ROOT}"}
-    async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
-        text = (
-            r"OTEL_EXPORTER_OTLP_ENDPOINT is set, but no traces are made: restbridge\[otel\] is not installed"
-        )
-        await bridge.says(text)
-        await bridge.says(r"serving (\S+)")
-        assert await bridge.ends(signal.SIGTERM) == 0
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "bridge.server.exporting", None)
+    assert _traces(beginning(worker)) is None
+    text = "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no traces are made: restbridge[otel] is not installed"
+    assert caplog.messages == [text] * (worker == 1)

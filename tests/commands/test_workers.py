@@ -22,6 +22,7 @@ from bridge.server.listeners import bind
 from bridge.settings import Settings
 from tests import proc
 from tests.commands.conftest import Line
+from tests.commands.in_process import ended_when_it_logs
 from tests.commands.processes import ROOT, Running, restbridge
 from tests.server.support import Api, Files, Json, Session, call, serving_api, tool_file
 
@@ -183,6 +184,26 @@ def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptur
     assert caplog.messages == [advice]
 
 
+PROGRAM = """\
+import sys
+print("http://127.0.0.1:1/mcp", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_are_started_as_this_process_was_and_end_with_their_input(
+    tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    monkeypatch.setattr(sys, "argv", [str(program), "serve", "--workers", "2"])
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
+    with ended_when_it_logs("serving http://127.0.0.1:1/mcp with 2 workers"):
+        assert supervise(Settings((tools,), workers=2), Address("127.0.0.1", 0)) == 0
+    assert caplog.messages[-2:] == ["stopping", "stopped"]
+
+
 def test_who_looks_after_workers_does_without_the_sdk() -> None:
     """Whose import costs more than all the rest."""
     program = (
@@ -286,6 +307,26 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_and_again(script: 
         assert (await said.next("serving --worker=1 word with ")).startswith("1 workers; ")
         os.kill(os.getpid(), signal.SIGTERM)
     assert script.code == 0
+
+
+async def test_a_hangup_is_passed_on_to_workers_that_serve(script: Script, said: Said) -> None:
+    script.write("echo; read end")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(script.run)
+        await said.next("serving ")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (await said.next("worker 1 ended ")).startswith("by signal 1; ")
+        await said.next("worker 1 serves again")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert script.code == 0
+
+
+@pytest.mark.parametrize("code", [1, 2])
+async def test_a_worker_that_says_what_is_wrong_is_not_started_again(script: Script, code: int) -> None:
+    script.write(f"exit {code}")
+    with anyio.fail_after(30):
+        await script.run()
+    assert script.code == code
 
 
 async def test_the_second_signal_ends_workers_that_do_not_stop(script: Script, said: Said) -> None:

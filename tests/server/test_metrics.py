@@ -1,6 +1,9 @@
 import re
+from pathlib import Path
 
+import anyio
 import pytest
+from prometheus_client import values
 
 from bridge.events import (
     AuditWritten,
@@ -13,7 +16,7 @@ from bridge.events import (
     TokenAsked,
 )
 from bridge.server.limits import Kind
-from bridge.server.metrics import Metrics, Standing
+from bridge.server.metrics import SHARED, Metrics, Standing, forget
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +91,29 @@ async def test_what_happened_is_counted() -> None:
     assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
     assert found['restbridge_tool_files{state="broken"}'] == 0
     assert found["restbridge_list_changes_total"] == 1
+
+
+async def test_processes_that_share_a_folder_answer_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    found: list[dict[str, float]] = []
+    for process in (1, 2):
+        of_process = values.MultiProcessValue(lambda process=process: process)  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(values, "ValueClass", of_process)
+        metrics = Metrics(lambda: NOW, lambda: FILES)
+        metrics.hear(CallFinished("get", "ok", 0.3, "shop", 200))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(metrics.run)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        found.append(await figures(metrics))
+    calls = 'restbridge_calls_total{outcome="ok",tool="get"}'
+    assert [each[calls] for each in found] == [1, 2]
+    assert [each["restbridge_sessions"] for each in found] == [2, 4]
+    forget(1, tmp_path)
+    left = await figures(metrics)
+    assert (left[calls], left["restbridge_sessions"]) == (2, 2)
 
 
 async def test_labels_are_bounded() -> None:

@@ -212,6 +212,31 @@ async def test_when_the_one_who_asks_is_gone_another_asks(
     assert len(server.asked) == 2
 
 
+async def test_one_whose_time_is_nearly_up_does_not_ask_after_another(
+    caller: Caller, server: Authorization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.upstream.oauth._LEAST", 3600)
+    to, subject = upstream(server, EXCHANGE), token()
+    server.held = anyio.Event()
+    first = anyio.CancelScope()
+
+    async def leaving() -> None:
+        with first:
+            await ask(caller, to, subject)
+
+    async def waiting() -> None:
+        with pytest.raises(NotSent, match=r"gave no token in time\. Please try again later\."):
+            await ask(caller, to, subject)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leaving)
+        await server.entered.wait()
+        tasks.start_soon(waiting)
+        await anyio.wait_all_tasks_blocked()
+        first.cancel()
+    assert len(server.asked) == 1
+
+
 async def test_those_whose_time_is_up_as_well_do_not_ask_one_after_the_other(
     caller: Caller, server: Authorization
 ) -> None:
