@@ -49,7 +49,7 @@ class Snapshot:
     def scopes(self) -> frozenset[str]:
         """All that tools ask for."""
         if self._asked is None:
-            self._asked = frozenset().union(*(tool.spec.scopes for tool in self.tools))
+            self._asked = frozenset().union(*(tool.scopes for tool in self.tools))
         return self._asked
 
     def find(self, name: str) -> Tool | None:
@@ -108,7 +108,7 @@ class VisibleTools:
         return tool if tool and self._is_allowed(tool) else None
 
     def _is_allowed(self, tool: Tool) -> bool:
-        return self._scopes.issuperset(tool.spec.scopes)
+        return self._scopes.issuperset(tool.scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,5 +176,5 @@ def _looks_other(old: Tool, new: Tool) -> bool:
     """Whether a tool is seen as another one, or by others."""
     return old.definition != new.definition or any(
         set(before) != set(after)
-        for before, after in ((old.spec.scopes, new.spec.scopes), (old.spec.tags, new.spec.tags))
+        for before, after in ((old.scopes, new.scopes), (old.spec.tags, new.spec.tags))
     )

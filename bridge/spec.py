@@ -476,6 +476,19 @@ class Tls(Words):
     verify: bool = Field(default=True, description="false accepts any certificate: for tests alone.")
 
 
+class Maximum(Words):
+    """The most that a tool file may ask for; it may always ask for what the upstream file itself has."""
+
+    timeout: Duration = Field(default=600.0, description="Of timeout. Default 10m.")
+    max_bytes: Size = Field(default=64 * 1024**2, description="Of maxBytes. Default 64MiB.")
+    result_bytes: Size = Field(
+        default=16 * 1024**2,
+        ge=100_000,
+        description="Of response.maxBytes. Default 16MiB; at least 100kB, which tools have by default.",
+    )
+    retries: int = Field(default=10, ge=0, le=10, description="Of retries.max. Default 10.")
+
+
 class UpstreamSpec(Words):
     """One API that tools call: the file NAME.upstream.yaml."""
 
@@ -489,6 +502,17 @@ class UpstreamSpec(Words):
         strict=False,
         description="Headers of the caller's own request that are sent on, where it has them (HTTP alone).",
     )
+    overridable: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Those of headers and forwardHeaders that a tool file may set, too; its value is sent then.",
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(),
+        strict=False,
+        description="What a caller over HTTP needs to see and call its tools, next to what each tool asks for.",
+    )
+    max: Maximum = Field(default=Maximum(), description="The most that tool files may ask for.")
     timeout: TimeoutOrTotal = Field(default=Timeout(), description="30s, or {total, connect}.")
     retries: Retries = Field(default=Retries(), description="Repeat what failed before it was done.")
     limits: Limits = Field(default=Limits(), description="What the API can bear.")

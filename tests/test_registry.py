@@ -4,8 +4,8 @@ from bridge.caller import ANYBODY, Caller
 from bridge.registry import MAX_KEPT_SCOPE_SETS, Change, Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.settingsfile import View
-from bridge.spec import Json, ToolSpec
-from bridge.tool.compiler import Tool, compile_tool
+from bridge.spec import Json, ToolSpec, UpstreamSpec
+from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 
 
 def tool(name: str, **words: Json) -> Tool:
@@ -18,6 +18,20 @@ def test_tools_are_listed_by_name_and_found_by_alias() -> None:
     assert [each.name for each in snapshot.tools] == ["a", "b"]
     assert snapshot.find("old_b") is snapshot.find("b") is snapshot.tools[1]
     assert snapshot.find("c") is None
+
+
+def test_scopes_of_an_upstream_are_needed_for_its_tools_and_are_seen_when_they_change() -> None:
+    def guarded(*scopes: str) -> Tool:
+        words = {"baseUrl": "https://api.example", "auth": {"type": "none"}, "scopes": scopes}
+        upstream = compile_upstream("api", UpstreamSpec.model_validate(words), Sources({}))
+        written = {"description": "Try.", "request": {"method": "GET", "url": "/x"}, "scopes": ["b"]}
+        return compile_tool("a", ToolSpec.model_validate(written), upstream, Sources({}))[0]
+
+    snapshot = Snapshot([guarded("shop")])
+    assert snapshot.scopes == {"shop", "b"}
+    assert not snapshot.seen_by(Caller("ann", frozenset({"b"}))).tools
+    assert snapshot.seen_by(Caller("ann", frozenset({"b", "shop"}))).find("a")
+    assert Registry(snapshot).replace(Snapshot([guarded("other")])).visible
 
 
 def test_a_swap_answers_what_changed() -> None:

@@ -83,7 +83,7 @@ def _tell_of_limits(settings: Settings, loaded: Snapshot, served: Snapshot) -> N
             len(loaded.tools),
             left_out,
         )
-    if settings.http and not settings.guarded and any(tool.spec.scopes for tool in served.tools):
+    if settings.http and not settings.guarded and any(tool.scopes for tool in served.tools):
         _log.warning(
             "scopes of tools bind nobody, as nobody is asked who calls; set access in the settings file"
         )

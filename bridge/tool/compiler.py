@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from bridge.address import is_in_the_open
-from bridge.codec import encode
+from bridge.codec import encode, quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, Route, invalid
 from bridge.secrets import Sources, Upstream, resolve
 from bridge.spec import (
@@ -57,7 +57,7 @@ class Tool:
     ``upstream.spec`` already holds the tool's own timeout, retries and maxBytes. ``definition`` is
     what tools/list sends, as JSON. ``read_only`` is the effective hint; ``repeatable`` allows a
     second attempt after the first was sent. ``is_plain``: its results hold but what we make ourselves,
-    and no argument is mirrored into a header.
+    and no argument is mirrored into a header. ``scopes`` are what a caller needs, by its file and its upstream's.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Tool:
     projection: Projection | None
     output: OutputSchema | None
     error_projections: dict[str, Projection]
+    scopes: tuple[str, ...]
     read_only: bool
     repeatable: bool
     is_plain: bool
@@ -135,6 +136,10 @@ def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
             message = f"{name} stands here as {names[lower]} already; keep one"
             findings.error("duplicate-header", message, "forwardHeaders", index)
         names[lower] = name
+    for index, name in enumerate(spec.overridable):
+        if name.lower() not in names:
+            message = f"{quote(name)} is not in headers or forwardHeaders; add it there, or take it out"
+            findings.error("wrong-value", message, "overridable", index)
 
 
 def _check_auth(auth: Auth, findings: Findings) -> None:
@@ -168,6 +173,9 @@ def compile_tool(
     arguments = findings.attempt(lambda: _arguments(spec.input_schema, schema, findings), "inputSchema")
     destination = findings.attempt(lambda: _destination(spec, upstream, sources))
     request = None
+    if destination:
+        _check_bounds(spec, destination[0].spec, findings)
+        _check_overridden(spec, destination[0], findings)
     if arguments and destination:
         request = findings.attempt(lambda: _request(destination, spec, arguments, findings))
     if arguments:
@@ -187,6 +195,7 @@ def compile_tool(
         projection=projections.pop("", None),
         output=output,
         error_projections=projections,
+        scopes=tuple(dict.fromkeys((*destination[0].spec.scopes, *spec.scopes))),
         read_only=annotations["readOnlyHint"],
         repeatable=_repeatable(spec),
         is_plain=spec.response.content != "blocks" and b'"x-mcp-header"' not in schema,
@@ -284,7 +293,7 @@ def _request(
         base_url=upstream.spec.base_url,
         arguments=arguments,
         reserved=_reserved(upstream.spec),
-        accept=_ACCEPT[spec.response.content],
+        accept=None if "accept" in map(str.lower, upstream.spec.headers) else _ACCEPT[spec.response.content],
         url_offset=len(spec.request.url) - len(url),
     )
     findings.extend(warnings)
@@ -297,6 +306,46 @@ def _reserved(spec: UpstreamSpec) -> frozenset[str]:
         name = spec.auth.name.lower() if spec.auth.in_ == "header" else spec.auth.name
         return frozenset({f"{spec.auth.in_} {name}"})
     return frozenset()
+
+
+def _check_bounds(spec: ToolSpec, upstream: UpstreamSpec, findings: Findings) -> None:
+    """What a tool asks for against the most that its upstream allows, or has itself."""
+    most, timeout = upstream.max, spec.timeout or upstream.timeout
+    longest = max(most.timeout, upstream.timeout.total)
+    retries = spec.retries.max if spec.retries else 0
+    asked: list[tuple[str, float, float, Callable[[float], str], Route]] = [
+        ("timeout", timeout.total, longest, "{:g}s".format, ("timeout", "total")),
+        ("timeout", timeout.connect, longest, "{:g}s".format, ("timeout", "connect")),
+        ("maxBytes", spec.max_bytes or 0, max(most.max_bytes, upstream.max_bytes), _size, ("maxBytes",)),
+        ("resultBytes", spec.response.max_bytes, most.result_bytes, _size, ("response", "maxBytes")),
+        ("retries", retries, max(most.retries, upstream.retries.max), "{:g}".format, ("retries", "max")),
+    ]
+    owner = "the upstream file" if spec.upstream else "the file of an upstream that the tool names"
+    for key, found, limit, written, route in asked:
+        if found > limit:
+            message = f"found {written(found)}, expected at most {written(limit)}; lower it, or raise max.{key} in {owner}"
+            findings.error("wrong-value", message, *route)
+
+
+def _size(size: float) -> str:
+    """As a file would say it."""
+    for unit, factor in (("MiB", 1024**2), ("KiB", 1024), ("kB", 1000)):
+        if size % factor == 0:
+            return f"{size / factor:g}{unit}"
+    return f"{size:.0f}B"
+
+
+def _check_overridden(spec: ToolSpec, upstream: Upstream, findings: Findings) -> None:
+    """Headers of a tool that the upstream file sets or forwards, and does not give away."""
+    words = upstream.spec
+    theirs = {name.lower() for name in (*words.headers, *words.forward_headers)}
+    theirs -= {name.lower() for name in words.overridable}
+    for name in spec.request.headers:
+        if name.lower() in theirs:
+            message = (
+                f"the upstream {upstream.name} sets {name}; take it out here, or add it to overridable there"
+            )
+            findings.error("reserved-name", message, "request", "headers", name, at_key=True)
 
 
 def _overridden(upstream: Upstream, spec: ToolSpec) -> Upstream:

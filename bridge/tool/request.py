@@ -80,7 +80,7 @@ class RequestTemplate:
         base_url: str,
         arguments: Arguments,
         reserved: frozenset[str],
-        accept: str,
+        accept: str | None,
         url_offset: int = 0,
     ) -> tuple[Self, tuple[Finding, ...]]:
         """The template and the warnings; raises ``InvalidSpec`` with every finding; routes begin at the tool file's root.
@@ -319,10 +319,11 @@ def _braced(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _constant(fields: tuple[Field, ...], accept: str) -> tuple[Header, ...]:
-    """The headers that are the same in every call; the file's Accept stands in for the one given."""
-    given = {} if any(field.name.lower() == "accept" for field in fields) else {"Accept": accept}
-    return tuple((given | {field.name: field.text.sample for field in fields if field.text.constant}).items())
+def _constant(fields: tuple[Field, ...], accept: str | None) -> tuple[Header, ...]:
+    """The headers that are the same in every call; the file's Accept stands in for the one given, if any."""
+    has_own = any(field.name.lower() == "accept" for field in fields)
+    given = () if accept is None or has_own else (("Accept", accept),)
+    return (*given, *((field.name, field.text.sample) for field in fields if field.text.constant))
 
 
 def _written(spec: RequestSpec) -> str:

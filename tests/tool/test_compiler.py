@@ -102,6 +102,60 @@ def test_a_tools_own_words_go_over_the_upstreams_key_by_key() -> None:
     assert over.spec.timeout.connect == 2
 
 
+def test_headers_of_the_upstream_win_unless_it_gives_them_away() -> None:
+    over = upstream(
+        headers={"X-Tenant": "acme", "Accept-Language": "en"},
+        forwardHeaders=["X-Role"],
+        overridable=["accept-language", "X-Role"],
+    )
+    headers = {"accept-language": "de", "x-role": "reader", "X-Own": "x"}
+    sent = tool(over=over, request={"headers": headers}).request.build({}).headers
+    assert dict(sent) == headers | {"Accept": "application/json, */*;q=0.5"}
+    with pytest.raises(InvalidSpec) as problem:
+        tool(over=over, request={"headers": {"x-TENANT": "other"}})
+    assert findings(problem) == [("reserved-name", "request/headers/x-TENANT")]
+    (finding,) = problem.value.findings
+    assert finding.message == (
+        "the upstream api sets x-TENANT; take it out here, or add it to overridable there"
+    )
+
+
+def test_an_accept_of_the_upstream_is_not_replaced_by_the_default() -> None:
+    over = upstream(headers={"accept": "application/vnd.example+json"})
+    assert tool(over=over).request.build({}).headers == ()
+    assert tool(over=over, response={"content": "text"}).request.build({}).headers == ()
+
+
+def test_a_tool_may_ask_for_as_much_as_its_upstream_allows_or_has() -> None:
+    words: Json = {"timeout": {"total": "20m", "connect": "1m"}, "maxBytes": "128MiB", "retries": {"max": 2}}
+    assert tool(over=upstream(**words), **words).upstream.spec.timeout.total == 1200
+    most: Json = {"timeout": "20m", "maxBytes": "128MiB", "resultBytes": "32MiB", "retries": 2}
+    tool(over=upstream(max=most), **words, response={"maxBytes": "32MiB"})
+    with pytest.raises(InvalidSpec) as problem:
+        tool(over=upstream(), **words, response={"maxBytes": "32MiB"})
+    assert [(each.message, each.route) for each in problem.value.findings] == [
+        (
+            "found 1200s, expected at most 600s; lower it, or raise max.timeout in the file of an upstream that the tool names",
+            ("timeout", "total"),
+        ),
+        (
+            "found 128MiB, expected at most 64MiB; lower it, or raise max.maxBytes in the file of an upstream that the tool names",
+            ("maxBytes",),
+        ),
+        (
+            "found 32MiB, expected at most 16MiB; lower it, or raise max.resultBytes in the file of an upstream that the tool names",
+            ("response", "maxBytes"),
+        ),
+    ]
+
+
+def test_a_tool_needs_its_own_scopes_and_those_of_its_upstream() -> None:
+    over = upstream(scopes=["shop", "read"])
+    assert tool(over=over, scopes=["read", "orders"]).scopes == ("shop", "read", "orders")
+    assert tool(over=over).scopes == ("shop", "read")
+    assert tool(scopes=["orders"]).scopes == ("orders",)
+
+
 def test_without_an_upstream_a_tool_sends_to_the_origin_of_its_url() -> None:
     compiled = tool(request={"url": "https://API.example:443/x{?q}"}, inputSchema={"properties": {"q": {}}})
     assert compiled.upstream.name == compiled.upstream.origin == "https://api.example"

@@ -610,3 +610,13 @@ def test_the_collector_rests_while_tools_are_made_and_is_then_as_it_was(
     finally:
         gc.enable()
     assert seen == [False]
+
+
+def test_no_secret_of_an_upstream_file_outside_the_upstreams_directory_is_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct-horse")
+    auth = f'auth: {{type: http, scheme: bearer, credentials: "${{file:{secret}}}"}}\n'
+    desk = Desk(upstreams="hosts")
+    desk.load(shop_upstream=f"baseUrl: http://localhost:1\n{auth}", a=TOOL)
+    assert desk.codes == ["unknown-upstream", "misplaced-upstream"]
+    assert desk.sources.files == ()
