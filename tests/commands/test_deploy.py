@@ -4,8 +4,12 @@ import json
 import re
 import signal
 import subprocess
+import sys
+import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -13,12 +17,14 @@ import pytest
 from anyio import to_thread
 from ruamel.yaml import YAML
 
+from bridge.egress import _REFUSED
 from bridge.secrets import Sources
 from bridge.server.metrics import Metrics, Standing
 from bridge.toolfiles.configuration import read_configuration
 from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
 from tests.commands.conftest import ROOT, Line
+from tests.commands.in_process import serving_in_process
 from tests.commands.processes import restbridge
 from tests.commands.test_key import new, url_of
 from tests.real_upstreams.processes import free_port, program, running
@@ -71,6 +77,83 @@ def test_what_the_image_is_made_of_is_there() -> None:
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert copied
     assert all((ROOT / path).exists() for paths in copied for path in paths)
+
+
+def instructions(word: str) -> list[str]:
+    """What the Dockerfile says after a word, with continued lines joined."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    return [line.partition(" ")[2] for line in text.splitlines() if line.startswith(f"{word} ")]
+
+
+def test_the_image_refuses_to_start_without_a_settings_file(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESTBRIDGE_CONFIG", raising=False)
+    (entry,), (command,) = (map(json.loads, instructions(word)) for word in ("ENTRYPOINT", "CMD"))
+    assert entry == ["restbridge"]
+    code, _, err = line(*command)
+    assert (code, "/etc/restbridge/restbridge.yaml:1:1: error: found no such file" in err) == (2, True)
+
+
+def test_the_image_starts_from_what_can_be_pinned_and_runs_as_a_user_without_rights() -> None:
+    (image,) = instructions("ARG")
+    assert image.startswith("PYTHON_IMAGE=python:")
+    assert [line.split()[0] for line in instructions("FROM")] == ["${PYTHON_IMAGE}"] * 2
+    assert instructions("USER") == ["65532:65532"]
+    assert instructions("STOPSIGNAL") == ["SIGTERM"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("tools")
+async def test_the_image_is_healthy_while_the_bridge_answers() -> None:
+    (words,) = instructions("HEALTHCHECK")
+    _, *command = json.loads(words.partition("CMD ")[2])
+    async with serving_in_process("--http", "0") as bridge:
+        port = str(urlsplit((await bridge.says(r"http://\S+"))[0]).port)
+        check = [sys.executable, *(word.replace("8000", port) for word in command)]
+        assert (await anyio.run_process(check)).returncode == 0
+    assert (await anyio.run_process(check, check=False)).returncode != 0
+
+
+def pinned(path: Path) -> dict[str, str]:
+    """Names with versions, and the hashes of each."""
+    return dict(re.findall(r"^(\S+==\S+)[^\n]*?((?: \\\n +--hash=\S+)+)", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("requirements.txt", {"fast", "otel"}), ("build-requirements.txt", None)]
+)
+def test_the_image_holds_what_was_tested_and_nothing_more(name: str, extras: set[str] | None) -> None:
+    tested, image = pinned(ROOT / ".ci/requirements.txt"), pinned(DEPLOY / name)
+    assert image.items() <= tested.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if extras is None:
+        wanted = project["build-system"]["requires"]
+    else:
+        optional = project["project"]["optional-dependencies"]
+        wanted = [
+            *project["project"]["dependencies"],
+            *(each for extra in extras for each in optional[extra]),
+        ]
+    found = {each.partition("==")[0] for each in image}
+    assert names_of(wanted) <= found
+    assert found.isdisjoint({"pytest", "mypy", "ruff", "coverage"})
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9._-]", each)[0].replace(".", "-") for each in requirements}
+
+
+def test_the_network_policy_excludes_each_address_that_is_never_contacted() -> None:
+    documents = YAML(typ="safe", pure=True).load_all((DEPLOY / "kubernetes/restbridge.yaml").read_text())
+    (policy,) = (each["spec"] for each in documents if each["kind"] == "NetworkPolicy")
+    dns, web = policy["egress"]
+    assert all("podSelector" in each and "namespaceSelector" in each for each in dns["to"])
+    excluded = [ip_network(each) for block in web["to"] for each in block["ipBlock"]["except"]]
+    for network, _ in _REFUSED:
+        assert any(
+            network.network_address in each and network.prefixlen >= each.prefixlen for each in excluded
+        )
 
 
 @pytest.mark.anyio
