@@ -12,16 +12,23 @@ import json
 import re
 from base64 import b64decode, b64encode
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial, reduce
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache, reduce
 from html import unescape
+from itertools import pairwise
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 _SHORTEST: Final = 8
 """Secrets below this many characters are not redacted: they would blot out ordinary text."""
 _MARK: Final = b"[redacted]"
 _LAYERS: Final = 3
-_QUICK_CODES: Final = 2000
+_QUICK_BYTES: Final = 16 * 1024
+_QUICK_CODES: Final = 4000
+_CHUNK: Final = 64 * 1024
+_LONGEST_CODE: Final = 35
+_FEW_CODES: Final = 20
+"""Different encodings up to which it is faster to look for each of them."""
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _CODE: Final = re.compile(
     rb"%[0-9A-Fa-f]{2}"
@@ -29,8 +36,15 @@ _CODE: Final = re.compile(
     rb"|&(?:\#[0-9]{1,7}|\#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 )
 _CODE_BEGINS: Final = (b"%", b"\\", b"&")
-_CODE_CHARACTERS: Final = frozenset(b"%&#;\\")
-"""What an encoding of an encoding is made of, apart from letters and digits."""
+_CODE_CHARACTERS: Final = frozenset(b"%&#;")
+"""What an encoding of an encoding is made of, apart from letters, digits and the backslash."""
+_BACKSLASH: Final = frozenset(b"\\")
+_EVERY_BYTE: Final = frozenset(range(256))
+_BEYOND_ESCAPES: Final = frozenset(range(0xF0, 0xF5))
+"""First bytes of characters that JSON escapes as a surrogate pair (RFC 8259, 7)."""
+_HALF: Final = 5
+"""Characters of one half of a pair, without its backslash."""
+_ONE, _TWO, _FIVE = (itemgetter(slice(length)) for length in (1, 2, 5))
 _JSON_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?[0-9][0-9.eE+-]*+', re.DOTALL)
 _COLON: Final = re.compile(rb"\s*+:")
 
@@ -96,11 +110,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         long_enough = [secret for secret in dict.fromkeys(secrets) if len(secret) >= _SHORTEST]
         self._needles = tuple(dict.fromkeys(needle for secret in long_enough for needle in _needles(secret)))
-        self._alphabet = _CODE_CHARACTERS.union(*(needle.text for needle in self._needles))
-        if any(needle.is_number for needle in self._needles):
-            self._alphabet = frozenset(
-                range(256)
-            )  # in %2012345678 a blank stands before the number, no digit
+        self._alphabet = frozenset[int]().union(*(needle.text for needle in self._needles))
 
     def __bool__(self) -> bool:
         return bool(self._needles)
@@ -113,12 +123,15 @@ class Redactor:
             codes = self._codes(content)
             if not codes:
                 return False
-            content = _CODE.sub(partial(_undone, codes), content)
+            content = _undone(content, codes)
         return any(self._occurrences(content))
 
     def is_quick(self, content: bytes) -> bool:
-        """Whether ``finds`` takes no more than a few milliseconds, however the content was chosen."""
-        return sum(map(content.count, _CODE_BEGINS)) <= _QUICK_CODES
+        """Whether ``finds`` takes no more than some milliseconds, however the content was chosen."""
+        return (
+            len(content) <= _QUICK_BYTES
+            or sum(content.count(begin) for begin in _CODE_BEGINS if begin in content) <= _QUICK_CODES
+        )
 
     def text(self, text: str) -> str:
         """A text with ``[redacted]`` in place of each secret."""
@@ -197,9 +210,7 @@ class Redactor:
         return _merged(found)
 
     def _occurrences(self, content: bytes) -> Iterator[_Span]:
-        for needle, is_number in self._needles:
-            if needle not in content:
-                continue
+        for needle, is_number in [needle for needle in self._needles if needle.text in content]:
             start = content.find(needle)
             while start >= 0:
                 end = start + len(needle)
@@ -210,12 +221,41 @@ class Redactor:
 
     def _codes(self, content: bytes) -> dict[bytes, bytes]:
         """The encodings in it that could be part of a secret, and what they stand for."""
-        if not any(begin in content for begin in _CODE_BEGINS):
+        found: set[bytes] = set()
+        for start in range(
+            0, len(content), _CHUNK
+        ):  # each step of a chunk ends soon, and lets other threads run
+            found.update(self._code_candidates(content[start : start + _CHUNK + _LONGEST_CODE]))
+        if not found:
             return {}
-        # one by one, as findall would let no other thread run before it has found all
-        found = {match[0] for match in _CODE.finditer(content)}
-        codes = {code: _decoded(code) for code in found}
-        return {code: text for code, text in codes.items() if self._alphabet.issuperset(text)}
+        alphabet = self._alphabet | _CODE_CHARACTERS
+        if ord('"') in alphabet or b"\\\\u" in content or b"\\\\/" in content:
+            alphabet |= _BACKSLASH
+        if any(is_number and needle in content for needle, is_number in self._needles):
+            alphabet = _EVERY_BYTE  # in %2012345678 a blank stands before the number, no digit
+        codes = {code: _decoded(code) for code in found if _CODE.fullmatch(code)}
+        return {code: text for code, text in codes.items() if alphabet.issuperset(text)}
+
+    def _code_candidates(self, content: bytes) -> Iterator[bytes]:
+        if b"%" in content:
+            yield from (b"%" + code for code in set(map(_TWO, content.split(b"%")[1:])))
+        if b"&" in content and b";" in content:
+            yield from {b"&" + rest[: rest.find(b";", 0, 33) + 1] for rest in content.split(b"&")[1:]}
+        if b"\\" in content:
+            yield from (b"\\" + escape for escape in self._escapes(content.split(b"\\")[1:]))
+
+    def _escapes(self, rests: list[bytes]) -> Iterator[bytes]:
+        """What may be escapes of JSON: of what stands after each backslash, as much as could belong to it."""
+        begins = set(map(_ONE, rests))
+        yield from begins
+        if b"" in begins:  # the first of two backslashes
+            yield b"\\"
+        if b"u" in begins:
+            yield from set(map(_FIVE, rests))
+            if not self._alphabet.isdisjoint(_BEYOND_ESCAPES):
+                yield from {
+                    b"%s\\%s" % (high, low[:5]) for high, low in pairwise(rests) if len(high) == _HALF
+                }
 
     def _view(self, content: bytes) -> _View | None:
         """What it is with each encoding undone that could be part of a secret; None where there is none."""
@@ -266,8 +306,14 @@ def _decoded(code: bytes) -> bytes:
     return text.encode(errors="replace")
 
 
-def _undone(codes: dict[bytes, bytes], match: re.Match[bytes]) -> bytes:
-    return codes.get(match[0], match[0])
+def _undone(content: bytes, codes: Mapping[bytes, bytes]) -> bytes:
+    """The content with each of these encodings undone once."""
+    if len(codes) > _FEW_CODES or b"\\\\" in content:
+        return _CODE.sub(lambda match: codes.get(match[0], match[0]), content)
+    # What gives a character that another encoding could begin with comes last, so that none is undone twice.
+    for code in sorted(codes, key=lambda code: not _CODE_CHARACTERS.isdisjoint(codes[code])):
+        content = content.replace(code, codes[code])
+    return content
 
 
 def _merged(spans: list[_Span]) -> list[_Span]:

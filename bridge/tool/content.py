@@ -105,25 +105,33 @@ def redacted(
         return reply
     if steps < MAX_STEPS and not redactor.is_quick(reply.content):
         raise Unfinished
-    if redactor.finds("\n".join(reply.headers.values()).encode(errors="replace")):
-        headers = {name: redactor.text(value) for name, value in reply.headers.items()}
-        reply = reply._replace(headers=headers)
     encoding = _declared_encoding(reply) or codec.marked_encoding(reply.content)
     text = reply.content.decode(encoding, "replace").encode() if encoding else reply.content
-    if not redactor.finds(text):  # what is declared may not be so
+    head = "\n".join(reply.headers.values()).encode(errors="replace")
+    if not redactor.finds(b"%s\n%s" % (head, text)):
+        # What is declared may not be so.
         return reply._replace(content=redactor.binary(reply.content)) if encoding else reply
     if steps < MAX_STEPS and len(text) > _LONG:
         raise Unfinished
-    text = text.decode(errors="replace").encode()
+    headers = {name: redactor.text(value) for name, value in reply.headers.items()}
+    return reply._replace(
+        headers=headers, content=_redacted_content(reply, encoding, redactor, keeps_base64=keeps_base64)
+    )
+
+
+def _redacted_content(reply: Reply, encoding: str | None, redactor: Redactor, *, keeps_base64: bool) -> bytes:
+    text = reply.content.decode(encoding or "utf-8", "replace").encode()
+    if not redactor.finds(text):
+        return redactor.binary(reply.content)
     try:
         codec.decode(text)
     except codec.NotJson:
         if kind_of(reply) not in ("json", "text"):
-            return reply._replace(content=redactor.binary(reply.content))
+            return redactor.binary(reply.content)
         text = redactor.text_bytes(text)
     else:
         text = redactor.json(text, keeps_base64=keeps_base64)
-    return reply._replace(content=text.decode().encode(encoding, "replace") if encoding else text)
+    return text.decode().encode(encoding, "replace") if encoding else text
 
 
 def projected(
