@@ -76,6 +76,7 @@ async def invoke(
             data=course.value,
             max_bytes=tool.spec.response.max_bytes,
             redactor=_redactor(tool, course.reply),
+            invisible=tool.spec.response.invisible,
         )
     except anyio.get_cancelled_exc_class():
         outcome = "cancelled"
@@ -174,7 +175,10 @@ async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, cou
 
 def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:
     """The reply as the tool file wants it seen, without secrets; ``steps`` bounds the work, which may be ``Unfinished``."""
-    redactor, keeps_base64 = _redactor(tool, reply), tool.spec.response.content == "blocks"
+    response, redactor = tool.spec.response, _redactor(tool, reply)
+    keeps_base64 = response.content == "blocks"
+    if response.invisible == "strip":  # first: what is left could be a secret
+        reply = content.stripped(reply)
     reply = content.redacted(reply, redactor, steps=steps, keeps_base64=keeps_base64)
     if not _is_valid(tool, reply.status):
         wait = retry_after(reply.headers.get("retry-after", ""), time.time())
@@ -185,9 +189,9 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: in
             request,
             retry_after=wait,
             redactor=redactor,
+            invisible=response.invisible,
             steps=steps,
         )
-    response = tool.spec.response
     is_whole = response.from_ == "reply" or tool.spec.request.method == "HEAD"
     if not is_whole and not tool.output and (not tool.projection or not reply.content):
         return content.of_reply(

@@ -240,6 +240,9 @@ class RequestSpec(Words):
     )
 
 
+Invisible: TypeAlias = Literal["show", "strip", "pass"]
+
+
 class ResponseSpec(Words):
     """What of the reply the model gets."""
 
@@ -263,6 +266,11 @@ class ResponseSpec(Words):
     max_bytes: Size = Field(
         default=100_000,
         description="Bound of the result text; whole items of a list are kept. Default 100kB.",
+    )
+    invisible: Invisible = Field(
+        default="show",
+        description="What becomes of invisible characters, such as U+200B: show writes \\u200b, strip takes them out, "
+        "pass leaves them. Default show.",
     )
 
 

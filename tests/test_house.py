@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(ROOT.glob("bridge/**/*.py"))
 FLOORS = [
-    {"address", "egress", "spec", "exchange", "diagnostics", "events", "errors", "codec", "redaction"},
+    {
+        "address",
+        "characters",
+        "egress",
+        "spec",
+        "exchange",
+        "diagnostics",
+        "events",
+        "errors",
+        "codec",
+        "redaction",
+    },
     {"settingsfile", "importers", "secrets"},
     {"caller", "settings", "tool", "upstream"},
     {"registry", "invoke"},

@@ -448,6 +448,65 @@ async def test_secrets_in_a_large_reply_are_replaced_beside_the_event_loop(bridg
     assert decode(words(await bridge.call())) == ["%41" * 6000, "[redacted]"]
 
 
+HIDDEN = "pay\u200bload \x1b"
+
+
+@pytest.mark.parametrize(
+    ("invisible", "shown"),
+    [("show", r"pay\u200bload \u001b"), ("strip", r"payload \u001b"), ("pass", "pay\u200bload \\u001b")],
+)
+async def test_invisible_characters_of_a_result_are_as_the_tool_file_says(
+    bridge: Bridge, invisible: str, shown: str
+) -> None:
+    response = {"invisible": invisible}
+    bridge.says(HIDDEN.encode(), 200, "Content-Type: text/plain")
+    assert words(await bridge.call(response=response)) == shown
+    resource = (await bridge.call(response={"content": "resource", **response})).content[0]["resource"]
+    assert resource["text"] == shown
+    bridge.says({HIDDEN: [HIDDEN]})
+    assert words(await bridge.call(response=response)) == f'{{"{shown}":["{shown}"]}}'
+    assert words(await bridge.call(response={"jmespath": "@", **response})) == f'{{"{shown}":["{shown}"]}}'
+    bridge.says({"detail": HIDDEN}, 404)
+    assert words(await bridge.call(errors={"404": "No."}, response=response)) == f"No. The API says: {shown}"
+    bridge.says([{"type": "text", "text": HIDDEN, "_meta": {HIDDEN: 1}}])
+    blocks = await bridge.call(response={"content": "blocks", **response})
+    assert blocks.content == [{"type": "text", "text": shown, "_meta": {shown: 1}}]
+
+
+async def test_structured_content_keeps_its_characters_unless_they_are_taken_out(bridge: Bridge) -> None:
+    bridge.says({"a": HIDDEN})
+    for invisible in ("show", "pass"):
+        result = await bridge.call(outputSchema={"type": "object"}, response={"invisible": invisible})
+        assert result.structured == {"a": HIDDEN} == decode(words(result))
+    result = await bridge.call(outputSchema={"type": "object"}, response={"invisible": "strip"})
+    assert result.structured == {"a": "payload \x1b"} == decode(words(result))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "text"),
+    [
+        (encode("\u200b".join(KEY)), "application/json", '"[redacted]"'),
+        (encode("\u200b".join(KEY)).decode().encode("utf-16"), "application/json", '"[redacted]"'),
+        ("\u200b".join(f"{KEY}é").encode("utf-16"), "text/plain; charset=utf-16", "[redacted]é"),
+        (b"a\xe2\x80\x8bb", "", "ab"),
+        (b'{"a": 1.50}', "application/json", '{"a":1.5}'),
+    ],
+)
+async def test_what_is_taken_out_leaves_no_secret_behind(
+    bridge: Bridge, content: bytes, kind: str, text: str
+) -> None:
+    bridge.says(content, 200, *([f"Content-Type: {kind}"] if kind else ["X-Kind: none"]))
+    assert words(await bridge.call(response={"invisible": "strip"})) == text
+
+
+async def test_characters_are_taken_out_of_headers_and_not_out_of_bytes(bridge: Bridge) -> None:
+    bridge.says(b"\xe2\x80\x8b\xff", 200, "Content-Type: application/pdf", "X-Note: a\u200bb")
+    resource = (await bridge.call(response={"invisible": "strip"})).content[0]["resource"]
+    assert b64decode(resource["blob"]) == b"\xe2\x80\x8b\xff"
+    response = {"invisible": "strip", "from": "reply", "jmespath": 'headers."x-note"'}
+    assert words(await bridge.call(response=response)) == '"ab"'
+
+
 async def test_a_large_reply_is_read_beside_the_event_loop(bridge: Bridge) -> None:
     bridge.says([{"id": number, "text": "x" * 100} for number in range(5000)])
     result = await bridge.call(response={"jmespath": "[-1].id"})

@@ -1,6 +1,7 @@
 """MCP content blocks that an upstream writes itself: checked, and passed on."""
 
 import base64
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -8,8 +9,8 @@ from pydantic.alias_generators import to_camel
 
 from bridge.errors import UnusableReply
 from bridge.redaction import NO_SECRETS, Redactor
-from bridge.spec import Json
-from bridge.tool.bounds import json_text, require, visible
+from bridge.spec import Invisible, Json
+from bridge.tool.bounds import each_text, json_text, require, visible
 from bridge.tool.departures import place
 
 
@@ -19,7 +20,6 @@ def _base64(text: str) -> str:
 
 
 Base64 = Annotated[str, AfterValidator(_base64)]
-Visible = Annotated[str, AfterValidator(visible)]
 
 
 class _Part(BaseModel):
@@ -43,7 +43,7 @@ class _Block(_Part):
 
 class _Text(_Block):
     type: Literal["text"]
-    text: Visible
+    text: str
 
 
 class _Media(_Block):
@@ -55,7 +55,7 @@ class _Media(_Block):
 class _TextContents(_Part):
     uri: str
     mime_type: str | None = None
-    text: Visible
+    text: str
 
 
 class _BlobContents(_Part):
@@ -72,9 +72,9 @@ class _Resource(_Block):
 class _ResourceLink(_Block):
     type: Literal["resource_link"]
     uri: str
-    name: Visible
-    title: Visible | None = None
-    description: Visible | None = None
+    name: str
+    title: str | None = None
+    description: str | None = None
     mime_type: str | None = None
     size: int | None = None
 
@@ -84,8 +84,10 @@ _BLOCKS = TypeAdapter(
 )
 
 
-def read(value: Json, max_bytes: int, redactor: Redactor = NO_SECRETS) -> list[dict[str, Json]]:
-    """The blocks that ``value`` is, with visible text; raises ``UnusableReply``.
+def read(
+    value: Json, max_bytes: int, redactor: Redactor = NO_SECRETS, invisible: Invisible = "show"
+) -> list[dict[str, Json]]:
+    """The blocks that ``value`` is, with all their texts visible; raises ``UnusableReply``.
 
     All but pictures and sound is held to ``max_bytes``. ``redactor`` is for the bytes in base64: the texts of ``value``
     have no secrets.
@@ -99,7 +101,8 @@ def read(value: Json, max_bytes: int, redactor: Redactor = NO_SECRETS) -> list[d
         what = "is missing" if error["type"] == "missing" else "is not as MCP has it"
         message = f"The API's reply is no list of MCP content blocks: {where} {what}. Tell the user."
         raise UnusableReply("invalid-blocks", message) from problem
-    written: list[dict[str, Json]] = _BLOCKS.dump_python(blocks, by_alias=True, exclude_none=True)
+    dumped = _BLOCKS.dump_python(blocks, by_alias=True, exclude_none=True)
+    written: list[dict[str, Json]] = each_text(dumped, partial(visible, invisible=invisible))
     for part in (block.get("resource", block) for block in written):
         for key in part.keys() & {"data", "blob"}:
             part[key] = redactor.base64(part[key])

@@ -2,21 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Final
 
 from bridge import codec
+from bridge.characters import HIDDEN, INVISIBLE, belongs
 from bridge.errors import UnusableReply
-from bridge.spec import Json
+from bridge.spec import Invisible, Json
 
-_HIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # ANSI escapes and the like
-    "\u202a-\u202e\u2066-\u2069"  # turn the direction of what follows
-    "\U000e0001\U000e0020-\U000e007f]"  # tags: text that only a model sees
-    "|\r(?!\n)"
-)
+_LONE_RETURN: Final = re.compile(r"\r(?!\n)")
+"""It has a terminal write over the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,44 +24,78 @@ class Fitted:
     meta: dict[str, Json] = field(default_factory=dict)
 
 
-def visible(text: str) -> str:
-    r"""The text with ``\u001b`` and so on for control, bidi and tag characters; JSON stays the same JSON."""
+def visible(text: str, invisible: Invisible = "show") -> str:
+    r"""The text with ``\u001b`` and so on for what no one sees; JSON stays the same JSON.
+
+    Joiners and variation selectors stay where they belong, and with ``pass`` all that ``response.invisible`` is about.
+    """
     if text.isascii() and text.isprintable():
         return text
-    return _HIDDEN.sub(lambda hidden: json.dumps(hidden[0])[1:-1], text)
+    if "\r" in text:
+        text = _LONE_RETURN.sub(r"\\r", text)
+    return HIDDEN.sub(_passed if invisible == "pass" else _shown, text)
 
 
-def json_text(value: Json) -> str:
+def _shown(match: re.Match[str]) -> str:
+    return match[0] if belongs(match.string, match.start()) else json.dumps(match[0])[1:-1]
+
+
+def _passed(match: re.Match[str]) -> str:
+    return match[0] if INVISIBLE.match(match[0]) else _shown(match)
+
+
+def stripped(text: str) -> str:
+    """The text without the characters that ``response.invisible`` is about, but where they belong."""
+    return INVISIBLE.sub(lambda match: match[0] if belongs(match.string, match.start()) else "", text)
+
+
+def each_text(value: Json, change: Callable[[str], str]) -> Json:
+    """The value with every text and key of it changed."""
+    match value:
+        case str():
+            return change(value)
+        case list():
+            return [each_text(item, change) for item in value]
+        case dict():
+            return {change(key): each_text(item, change) for key, item in value.items()}
+    return value
+
+
+def json_text(value: Json, invisible: Invisible = "show") -> str:
     """Compact JSON of visible characters."""
-    return visible(codec.encode(value).decode())
+    return visible(codec.encode(value).decode(), invisible)
 
 
-def write(value: Json, max_bytes: int, narrowing: Sequence[str]) -> str:
+def write(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> str:
     """A value as JSON, whole; raises ``UnusableReply`` that names the largest parts."""
-    text = json_text(value)
+    text = json_text(value, invisible)
     if _size(text) > max_bytes:
         raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
     return text
 
 
-def fit(value: Json, max_bytes: int, narrowing: Sequence[str]) -> Fitted:
+def fit(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> Fitted:
     """A value as JSON; of a list, or of an object's one list, as many whole items as there is room for."""
-    text = json_text(value)
+    text = json_text(value, invisible)
     if _size(text) <= max_bytes:
         return Fitted(text)
     name, items = _only_list(value)
     rest: dict[str, Json] | None = value | {name: []} if isinstance(value, dict) else None
-    room = max_bytes - _size(_note(len(items), len(items), "items", narrowing)) - _size(json_text(rest or []))
-    kept = _count_fitting((_size(json_text(item)) + 1 for item in items), room)
+    room = (
+        max_bytes
+        - _size(_note(len(items), len(items), "items", narrowing))
+        - _size(json_text(rest or [], invisible))
+    )
+    kept = _count_fitting((_size(json_text(item, invisible)) + 1 for item in items), room)
     if not kept:
         raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
     part = items[:kept] if rest is None else rest | {name: items[:kept]}
-    return _cut(kept, len(items), "items", json_text(part), narrowing)
+    return _cut(kept, len(items), "items", json_text(part, invisible), narrowing)
 
 
-def fit_text(text: str, max_bytes: int, narrowing: Sequence[str]) -> Fitted:
+def fit_text(text: str, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> Fitted:
     """A text; of a longer one as many whole lines as there is room for."""
-    text = visible(text)
+    text = visible(text, invisible)
     if _size(text) <= max_bytes:
         return Fitted(text)
     lines = text.splitlines(keepends=True)

@@ -93,6 +93,25 @@ def whole(reply: Reply) -> dict[str, Json]:
     return {"status": reply.status, "headers": reply.headers, "body": body}
 
 
+def stripped(reply: Reply) -> Reply:
+    """The reply without invisible characters in its headers and its content; bytes that are no text stay."""
+    headers = {name: bounds.stripped(value) for name, value in reply.headers.items()}
+    try:
+        value = document(reply)
+    except UnusableReply:
+        if kind_of(reply) not in ("json", "text"):
+            return reply._replace(headers=headers)
+        written = bounds.stripped(text(reply)).encode()
+    else:
+        shown = bounds.each_text(value, bounds.stripped)
+        if shown == value:
+            return reply._replace(headers=headers)
+        written = codec.encode(shown)
+    if "content-type" in headers:
+        headers["content-type"] = reply.media_type  # without a charset: it is UTF-8 now
+    return reply._replace(headers=headers, content=written)
+
+
 def redacted(
     reply: Reply, redactor: Redactor, *, steps: int = MAX_STEPS, keeps_base64: bool = False
 ) -> Reply:
@@ -179,10 +198,10 @@ def of_reply(
     if not reply.complete:
         raise _incomplete()
     if kind == "text":
-        fitted = bounds.fit_text(text(reply), response.max_bytes, narrowing)
+        fitted = bounds.fit_text(text(reply), response.max_bytes, narrowing, response.invisible)
         return Result([_block(fitted.text)], meta=fitted.meta)
     if kind == "resource":
-        return Result([_resource(reply, response.max_bytes, tool)])
+        return Result([_resource(reply, response, tool)])
     return Result([_media(reply, kind)])
 
 
@@ -195,11 +214,11 @@ def of_value(
 ) -> Result:
     """A projected value, as ``response.content`` says; raises ``UnusableReply``."""
     if response.content == "blocks":
-        return Result(blocks.read(value, response.max_bytes, redactor))
+        return Result(blocks.read(value, response.max_bytes, redactor, response.invisible))
     if response.content == "text" and isinstance(value, str):
-        fitted = bounds.fit_text(value, response.max_bytes, narrowing)
+        fitted = bounds.fit_text(value, response.max_bytes, narrowing, response.invisible)
     else:
-        fitted = bounds.fit(value, response.max_bytes, narrowing)
+        fitted = bounds.fit(value, response.max_bytes, narrowing, response.invisible)
     return Result([_block(fitted.text)], meta=fitted.meta)
 
 
@@ -207,7 +226,7 @@ def of_structured(
     structured: dict[str, Json], response: ResponseSpec, *, narrowing: Sequence[str] = ()
 ) -> Result:
     """``structuredContent`` and the same JSON as text; a part would break the schema, so it fits or fails."""
-    written = bounds.write(structured, response.max_bytes, narrowing)
+    written = bounds.write(structured, response.max_bytes, narrowing, response.invisible)
     return Result([_block(written)], structured)
 
 
@@ -267,7 +286,7 @@ def _picture(content: bytes) -> str | None:
 def _media(reply: Reply, kind: str) -> dict[str, Json]:
     media_type = _picture(reply.content) if kind == "image" else None
     if media_type is None and reply.media_type.startswith(f"{kind}/"):
-        media_type = reply.media_type
+        media_type = bounds.visible(reply.media_type)
     if media_type is None:
         declared = reply.media_type or "no Content-Type"
         message = f"The API answered {reply.status} with {declared} instead of {kind}. Tell the user."
@@ -275,12 +294,15 @@ def _media(reply: Reply, kind: str) -> dict[str, Json]:
     return {"type": kind, "data": base64.b64encode(reply.content).decode(), "mimeType": media_type}
 
 
-def _resource(reply: Reply, max_bytes: int, tool: str) -> dict[str, Json]:
+def _resource(reply: Reply, response: ResponseSpec, tool: str) -> dict[str, Json]:
     """An embedded resource under an address of our own: the same content has the same one."""
-    media_type = reply.media_type or "application/octet-stream"
+    media_type = bounds.visible(reply.media_type or "application/octet-stream")
     is_text = kind_of(reply) in ("json", "text")
-    written = bounds.visible(text(reply)) if is_text else base64.b64encode(reply.content).decode()
-    bounds.require(len(written.encode()), max_bytes, media_type)
+    if is_text:
+        written = bounds.visible(text(reply), response.invisible)
+    else:
+        written = base64.b64encode(reply.content).decode()
+    bounds.require(len(written.encode()), response.max_bytes, media_type)
     uri = f"restbridge://{tool}/{sha256(reply.content).hexdigest()[:32]}"
     resource = {"uri": uri, "mimeType": media_type, "text" if is_text else "blob": written}
     return {"type": "resource", "resource": resource}

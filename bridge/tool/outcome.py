@@ -10,7 +10,7 @@ from bridge import codec
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.exchange import Reply, Request
 from bridge.redaction import NO_SECRETS, Redactor
-from bridge.spec import ErrorSpec, Json
+from bridge.spec import ErrorSpec, Invisible, Json
 from bridge.tool.bounds import json_text, visible
 from bridge.tool.content import Result, document, kind_of, projected, text
 from bridge.tool.projection import MAX_STEPS, Projection
@@ -46,6 +46,7 @@ def status_error(
     retry_after: float | None = None,
     *,
     redactor: Redactor = NO_SECRETS,
+    invisible: Invisible = "show",
     steps: int = MAX_STEPS,
 ) -> StatusError:
     """The error for a status that is no success: 404 before 4xx before default, ours where all lack.
@@ -59,7 +60,8 @@ def status_error(
     keys = (str(status), f"{status // 100}xx", "default")
     key = next((key for key in keys if key in errors), None)
     spec = errors[key] if key is not None else ErrorSpec()
-    message = _selected(reply, spec, projections.get(key or ""), redactor, steps)
+    said = _selected(reply, spec, projections.get(key or ""), redactor, steps)
+    message = _bounded(said, invisible)
     if spec.message is not None:
         sentences = [_ended(spec.message)]
     else:
@@ -88,12 +90,16 @@ def upstream_message(reply: Reply) -> str | None:
     Of JSON: ``detail`` or ``title`` (RFC 9457), else ``error.message``, ``message``, ``error`` with what
     explains it, ``errors``; a plain text is the message itself.
     """
+    return _bounded(_upstream_message(reply))
+
+
+def _upstream_message(reply: Reply) -> Json:
     if reply.media_type == "text/plain":
-        return _bounded(text(reply))
+        return text(reply)
     if kind_of(reply) != "json":
         return None
     try:
-        return _bounded(_message(document(reply)))
+        return _message(document(reply))
     except UnusableReply:
         return None
 
@@ -105,6 +111,7 @@ def error_result(
     data: Json = None,
     max_bytes: int = 100_000,
     redactor: Redactor = NO_SECRETS,
+    invisible: Invisible = "show",
 ) -> Result:
     """An isError result. ``executed`` is for unsafe requests: the status of one that was carried out.
 
@@ -113,7 +120,7 @@ def error_result(
     ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``. ``redactor`` is for
     the error's own text: the data has no secrets.
     """
-    words = _shown(str(error), redactor)
+    words = _shown(str(error), redactor, invisible)
     meta: dict[str, Json] = {"restbridge/error": error.code}
     if isinstance(error, StatusError):
         meta["restbridge/status"] = error.status
@@ -122,17 +129,17 @@ def error_result(
     elif isinstance(error, NotAnswered):
         words = f"{_ended(words)} It changed nothing."
     elif executed is not None:
-        what = _shown(error.message, redactor) if isinstance(error, UnusableReply) else words
+        what = _shown(error.message, redactor, invisible) if isinstance(error, UnusableReply) else words
         words = f"The request was carried out ({executed}). Do not repeat it. {what}"
         meta["restbridge/executed"] = True
     content = [words]
-    if data is not None and len(written := json_text(data)) <= max_bytes:
+    if data is not None and len(written := json_text(data, invisible)) <= max_bytes:
         content.append(written)
     return Result([{"type": "text", "text": part} for part in content], is_error=True, meta=meta)
 
 
-def _shown(message: str, redactor: Redactor) -> str:
-    return visible(redactor.text(codec.clean(message)))
+def _shown(message: str, redactor: Redactor, invisible: Invisible) -> str:
+    return visible(redactor.text(codec.clean(message)), invisible)
 
 
 def _ended(sentence: str) -> str:
@@ -141,13 +148,13 @@ def _ended(sentence: str) -> str:
 
 def _selected(
     reply: Reply, error: ErrorSpec, projection: Projection | None, redactor: Redactor, steps: int
-) -> str | None:
+) -> Json:
     if not error.upstream:
         return None
     if projection is None:
-        return upstream_message(reply)
+        return _upstream_message(reply)
     try:
-        return _bounded(projected(projection, document(reply), redactor, steps=steps))
+        return projected(projection, document(reply), redactor, steps=steps)
     except UnusableReply:
         return None
 
@@ -163,10 +170,10 @@ def _message(body: Json) -> Json:
     return next((word for word in words if word), None)
 
 
-def _bounded(message: Json) -> str | None:
+def _bounded(message: Json, invisible: Invisible = "show") -> str | None:
     """One line; of a value that is no text its JSON, as some frameworks answer lists of problems."""
     if message is None:
         return None
     words = message if isinstance(message, str) else codec.encode(message).decode()
-    line = visible(" ".join(words.split()))
+    line = visible(" ".join(words.split()), invisible)
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"

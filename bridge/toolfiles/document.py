@@ -7,6 +7,7 @@ fault with, or is known to read otherwise (``_READ_OTHERWISE``), goes to the pur
 """
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says None where there is no extension
 
+from bridge.characters import deceptive
 from bridge.codec import NotJson
 from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
 from bridge.spec import Json
@@ -40,11 +42,6 @@ MAX_VALUES: Final = 20_000
 MAX_ALIASES: Final = 20
 MAX_QUOTED: Final = 1000
 
-_DECEPTIVE: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-    "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]"
-)
-"""C0, C1, bidirectional and tag characters, half surrogates: text that is not what it looks like."""
 _READ_OTHERWISE: Final = re.compile(
     r"""[\t\u2028\u2029%.|>&*] (?:
         (?<=[\t\u2028\u2029])
@@ -207,13 +204,15 @@ def _decode(data: bytes) -> tuple[str, Problem | None]:
     except UnicodeDecodeError as problem:
         text = data[: problem.start].decode("utf-8-sig")
         return text, Problem("not-utf8", "found a byte that is not UTF-8; save the file as UTF-8", len(text))
-    if found := _DECEPTIVE.search(text):
+    if found := deceptive(text):
         return text, _deceptive(found[0], found.start())
     return text, None
 
 
 def _deceptive(character: str, index: int) -> Problem:
-    message = f"found U+{ord(character):04X}, a character that no text may hold; take it out"
+    name = unicodedata.name(character, "")
+    told = f"found U+{ord(character):04X}{' ' * bool(name)}{name}"
+    message = f"{told}, an invisible or misleading character; take it out"
     return Problem("control-character", message, index)
 
 
@@ -338,7 +337,7 @@ class _Reading:
 
     def _scalar(self, event: Any, start: int) -> _Node:
         text = event.value
-        if event.style and (found := _DECEPTIVE.search(text)):
+        if event.style and (found := deceptive(text)):
             self.problems.append(_deceptive(found[0], start))
         value = text if event.style else self._plain(text, start)
         return _Node(value, start, event.end_mark.index, 1 + len(text) // 32, _NO_CHILDREN)

@@ -19,6 +19,7 @@ from ruamel.yaml.events import (
     StreamEndEvent,
 )
 
+from bridge.characters import deceptive
 from bridge.codec import NotJson
 from bridge.spec import Json
 
@@ -97,6 +98,6 @@ def _mapping(next_event: Callable[[], Any], depth: int, *, in_flow: bool) -> dic
 
 def _text(event: Any) -> str:
     text: str = event.value
-    if event.style == '"' and not text.isprintable():
+    if event.style == '"' and not (text.isprintable() and (text.isascii() or deceptive(text) is None)):
         raise Unusual
     return intern(text) if len(text) <= _SHORT else text

@@ -35,6 +35,34 @@ def test_what_mcp_does_not_know_is_left_out_and_text_is_visible() -> None:
     ]
 
 
+def test_every_text_of_a_block_is_visible() -> None:
+    link = {
+        "type": "resource_link",
+        "uri": "a:\u200b",
+        "name": "\u200b",
+        "title": "\x1b",
+        "description": "\u202e",
+    }
+    more = {"mimeType": "\u2060", "annotations": {"lastModified": "\u00ad"}, "_meta": {"\u3164": ["\ufe0f"]}}
+    shown = {
+        "type": "resource_link",
+        "uri": r"a:\u200b",
+        "name": r"\u200b",
+        "title": r"\u001b",
+        "description": r"\u202e",
+        "mimeType": r"\u2060",
+        "annotations": {"lastModified": r"\u00ad"},
+        "_meta": {r"\u3164": [r"\ufe0f"]},
+    }
+    assert read([link | more], 1000) == [shown]
+    passed = link | more | {"title": r"\u001b", "description": r"\u202e"}
+    assert read([link | more], 1000, invisible="pass") == [passed]
+    resource = {"uri": "\u200b", "mimeType": "\u200b", "text": "\u200b"}
+    assert read([{"type": "resource", "resource": resource}], 1000)[0]["resource"] == dict.fromkeys(
+        resource, r"\u200b"
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "problem"),
     [

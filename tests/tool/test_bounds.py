@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import UnusableReply
-from bridge.spec import Json
-from bridge.tool.bounds import fit, fit_text, json_text, require, visible, write
+from bridge.spec import Invisible, Json
+from bridge.tool.bounds import fit, fit_text, json_text, require, stripped, visible, write
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,19 @@ def test_characters_that_hide_or_reorder_text_are_shown(text: str, shown: str) -
     assert visible(text) == shown
 
 
-@settings(max_examples=100)
-@given(st.text(max_size=50))
+INVISIBLE: tuple[Invisible, ...] = ("show", "strip", "pass")
+TEXTS = st.text(
+    st.sampled_from('a1#👩🔬☀می葛ᠠ"\\\r\n\x1b\u200b\u200c\u200d\ufe0e\ufe0f\u20e3\u180b\U000e0100\u202e')
+)
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=50) | TEXTS)
 def test_visible_json_is_the_same_json(text: str) -> None:
-    assert json.loads(json_text({text: [text]})) == {text: [text]}
-    assert visible(visible(text)) == visible(text)
+    for invisible in INVISIBLE:
+        assert json.loads(json_text({text: [text]}, invisible)) == {text: [text]}
+        assert visible(visible(text, invisible), invisible) == visible(text, invisible)
+    assert stripped(stripped(text)) == stripped(text)
 
 
 ITEMS = [{"id": number, "name": "n" * 20} for number in range(100)]

@@ -1,0 +1,60 @@
+"""Characters that no one sees, or that change how the text around them reads."""
+
+import re
+from typing import Final
+
+_EMOJI: Final = (
+    "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff"
+    "\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
+)
+"""The blocks of what Unicode calls emoji (UTS 51, emoji-data.txt)."""
+_HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MONGOLIAN: Final = "\u1820-\u18aa"
+_JOINED: Final = (
+    "\u0620-\u08ff"  # Arabic, Syriac, N'Ko, Mandaic
+    "\u0900-\u0dff\u0f00-\u109f\u1780-\u17b3\u17b6-\u17ff"  # Devanagari to Sinhala, Tibetan, Myanmar, Khmer
+    f"{_MONGOLIAN}"
+)
+"""Scripts in which joiners and non-joiners choose the form of a letter (RFC 5892, A.1 and A.2; UAX 31, 2.3)."""
+
+_MISLEADING: Final = (
+    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # ANSI escapes and the like
+    "\u202a-\u202e\u2066-\u2069"  # turn the direction of what follows
+)
+_INVISIBLE: Final = (
+    # Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt), without those above.
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    # Separators of lines and paragraphs, and marks of annotations.
+    "\u2028\u2029\ufff9-\ufffb"
+)
+_PLANE_14: Final = "\U000e0000-\U000e0fff"
+"""The tags, and more that Unicode sets apart for invisible characters; as one range it is looked for faster."""
+
+INVISIBLE: Final = re.compile(f"[{_INVISIBLE}\U000e0000\U000e0002-\U000e001f\U000e0080-\U000e0fff]")
+"""What no one sees, but for controls, what turns the direction, and tags (text that only a model sees).
+
+Some are right where they ``belong``.
+"""
+HIDDEN: Final = re.compile(f"[{_MISLEADING}{_INVISIBLE}{_PLANE_14}]")
+"""All of these; a carriage return apart."""
+_BELONGING: Final = re.compile(
+    f"(?<=[{_JOINED}])[\u200c\u200d]"
+    f"|(?:(?<=[{_EMOJI}])|(?<=[{_EMOJI}]\ufe0f))\u200d(?=[{_EMOJI}])"
+    f"|(?<=[{_EMOJI}])[\ufe0e\ufe0f]"
+    "|(?<=[0-9#*])\ufe0f(?=\u20e3)"  # a keycap
+    f"|(?<=[{_HAN}])[\ufe00-\ufe02\U000e0100-\U000e01ef]"  # Ideographic Variation Database
+    f"|(?<=[{_MONGOLIAN}])[\u180b-\u180f]"
+)
+_DECEPTIVE: Final = re.compile(f"[{_MISLEADING}{_INVISIBLE}{_PLANE_14}\ufffe\uffff\ud800-\udfff]")
+
+
+def belongs(text: str, index: int) -> bool:
+    """Whether a joiner or a variation selector stands where it is needed: in an emoji, behind a letter that it shapes."""
+    return _BELONGING.match(text, index) is not None
+
+
+def deceptive(text: str) -> re.Match[str] | None:
+    """The first character that makes a text other than it looks: a control, invisible, half a surrogate pair."""
+    found = _DECEPTIVE.finditer(text)
+    return next((match for match in found if not belongs(text, match.start())), None)
