@@ -20,6 +20,12 @@ OPERATE_SCOPE: Final = "restbridge:operate"
 METRICS_SCOPE: Final = "restbridge:metrics"
 """What is enough for the metrics alone."""
 
+OWN_SCOPES: Final = "restbridge:"
+"""How the bridge's own scopes begin."""
+
+_LIFETIME: Final = re.compile(r"([0-9]{1,9})(m|h|d)")
+_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
+_MAX_LIFETIME_SECONDS: Final = 366 * 86400
 _HOST_NAME: Final = "[A-Za-z0-9._-]{1,253}"
 _VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 
@@ -39,6 +45,14 @@ def _moment(value: object) -> object:
     if moment is None:
         raise ValueError("expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _lifetime(value: object) -> object:
+    match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= _MAX_LIFETIME_SECONDS:
+        raise ValueError("expected a time such as 30m, 24h or 7d, at most 366d")
+    return seconds
 
 
 def is_past(moment: float | None) -> bool:
@@ -71,6 +85,13 @@ Moment: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "examples": ["2027-01-31", "2027-01-31T18:00:00Z"]}),
 ]
 """Written as RFC 3339 says, or as a date, which is its first moment in UTC; held in seconds since 1970."""
+
+Lifetime: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_lifetime),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}(m|h|d)$", "examples": ["24h"]}),
+]
+"""Written as 30m, 24h, 7d; held in seconds."""
 
 ViewName: TypeAlias = Annotated[
     str,
@@ -138,6 +159,24 @@ class Issuer(Words):
         min_length=1,
         description="The claim that says what the caller may do. Default: scope, else scp.",
     )
+    grants: tuple[str, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="Patterns of the scopes that its tokens may give. Default: all but restbridge:*.",
+    )
+    max_lifetime: Lifetime = Field(
+        default=86400.0, description="The longest time for which its tokens may be valid. Default 24h."
+    )
+
+    def may_grant(self, scope: str) -> bool:
+        """Whether its tokens may give a scope. One of the bridge's own takes a pattern that names it as such."""
+        is_own = scope.startswith(OWN_SCOPES)
+        if self.grants is None:
+            return not is_own
+        return any(
+            matches(pattern, scope) and (not is_own or pattern.startswith(OWN_SCOPES))
+            for pattern in self.grants
+        )
 
 
 class Access(Words):
@@ -153,6 +192,15 @@ class Access(Words):
         default=None,
         min_length=1,
         description="The address at which clients reach the endpoint, such as https://tools.example.com/mcp.",
+    )
+    scopes_supported: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Patterns of the tools' scopes that clients without a token are told to ask for. Default: none.",
+    )
+    step_up: Literal["hide", "challenge"] = Field(
+        default="hide",
+        description="What a call gets whose token lacks scopes of its tool: hide: unknown tool; challenge: which scopes.",
     )
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -38,6 +38,7 @@ from bridge.server.signals import ask_on_signal, stop_on_signal
 from bridge.server.stdio import serve_stdio
 from bridge.server.tracing import Tracing
 from bridge.settings import Settings
+from bridge.settingsfile import matches
 from bridge.spec import TokenExchangeAuth
 from bridge.toolfiles.reloader import Reloader
 from bridge.upstream.client import Client
@@ -167,7 +168,7 @@ class Bridge:
         self.shares_port = beginning.worker is not None
         alone = not (self.shares_port or settings.stateless)
         resource = self.live and self.live.resource
-        self.resource = Resource(resource, lambda: self.registry.current.scopes) if resource else None
+        self.resource = Resource(resource, self._scopes_supported) if resource else None
         limits = settings.limits if settings.http else UNBOUNDED
         self.server = ToolServer(
             self.registry, self.client, self._ear, alone=alone, limits=limits, tracing=tracing
@@ -215,6 +216,13 @@ class Bridge:
         if exchanging and not (self.live and self.live.access and self.live.access.issuers):
             text = "%s: called in the name of who shows a token, and here nobody can; set access.jwt, and serve HTTP"
             _log.warning(text, ", ".join(exchanging))
+
+    def _scopes_supported(self) -> Iterable[str]:
+        """The scopes that clients without a token are told to ask for."""
+        assert self.live
+        assert self.live.access
+        patterns = self.live.access.scopes_supported
+        return [scope for scope in self.registry.current.scopes if any(matches(p, scope) for p in patterns)]
 
     def _standing(self) -> Standing:
         loaded, live = self._shelf.loaded, self.live

@@ -128,6 +128,10 @@ class Access:
             (key.expires for key in self.keys if key.expires and not is_past(key.expires)), default=math.inf
         )
 
+    def may_grant(self, issuer: str, scopes: Iterable[str]) -> bool:
+        """Whether tokens of an issuer may give all of these scopes."""
+        return issuer in self._issuers and all(map(self._issuers[issuer].entry.may_grant, scopes))
+
     def knows(self, caller: Caller) -> bool:
         """Whether a key has that name, or there is that issuer, who may know of the name."""
         if caller.issuer is not None:
@@ -136,6 +140,7 @@ class Access:
 
     def replace(self, words: AccessWords) -> None:
         """Let these count from now on; what those opened ends that are another or no more among them."""
+        self.step_up, self.scopes_supported = words.step_up, words.scopes_supported
         standing = self._standing()
         before, self._keys = self._keys, {}
         for key in words.api_keys or ():

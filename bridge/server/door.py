@@ -1,15 +1,17 @@
 """In front of everything else: every request shows a key or a token, but for a few that are open."""
 
+from collections.abc import Callable
 from typing import Final
 
 import anyio
 from mcp_types import INVALID_REQUEST
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.server.access import INVALID, Access, Refused
 from bridge.server.announce import come_from
-from bridge.server.gate import error_reply, later_reply, receive_until
+from bridge.server.gate import ErrorReply, error_reply, later_reply, receive_until, told
 from bridge.server.guesses import Guesses
 from bridge.server.operator import HEALTHY, READY
 from bridge.server.refusals import Refusals, client_of
@@ -21,12 +23,20 @@ _BODY_FIELDS: Final = (b"content-length", b"transfer-encoding")
 class Door:
     """An ASGI app in front of ``app``: nobody comes past without a key or a token that counts.
 
-    With ``resource``, whoever does not is told where to get a token, and so is everybody who asks. Who tries again and
-    again waits for the answer.
+    With ``resource``, a request without one is told where to get a token, and so is everybody who asks. ``check_host``
+    refuses requests that name another server; these are told nothing else. Who tries again and again waits for the answer.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, resource: Resource | None, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        resource: Resource | None,
+        refusals: Refusals,
+        check_host: Callable[[Headers], ErrorReply | None],
+    ) -> None:
         self._app = app
+        self._check_host = check_host
         self._access = access
         self._resource = resource
         self._refusals = refusals
@@ -37,16 +47,19 @@ class Door:
             await self._app(scope, receive, send)
             return
         if self._resource and self._resource.is_asked(scope["path"]):
-            await self._resource.answer(self._access.issuers)(scope, receive, send)
+            metadata = self._misdirected(scope) or self._resource.answer(self._access.issuers)
+            await metadata(scope, receive, send)
             return
         try:
             holder = await self._access.holder(scope["headers"])
         except Refused as refused:
-            challenge = self._challenge(refused)
-            self._refusals.tell(scope, challenge.status_code, str(refused), refused.holder)
+            reply: Response | None = self._misdirected(scope)
+            if reply is None:
+                reply = self._challenge(refused)
+                self._refusals.tell(scope, reply.status_code, str(refused), refused.holder)
             if not refused.later and (wait := self._guesses.wait(client_of(scope))):
                 await _let_wait(wait, scope, receive)
-            await challenge(scope, receive, send)
+            await reply(scope, receive, send)
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)
@@ -58,6 +71,14 @@ class Door:
             holder.visits -= 1
         if holder.stay.over.is_set():
             await visit.close(scope, self._challenge(Refused(INVALID, "invalid_token")))
+
+    def _misdirected(self, scope: Scope) -> ErrorReply | None:
+        """What a request is answered that names another server: it learns nothing of this one."""
+        headers = Headers(scope=scope)
+        reply = self._check_host(headers)
+        if reply:
+            self._refusals.tell(scope, reply.status_code, told(reply, headers))
+        return reply
 
     def _challenge(self, refused: Refused) -> Response:
         """RFC 6750 3: what is missing, or why what was shown does not count; RFC 9728 5.1: where to get a token."""

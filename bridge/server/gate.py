@@ -57,10 +57,14 @@ class ErrorReply(JSONResponse):
         self.text = text
 
 
+StepUpCheck: TypeAlias = Callable[[JSONRPCRequest, Scope], ErrorReply | None]
+"""What a tools/call is answered whose caller should get another token first, if it is one."""
+
+
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
-    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` answers calls that are not made. Without ``sessions`` there is nothing
+    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` and ``step_up`` answer calls that are not made. Without ``sessions`` there is nothing
     to get or to delete.
     """
 
@@ -73,6 +77,7 @@ class Gate:
         *,
         any_address: bool,
         refuse_call: RefuseCall,
+        step_up: StepUpCheck | None = None,
         sessions: bool = True,
         max_body: int = MAX_BYTES,
     ) -> None:
@@ -88,6 +93,7 @@ class Gate:
         self._any_address = any_address
         self._sessions = sessions
         self._refuse_call = refuse_call
+        self._step_up = step_up
         self._large_bodies = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,6 +169,10 @@ class Gate:
             return
         if problem:
             await self._refused(message, problem, scope)(scope, receive, send)
+            return
+        if is_call(message) and self._step_up and (challenge := self._step_up(message, scope)):
+            self.refusals.tell(scope, challenge.status_code, challenge.text)
+            await challenge(scope, receive, send)
             return
         again = Again(first, receive)
         try:

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
@@ -129,7 +130,9 @@ class ToolServer(Server[TaskGroup]):
         tool = self.seen(caller).find(params.name)
         if tool is None:
             # No nearest name: after a deletion that may be a tool that does the opposite.
-            self._refused(_named(params.name), "unknown-tool", Inbound(caller, fit(ctx.request_id)))
+            hidden = self.hidden(params.name, caller)
+            outcome = "not-permitted" if hidden else "unknown-tool"
+            self.refuse(params.name, outcome, Inbound(caller, fit(ctx.request_id)), hidden)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
         headers = ctx.request.headers.raw if ctx.request else ()
         inbound = Inbound(caller, fit(ctx.request_id), headers)
@@ -138,6 +141,16 @@ class ToolServer(Server[TaskGroup]):
     def seen(self, caller: Caller) -> Snapshot | VisibleTools:
         """The tools that are there for somebody now."""
         return self._registry.current.seen_by(caller)
+
+    def hidden(self, name: str, caller: Caller) -> Tool | None:
+        """The tool of a name that is there, but not for a caller with these scopes."""
+        tool = self.seen(replace(caller, scopes=None)).find(name)
+        return tool if tool and self.seen(caller).find(name) is None else None
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """All that tools ask for now."""
+        return self._registry.current.scopes
 
     def listing(self, version: str, caller: Caller, id: object) -> bytes:
         """The result of tools/list as it is sent to somebody in one protocol version: its first page.
@@ -190,7 +203,7 @@ class ToolServer(Server[TaskGroup]):
         try:
             self.limits.begin_call(inbound.caller)
         except TooMany as error:
-            self._refused(tool.name, error.code, inbound, tool)
+            self.refuse(tool.name, error.code, inbound, tool)
             return _answer(error_result(error))
         try:
             return await self._call(tool, arguments, inbound, running)
@@ -200,10 +213,8 @@ class ToolServer(Server[TaskGroup]):
     def refuse_call(self, message: JSONRPCRequest, problem: BridgeError, scope: Scope) -> bytes:
         """The result of a tools/call over HTTP that is not made, as it is sent."""
         name, caller = str((message.params or {}).get("name")), caller_in(scope)
-        tool = self.seen(caller).find(name)
-        self._refused(
-            tool.name if tool else _named(name), problem.code, Inbound(caller, fit(message.id)), tool
-        )
+        inbound = Inbound(caller, fit(message.id))
+        self.refuse(name, problem.code, inbound, self.seen(caller).find(name))
         version = Headers(scope=scope).get("mcp-protocol-version", "")
         return self.written(version, _answer(error_result(problem)))
 
@@ -216,11 +227,12 @@ class ToolServer(Server[TaskGroup]):
                 event = event._replace(outcome="stopped")
         self._emit(event)
 
-    def _refused(self, name: str, outcome: str, inbound: Inbound, tool: Tool | None = None) -> None:
-        """Tell of a call that is not made."""
+    def refuse(self, name: str, outcome: str, inbound: Inbound, tool: Tool | None) -> None:
+        """Tell of a call that is not made; ``name`` is what the client calls the tool."""
+        known = name if re.match(NAME_PATTERN, name) else "?"
         self._emit(
             CallFinished(
-                name,
+                known if tool is None else tool.name,
                 outcome,
                 0,
                 None if tool is None else tool.upstream.name,
@@ -294,11 +306,6 @@ def _after(cursor: str | None, tools: Sequence[Tool]) -> int:
     if re.match(NAME_PATTERN, cursor) is None:
         raise MCPError(INVALID_PARAMS, "Invalid cursor")
     return bisect_right(tools, cursor, key=attrgetter("name"))
-
-
-def _named(name: str) -> str:
-    """What a client calls a tool, fit for the log."""
-    return name if re.match(NAME_PATTERN, name) else "?"
 
 
 def _failed(text: str, tool: Tool) -> MCPError:

@@ -33,6 +33,7 @@ from bridge.server.listeners import bind
 from bridge.server.operator import Operator, routes
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
+from bridge.server.step_up import StepUp
 from bridge.server.views import Views
 from bridge.settingsfile import View
 
@@ -90,6 +91,7 @@ async def serve_http(
         LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
         refuse_call=server.refuse_call,
+        step_up=StepUp(server, access, resource).challenge if access and resource else None,
         sessions=server.alone,
         max_body=limits.body,
     )
@@ -107,7 +109,7 @@ async def serve_http(
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
     front = Views(front, views, PATH, server.refusals)
     if access:
-        front = Door(front, access, resource, server.refusals)
+        front = Door(front, access, resource, server.refusals, gate.stranger)
     await serve_app(
         front,
         host,

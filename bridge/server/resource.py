@@ -10,9 +10,9 @@ _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 
 
 class Resource:
-    """The endpoint, which clients reach at ``url``; ``scopes`` are what tools ask for now."""
+    """The endpoint, which clients reach at ``url``; ``scopes`` are those that clients are told to ask for."""
 
-    def __init__(self, url: str, scopes: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, url: str, scopes: Callable[[], Iterable[str]] = tuple) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self._url = url
@@ -24,17 +24,18 @@ class Resource:
         return path == _WELL_KNOWN or path.startswith(f"{_WELL_KNOWN}/")
 
     def answer(self, issuers: Iterable[str]) -> Response:
-        """RFC 9728 2."""
+        """RFC 9728 2. ``scopes_supported`` is left out where there is nothing to tell."""
+        scopes = sorted(self._scopes())
         metadata = {
             "resource": self._url,
             "authorization_servers": list(issuers),
-            "scopes_supported": sorted(self._scopes()),
+            **({"scopes_supported": scopes} if scopes else {}),
             "bearer_methods_supported": ["header"],
             "resource_name": "restbridge",
         }
         return JSONResponse(metadata, headers={"Cache-Control": "max-age=60"})
 
-    def challenge(self) -> list[str]:
-        """The words of a WWW-Authenticate that lead there (RFC 9728 5.1)."""
-        scopes = " ".join(sorted(self._scopes()))
-        return [f'resource_metadata="{self._metadata}"', *([f'scope="{scopes}"'] if scopes else [])]
+    def challenge(self, scopes: Iterable[str] | None = None) -> list[str]:
+        """The words of a WWW-Authenticate that lead there (RFC 9728 5.1); ``scopes`` are what a request needs."""
+        named = " ".join(sorted(self._scopes() if scopes is None else scopes))
+        return [f'resource_metadata="{self._metadata}"', *([f'scope="{named}"'] if named else [])]

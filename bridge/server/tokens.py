@@ -4,12 +4,14 @@ RFC 7519 and RFC 9068 for tokens, RFC 7517 for keys. No key that an issuer and a
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import anyio
 import jwt
+from jwt.utils import base64url_decode
 
 from bridge.codec import NotJson, decode
 from bridge.settingsfile import Issuer
@@ -29,6 +31,12 @@ _PAUSE: Final = 10.0
 _FILE_PAUSE: Final = 1.0
 _LONGEST: Final = 8 * 1024
 _NONE: Final[frozenset[str]] = frozenset()
+_TYPES: Final = frozenset({"jwt", "at+jwt"})
+"""What kinds of tokens may call themselves (typ), if they say it at all (RFC 9068 4, RFC 8725 3.11)."""
+_MAX_MOMENT: Final = 2**53
+"""Seconds since 1970, and past any date."""
+_KEYCLOAK_TYPES: Final = frozenset({"id", "refresh", "offline", "logout"})
+"""What Keycloak's tokens of other kinds have as a claim typ; all of them have JWT in the header."""
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """What kind of key signs by an algorithm, as that begins (RFC 7518 3.1)."""
 _JWT: Final = jwt.PyJWT(options={"enforce_minimum_key_length": True})
@@ -100,7 +108,10 @@ class TokenIssuer:
         await self._read(0 if at_once else self._fresh)
 
     async def token(self, text: str, header: Mapping[str, Any]) -> Token:
-        """What a token with this header says; raises ``InvalidToken`` and ``NoKeys``."""
+        """What a token with this header says; raises ``InvalidToken`` and ``NoKeys``.
+
+        A header's own keys, or addresses of keys (``jwk``, ``jku``, ``x5c``, ``x5u``), are never used.
+        """
         algorithm = str(header.get("alg"))
         if algorithm not in self.entry.algorithms:
             raise InvalidToken(_TEXTS[jwt.InvalidAlgorithmError])
@@ -117,25 +128,37 @@ class TokenIssuer:
                 leeway=self.entry.leeway,
                 options={"require": ["exp", "iss", "aud", self.entry.name]},
             )
-            expires = float(claims["exp"]) + self.entry.leeway
         except jwt.MissingRequiredClaimError as problem:
             raise InvalidToken(f"This token has no {problem.claim}") from None
-        except OverflowError:
-            raise InvalidToken("In this token exp is no time") from None
         except jwt.PyJWTError as problem:
             raise InvalidToken(_TEXTS.get(type(problem), "This token cannot be read")) from None
         name = claims[self.entry.name]
         if not isinstance(name, str) or not name:
             raise InvalidToken(f"In this token {self.entry.name} is no text")
+        _check_kind(header, claims)
+        expires = self._expiry(claims) + self.entry.leeway
         return Token(self, name, self._scopes(claims), expires, claims, key)
+
+    def _expiry(self, claims: Mapping[str, Any]) -> float:
+        """When a token ends, in seconds since 1970 (RFC 7519 2, NumericDate)."""
+        for claim in ("exp", "nbf", "iat"):
+            moment = claims.get(claim, 0)
+            if type(moment) not in (int, float) or not 0 <= moment < _MAX_MOMENT:
+                raise InvalidToken(f"In this token {claim} is no time")
+        ends, most = float(claims["exp"]), self.entry.max_lifetime
+        if ends - claims.get("iat", time.time()) > most + self.entry.leeway:
+            raise InvalidToken(
+                f"This token is valid for more than {most:.0f} seconds, the most that is accepted"
+            )
+        return ends
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
         names = [self.entry.scopes] if self.entry.scopes else ["scope", "scp"]
         said: Json = next((claims[name] for name in names if name in claims), [])
         words = said.split() if isinstance(said, str) else said
-        return (
-            frozenset(word for word in words if isinstance(word, str)) if isinstance(words, list) else _NONE
-        )
+        if not isinstance(words, list):
+            return _NONE
+        return frozenset(word for word in words if isinstance(word, str) and self.entry.may_grant(word))
 
     async def _key(self, kid: object, algorithm: str) -> Mapping[str, Json]:
         """One that is there is not waited for; of others the issuer is asked."""
@@ -191,11 +214,40 @@ def unverified(text: str) -> tuple[Mapping[str, Any], str | None]:
     if len(text) > _LONGEST:
         raise InvalidToken("This token is too long")
     try:
-        parts = jwt.decode_complete(text, options={"verify_signature": False})
-    except (jwt.PyJWTError, RecursionError):
-        raise InvalidToken("This token cannot be read") from None
-    issuer = parts["payload"].get("iss")
-    return parts["header"], issuer if isinstance(issuer, str) else None
+        header, claims = (decode(base64url_decode(part)) for part in text.split(".")[:2])
+    except ValueError:
+        header = claims = None
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise InvalidToken("This token cannot be read")
+    _check_header(header)
+    issuer = claims.get("iss")
+    return header, issuer if isinstance(issuer, str) else None
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """Raises ``InvalidToken`` for what is no access token, as its header says, or asks for more than is known here."""
+    if "crit" in header or "b64" in header:
+        raise InvalidToken("This token has a critical header (crit), and none is known here")
+    kind = header.get("typ")
+    if kind is not None and str(kind).lower().removeprefix("application/") not in _TYPES:
+        raise InvalidToken("This is no access token: its typ is neither at+jwt nor JWT")
+    if not isinstance(header.get("kid", ""), str):
+        raise InvalidToken("In this token kid is no text")
+
+
+def _check_kind(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
+    """The same by its claims: many servers write JWT into the header of every kind (RFC 8725 2.8)."""
+    if "cnf" in claims:  # RFC 7800, RFC 8705 3, RFC 9449 6
+        raise InvalidToken("This token is bound to a key (cnf), and was shown without a proof of that key")
+    is_known_kind = str(header.get("typ")).lower().endswith("at+jwt")
+    is_id = (
+        "at_hash" in claims
+        or "c_hash" in claims
+        or ("nonce" in claims and not claims.keys() & {"scope", "scp"})
+    )
+    is_other = "events" in claims or str(claims.get("typ")).lower() in _KEYCLOAK_TYPES
+    if is_other or (is_id and not is_known_kind):
+        raise InvalidToken("This is no access token: its claims are those of an ID token or another kind")
 
 
 def _usable(content: bytes) -> Keys:
@@ -207,4 +259,10 @@ def _usable(content: bytes) -> Keys:
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list):
         raise OSError("found no key set (RFC 7517): an object whose keys is a list")
-    return tuple(key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig")
+    return tuple(key for key in keys if isinstance(key, dict) and _is_for_signatures(key))
+
+
+def _is_for_signatures(key: Mapping[str, Json]) -> bool:
+    """RFC 7517 4.2 and 4.3."""
+    operations = key.get("key_ops", ["verify"])
+    return key.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations

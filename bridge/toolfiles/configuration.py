@@ -137,6 +137,11 @@ def _check_callers(access: Access, snapshot: Snapshot, findings: Findings) -> No
             message = f"the tool {tool.name} sends {{$caller}}, and of {what} two callers may have one name"
             findings.warn("unclear-caller", f"{message}; send {{$caller.iss}}, too", "access", at_key=True)
             break
+    for index, issuer in enumerate(access.jwt or ()):
+        for number, pattern in enumerate(issuer.grants or ()):
+            if not any(matches(pattern, scope) for scope in (*snapshot.scopes, OPERATE_SCOPE, METRICS_SCOPE)):
+                message = f"no tool asks for a scope that matches {quote(pattern)}"
+                findings.warn("idle-access", message, "access", "jwt", index, "grants", number)
     for tool in snapshot.tools:
         if not issuers and isinstance(tool.upstream.spec.auth, TokenExchangeAuth):
             message = f"the tool {tool.name} is called in the name of who shows a token, and here nobody can"

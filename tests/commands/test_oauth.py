@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -41,7 +42,13 @@ class Storage:
         self.info = client_info
 
 
-async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [({"scopesSupported": ["orders:*"]}, ["orders:read"]), ({"stepUp": "challenge"}, ["", "orders:read"])],
+)
+async def test_a_client_finds_the_way_to_a_token(
+    tools: Path, shop: str, words: dict[str, Any], asked: list[str]
+) -> None:
     order, login, storage = tools / "get_order.yaml", Login("ec-1"), Storage()
     order.write_text(order.read_text() + "scopes: [orders:read]\n")
     resource = f"http://127.0.0.1:{free_port()}/mcp"
@@ -49,12 +56,12 @@ async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None
         issuers = [{"issuer": login.issuer, "jwks": login.url}]
         settings = {
             "http": {"listen": resource.split("/")[2]},
-            "access": {"resource": resource, "jwt": issuers},
+            "access": {"resource": resource, "jwt": issuers, **words},
             "views": {"orders": {"tools": ["*_order"]}},
         }
         (tools.parent / "restbridge.yaml").write_text(json.dumps(settings))
-        words = ("--config", "restbridge.yaml")
-        async with serving_in_process(*words, env={"SHOP_API_URL": shop}) as bridge:
+        command = ("--config", "restbridge.yaml")
+        async with serving_in_process(*command, env={"SHOP_API_URL": shop}) as bridge:
             url = (await bridge.says(r"view orders: 2 tools at (\S+)$"))[1]
             auth = ClientCredentialsOAuthProvider(url, storage, "id", "secret", issuer=login.issuer)
             async with (
@@ -67,6 +74,7 @@ async def test_a_client_finds_the_way_to_a_token(tools: Path, shop: str) -> None
     assert not result.is_error
     assert storage.token
     assert storage.token.scope == "orders:read"
+    assert login.scopes_asked == asked
 
 
 _UPSTREAM = """\

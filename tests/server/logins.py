@@ -64,6 +64,8 @@ class Login:
         self.keys = [public(kid) for kid in kids]
         self.issuer = self.url = ""
         self.asked = 0
+        self.scopes_asked: list[str] = []
+        """Of each token that a client got; empty where it asked for none."""
         self.status = 200
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +82,8 @@ class Login:
 
     def _answered(self, path: str, form: dict[str, list[str]]) -> dict[str, Any]:
         if path == "/token":  # RFC 6749 4.4, RFC 8707
-            (resource,), (scope,) = form["resource"], form["scope"]
+            (resource,), (scope,) = form["resource"], form.get("scope", [""])
+            self.scopes_asked.append(scope)
             told = token(iss=self.issuer, aud=resource, scope=scope, sub="agent")
             return {"access_token": told, "token_type": "Bearer", "expires_in": 300, "scope": scope}
         if path.startswith("/.well-known/"):  # RFC 8414

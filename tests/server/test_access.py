@@ -324,7 +324,7 @@ async def test_who_tries_keys_and_leaves_is_not_waited_for() -> None:
         await door({"type": "http", "path": "/mcp", "headers": []}, receive, answer)
         done.append(name)
 
-    door = Door(nobody, letting_in([entry("ann")]), None, Refusals(ignore))
+    door = Door(nobody, letting_in([entry("ann")]), None, Refusals(ignore), lambda _: None)
     async with anyio.create_task_group() as tasks:
         for _ in range(60):
             tasks.start_soon(guess, "stays", {"type": "http.request"})

@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from jwt.utils import base64url_encode
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from bridge.events import CallFinished, RequestRefused, ignore
@@ -19,6 +20,7 @@ from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.server.access import MAX_KNOWN_TOKEN_CHARACTERS, Access, Refused
 from bridge.server.door import Door
+from bridge.server.gate import ErrorReply, error_reply
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
 from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified
@@ -28,7 +30,7 @@ from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
 from bridge.upstream.fetching import fetch_or_read
-from tests.server.logins import ISSUER, RESOURCE, Login, public, token
+from tests.server.logins import ISSUER, RESOURCE, Login, private, public, token
 from tests.server.support import Api, Served, Session, call, request
 from tests.server.test_access import entry
 
@@ -114,6 +116,9 @@ async def test_who_has_no_scopes_sees_what_asks_for_none(
         await session.sees({"any"}, "echo")
 
 
+SECONDS = time.time()
+
+
 def shared_secret(kid: str) -> str:
     """A token that is signed with a public key as if that were a secret."""
     claims = {"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": time.time() + 3600}
@@ -130,8 +135,23 @@ def deep() -> str:
     return f"{urlsafe_b64encode(b'{}').decode().rstrip('=')}.{body}.x"
 
 
+def signed(header: dict[str, Any] | str, claims: dict[str, Any] | str) -> str:
+    """A token whose header and claims are as they stand here, also where the library would not write them."""
+    parts = [each if isinstance(each, str) else json.dumps(each) for each in (header, claims)]
+    body = b".".join(base64url_encode(part.encode()) for part in parts)
+    signature = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).sign(body, private("ec-1"))
+    return (body + b"." + base64url_encode(signature)).decode()
+
+
+def written(**claims: Any) -> dict[str, Any]:
+    return {"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": SECONDS + 3600, **claims}
+
+
+HEADER = {"alg": "ES256", "kid": "ec-1"}
+KIND = "This is no access token: its typ is neither at+jwt nor JWT"
+OTHER = "This is no access token: its claims are those of an ID token or another kind"
+CRITICAL = "This token has a critical header (crit), and none is known here"
 NO = "This token is signed in a way that does not count here"
-SECONDS = time.time()
 WRONG = [
     (token(exp=SECONDS - 60), "This token has expired"),
     (token(nbf=SECONDS + 3600), "This token does not count yet"),
@@ -151,7 +171,30 @@ WRONG = [
     (shared_secret("rsa-1"), NO),
     (jwt.encode({"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": SECONDS + 60}, "", "none", {"kid": "ec-1"}), NO),
     (token("short-1", "RS256"), "The key of this token cannot be used, or is too short"),
-    (token(header={"crit": ["x"], "x": 1}), "This token cannot be read"),
+    (token(header={"crit": ["x"], "x": 1}), CRITICAL),
+    (signed(HEADER | {"crit": [], "b64": True}, written()), CRITICAL),
+    (signed(HEADER | {"b64": False}, written()), CRITICAL),
+    *((token(header={"typ": kind}), KIND) for kind in ("logout+jwt", "dpop+jwt", "secevent+jwt", "application/id+jwt", "x")),
+    (signed(HEADER | {"typ": ["JWT"]}, written()), KIND),
+    (signed(HEADER | {"kid": 5}, written()), "In this token kid is no text"),
+    (signed(HEADER | {"kid": ["ec-1"]}, written()), "In this token kid is no text"),
+    (token(cnf={"jkt": "x"}), "This token is bound to a key (cnf), and was shown without a proof of that key"),
+    (token(at_hash="x", scope="read"), OTHER),
+    (token(c_hash="x"), OTHER),
+    (token(nonce="x"), OTHER),
+    *((token(typ=kind, scope="read"), OTHER) for kind in ("ID", "Refresh", "Offline")),
+    (token(header={"typ": "at+jwt"}, events={}), OTHER),
+    *((signed(HEADER, written(**{claim: value})), f"In this token {claim} is no time")
+        for claim in ("nbf", "iat") for value in ("1", True, -1)),
+    (signed(HEADER, written(exp="9999999999")), "In this token exp is no time"),
+    (signed(HEADER, json.dumps(written())[:-1] + ', "sub": "bob"}'), "This token cannot be read"),
+    (signed(HEADER, json.dumps(written())[:-1] + ', "exp": NaN}'), "This token cannot be read"),
+    (signed(json.dumps(HEADER)[:-1] + ', "alg": "ES256"}', written()), "This token cannot be read"),
+    (signed("[]", written()), "This token cannot be read"),
+    (signed(HEADER, "[]"), "This token cannot be read"),
+    (token(aud=[5]), "This token is for another server: its aud is not one that counts here"),
+    (token(exp=SECONDS + 90_000), "This token is valid for more than 86400 seconds, the most that is accepted"),
+    (token(iat=SECONDS - 86_000, exp=SECONDS + 1000), "This token is valid for more than 86400 seconds, the most that is accepted"),
     (token(more="x" * 9000), "This token is too long"),
     (deep(), "This token cannot be read"),
     ("a.b.c", "This token cannot be read"),
@@ -175,6 +218,164 @@ async def test_no_other_token_opens_and_why_is_told(
     assert served.events == [RequestRefused(401)] * len(WRONG)
     assert "127.0.0.1 with 401: This token has expired" in caplog.text
     assert login.asked == 1
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        token(header={"typ": None}),
+        token(header={"typ": "JWT"}),
+        token(header={"typ": "at+jwt"}, at_hash="x"),
+        token(header={"typ": "application/AT+JWT"}),
+        token(nonce="x", scope="read", typ="Bearer"),  # as Keycloak's access tokens have it
+        token(iat=SECONDS - 80_000, exp=SECONDS + 600),
+        token(nbf=SECONDS - 10.5),
+        token(
+            header={
+                "jwk": public("ec-2"),
+                "jku": "http://127.0.0.1:1/",
+                "x5u": "http://127.0.0.1:1/",
+                "x5c": [],
+            }
+        ),
+    ],
+)
+async def test_access_tokens_of_several_servers_open(login: Login, client: Client, shown: str) -> None:
+    holder = await access_of(login, client).holder([(b"authorization", f"Bearer {shown}".encode())])
+    assert holder.caller.name == "ann"
+
+
+async def test_a_key_in_a_tokens_header_is_not_used(login: Login, client: Client) -> None:
+    for header in ({"jwk": public("ec-2")}, {"jku": f"{login.url}?own"}, {"x5u": login.url}):
+        shown = token("ec-2", header={"kid": "ec-1", **header})
+        with pytest.raises(Refused, match="signature of this token is wrong"):
+            await access_of(login, client).holder([(b"authorization", f"Bearer {shown}".encode())])
+
+
+async def test_a_longer_lifetime_takes_a_word(login: Login, client: Client) -> None:
+    shown = [(b"authorization", f"Bearer {token(exp=SECONDS + 6 * 86400)}".encode())]
+    assert (await access_of(login, client, maxLifetime="7d").holder(shown)).caller.name == "ann"
+    with pytest.raises(Refused, match="more than 432000 seconds"):
+        await access_of(login, client, maxLifetime="5d").holder(shown)
+
+
+@pytest.mark.parametrize(
+    ("grants", "given"),
+    [
+        (None, {"orders:read", "stock"}),
+        (["*"], {"orders:read", "stock"}),
+        (["orders:*"], {"orders:read"}),
+        (["restbridge:*", "stock"], {"restbridge:operate", "restbridge:metrics", "stock"}),
+        (["restbridge:metrics"], {"restbridge:metrics"}),
+        ([], set()),
+    ],
+)
+async def test_an_issuer_gives_the_scopes_that_it_may(
+    login: Login, client: Client, grants: list[str] | None, given: set[str]
+) -> None:
+    words = {} if grants is None else {"grants": grants}
+    shown = token(scope="orders:read stock restbridge:operate restbridge:metrics")
+    holder = await access_of(login, client, **words).holder([(b"authorization", f"Bearer {shown}".encode())])
+    assert holder.caller.scopes == frozenset(given)
+
+
+STEP_UP_HEADER = (
+    'Bearer realm="restbridge", error="insufficient_scope", error_description="change takes the scope write", '
+    'resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp", scope="read write"'
+)
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_token_that_lacks_scopes_is_told_which_where_that_is_wanted(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, *, express: bool
+) -> None:
+    served.scopes = {"echo": ["read"], "change": ["write"], "any": ["restbridge:any"]}
+    served.show("echo", "change", "any", "fail")
+    words = words_of(issuer(login.url), keys=("ann",))
+    access = Access(words.model_copy(update={"step_up": "challenge"}), partial(fetch_or_read, client))
+    views = {"few": {"tools": ["echo"]}}
+    async with served.http(access=access, resource=Resource(RESOURCE), express=express, views=views) as url:
+        session = session_of(token(scope="read other"), web, url)
+        await session.open()
+        listed = await session.ask(request("tools/list", 1))
+        assert [tool["name"] for tool in listed["result"]["tools"]] == ["echo", "fail"]
+        for reply in (
+            await session.post(call("change", 7)),
+            await web.post(url, **session.modern(call("change", 7))),
+        ):
+            assert (reply.status_code, reply.headers["www-authenticate"]) == (403, STEP_UP_HEADER)
+            assert reply.json()["id"] == 7
+            assert reply.json()["error"]["message"] == "change takes the scope write"
+        key = session_of("key-of-ann", web, url)
+        few = session_of(token(scope="read other"), web, f"{url}/few")
+        for asks, name in (
+            (session.ask, "nosuch"),
+            (session.ask_modern, "any"),  # no token of this issuer can have that scope
+            (key.ask_modern, "change"),  # a key has the scopes that it has
+            (few.ask_modern, "change"),
+        ):
+            assert (await asks(call(name, 8)))["error"]["message"] == f"Unknown tool: {name}"
+        access.replace(words)
+        assert (await session.ask(call("change", 9)))["error"]["message"] == "Unknown tool: change"
+    outcomes = [(each.tool, each.outcome) for each in served.events if isinstance(each, CallFinished)]
+    assert outcomes == [
+        ("change", "not-permitted"),
+        ("change", "not-permitted"),
+        ("nosuch", "unknown-tool"),
+        ("any", "not-permitted"),
+        ("change", "not-permitted"),
+        ("change", "unknown-tool"),
+        ("change", "not-permitted"),
+    ]
+    assert served.events.count(RequestRefused(403)) == 2
+
+
+async def test_a_request_to_another_host_learns_nothing(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client
+) -> None:
+    resource = Resource(RESOURCE, lambda: ["a"])
+    async with served.http(access=access_of(login, client), resource=resource) as url:
+        for place in (url, f"{url.removesuffix('/mcp')}/.well-known/oauth-protected-resource/mcp"):
+            reply = await web.get(place, headers={"host": "other.example.com"})
+            assert (reply.status_code, reply.json()["error"]["message"]) == (
+                421, "The Host header names another server"
+            )  # fmt: skip
+            assert "www-authenticate" not in reply.headers
+    assert served.events == [RequestRefused(421)] * 2
+
+
+async def test_keys_that_are_tried_at_another_host_wait_as_well(client: Client) -> None:
+    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
+        """Nobody comes as far as here."""
+
+    async def silent() -> Message:
+        return {"type": "http.disconnect"}
+
+    statuses: list[int] = []
+
+    async def answered(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    def elsewhere(_headers: Headers) -> ErrorReply:
+        return error_reply(421, "x")
+
+    access = Access(words_of(keys=("ann",)), partial(fetch_or_read, client))
+    door = Door(nobody, access, None, Refusals(ignore), elsewhere)
+    headers = [(b"authorization", b"Bearer no-key")]
+    await door({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+    assert (statuses, len(door._guesses._even)) == ([421], 1)
+
+
+async def test_scopes_are_told_to_strangers_only_where_that_is_wanted(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client
+) -> None:
+    served.scopes = {"echo": ["read"]}
+    served.show("echo")
+    async with served.http(access=access_of(login, client), resource=Resource(RESOURCE)) as url:
+        place = f"{url.removesuffix('/mcp')}/.well-known/oauth-protected-resource"
+        assert "scopes_supported" not in (await web.get(place)).json()
+        assert "scope=" not in (await web.post(url)).headers["www-authenticate"]
 
 
 async def test_whoever_asks_is_told_where_to_get_a_token(
@@ -290,7 +491,7 @@ async def test_who_is_told_to_come_later_did_not_guess() -> None:
     async def answered(message: Message) -> None:
         """What it is, another test says."""
 
-    door = Door(nobody, Access(words_of(issuer("keys")), fetch), None, Refusals(ignore))
+    door = Door(nobody, Access(words_of(issuer("keys")), fetch), None, Refusals(ignore), lambda _: None)
     for text, guesses in ((token(), 0), ("no-key", 1)):
         headers = [(b"authorization", f"Bearer {text}".encode())]
         await door({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
@@ -517,6 +718,20 @@ async def test_what_is_no_key_set_is_told(
         await known.freshen()
     told = problem.format(path=path)
     assert caplog.messages == [f"keys of {ISSUER}: {told}; until then none of its tokens counts"]
+
+
+async def test_keys_are_used_for_what_they_are_for(tmp_path: Path, client: Client) -> None:
+    path = tmp_path / "keys.json"
+    for operations, found in (
+        (["verify"], True),
+        (["sign", "verify"], True),
+        (["encrypt"], False),
+        ([], False),
+        ("verify", False),
+    ):
+        path.write_text(json.dumps({"keys": [public("ec-1") | {"key_ops": operations}]}))
+        known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
+        assert (await shows(known, token()) == "ann") is found
 
 
 async def test_keys_that_are_not_for_signatures_count_for_nothing(tmp_path: Path, client: Client) -> None:

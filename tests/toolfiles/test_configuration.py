@@ -92,6 +92,9 @@ x-team: ours
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'ftp://x/keys'}]}\n", "1:61: error: expected an address that begins with https:// [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a}, {issuer: x, jwks: a}]}\n", "1:74: error: this issuer stands above already; join the two [duplicate-key]"),
         ("access: {resource: x, jwt: [{issuer: x, jwks: a, algorithms: [HS256]}]}\n", "1:63: error: expected one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA; did you mean RS256? [wrong-value]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a, maxLifetime: 400d}]}\n", "1:77: error: expected a time such as 30m, 24h or 7d, at most 366d [wrong-value]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: a, maxLifetime: 30}]}\n", "1:77: error: expected a time such as 30m, 24h or 7d, at most 366d [wrong-value]"),
+        ("access: {apiKeys: [], stepUp: ask}\n", "1:31: error: expected one of hide, challenge [wrong-value]"),
         ("access: {resource: 'https://x/mcp?a', apiKeys: []}\n", "1:20: error: expected an address without ? and # (RFC 9728 1.2) [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: '${env:X}'}]}\n", "1:61: error: expected an address or a path, written out: what is published is no secret [wrong-value]"),
         ("access: {resource: x, apiKeys: []}\n", "1:20: error: expected an address that begins with https:// [bad-url]"),
@@ -222,6 +225,17 @@ def test_what_cannot_be_called_is_warned_of(tmp_path: Path, text: str, warnings:
     assert [
         str(each).partition("restbridge.yaml:")[2].replace(str(tmp_path), "FOLDER") for each in told
     ] == warnings
+
+
+def test_a_grant_that_matches_no_scope_is_warned_of(tmp_path: Path) -> None:
+    words = {"description": "x", "request": {"method": "GET", "url": "https://x/"}, "scopes": ["orders:read"]}
+    tool = compile_tool("a", ToolSpec.model_validate(words), None, Sources({}))[0]
+    issuer = "{issuer: a, jwks: 'https://a/', grants: ['orders:*', 'restbridge:*', 'order:*']}"
+    found = read(tmp_path, f"access: {{resource: 'https://x/mcp', jwt: [{issuer}]}}\n")
+    (warning,) = beside_tools(tmp_path / "restbridge.yaml", found, Snapshot([tool]))
+    assert str(warning).endswith(
+        '1:112: warning: no tool asks for a scope that matches "order:*" [idle-access]'
+    )
 
 
 def test_a_key_that_is_there_in_vain_is_warned_of(tmp_path: Path) -> None:
