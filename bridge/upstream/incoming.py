@@ -79,10 +79,12 @@ class Incoming:
             self._parser.feed_data(data)
         except HttpParserCallbackError as problem:
             self._fail(problem.__context__ or problem)
+            return
         except (HttpParserError, HttpParserUpgrade):
             self.is_last = True
             if not self._is_whole:
                 self._fail(httpx.RemoteProtocolError("protocol-error"))
+                return
         if self._is_whole:
             self._finish(complete=True)
         elif self._framing > _MAX_FRAMING_BYTES:
@@ -90,6 +92,8 @@ class Incoming:
 
     def lost(self, error: BaseException | None) -> None:
         """The connection has ended, and with it a reply whose length was not told."""
+        if self.reply.done():
+            return
         if error is None and self._content and self._ends_with_connection:
             self._finish(complete=False)
         else:
@@ -152,15 +156,13 @@ class Incoming:
         except UnusableReply as problem:
             self._fail(problem)
         else:
-            if not self.reply.done():
-                self.reply.set_result(reply)
+            self.reply.set_result(reply)
 
     def _fail(self, error: BaseException) -> None:
         """Where it was raised is nobody's business, and would hold all that has been read."""
         self.is_last = True
-        if not self.reply.done():
-            error.__traceback__ = None
-            self.reply.set_exception(error)
+        error.__traceback__ = None
+        self.reply.set_exception(error)
 
 
 def _texts(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
