@@ -25,6 +25,8 @@ from tests.kits.serving import TRANSPORTS, Bridge, code_of, connected, over_http
 from tests.upstream.certificates import Authority
 from tests.upstream.conversation import Faulty
 from tests.upstream.faulty import FAULTS, large_bomb, serve
+from tests.upstream.forwarder import forward
+from tests.upstream.refusing import refuse
 
 KEY: Final = "canary-in-the-credentials"
 _AT_ONCE: Final = 10
@@ -89,6 +91,8 @@ _BROKEN: Final = {
     "expired": "tls-untrusted",
     "https_to_http": "tls-failed",
     "http_to_https": "reply-cut",
+    "client_certificate": "tls-failed",
+    "proxy_credentials": "proxy-failed",
 }
 """Upstreams to which there is no way at all."""
 _SLOW_RESOLVER: Final = ("nameless", "connect-timeout")
@@ -256,6 +260,8 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
         async def tls(context: ssl.SSLContext) -> str:
             return (await stack.enter_async_context(serve(context))).url
 
+        asking = authority.server("127.0.0.1", asks=True)
+        proxy = await stack.enter_async_context(forward("407 Proxy Authentication Required"))
         closed = stack.enter_context(socket.socket())
         closed.bind(("127.0.0.1", 0))  # bound and not listened on: nobody else can take it
         urls = {
@@ -267,9 +273,13 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
             "expired": await tls(authority.server("127.0.0.1", expired=True)),
             "https_to_http": faulty.url.replace("http", "https"),
             "http_to_https": (await tls(authority.server("127.0.0.1"))).replace("https", "http"),
+            "client_certificate": f"https://127.0.0.1:{await stack.enter_async_context(refuse(asking))}",
+            "proxy_credentials": "http://shop.test",
         }
         for upstream, url in urls.items():
             text = _UPSTREAM.format(url=url, ca=authority.file)
+            if upstream == "proxy_credentials":
+                text += f"proxy: http://{proxy.place}\n"
             (tools / f"{upstream}.upstream.yaml").write_text(text)
         await to_thread.run_sync(large_bomb)
         for fault in ("ok", *EXPECTED):
