@@ -43,7 +43,7 @@ _REFUSED_NAMES: Final = (
     "metadata.packet.net",
 )
 _REFUSED_SHORT_NAMES: Final = frozenset({"metadata", "instance-data", "data-server", "rancher-metadata"})
-"""Names that mean a metadata service to a resolver with a cloud's search domain, and anything elsewhere."""
+"""Names that lead to a metadata service where a cloud's search domain is set. Elsewhere they may be any host."""
 
 _NUMERIC: Final = re.compile(r"(?:0x)?[0-9a-f]*(?:\.(?:0x)?[0-9a-f]+){0,3}\Z")
 _32_BITS: Final = 0xFFFFFFFF
@@ -54,10 +54,10 @@ _EMBEDDING_96: Final = frozenset({0, 0xFFFF, 0xFFFF << 16, 0x64FF9B << 64})
 
 @lru_cache(maxsize=1024)
 def address_refusal(address: str) -> str | None:
-    """What is at an address that is never contacted; None for any other. Raises ``ValueError`` for what is none.
+    """What is at an address that is never contacted; None for any other. Raises ``ValueError`` if it is no IP address.
 
-    An IPv6 address is also judged by the IPv4 address that it embeds. The prefix of a network's own NAT64 is not
-    known here: behind any prefix the single addresses of the table are found, wherever RFC 6052 puts them.
+    An IPv6 address is also judged by the IPv4 address that it embeds. The NAT64 prefix of a network is not known
+    here. So the single addresses of the table are looked for behind any prefix, wherever RFC 6052 puts them.
     """
     parsed = ip_address(address.partition("%")[0])
     if isinstance(parsed, IPv4Address):
@@ -70,8 +70,8 @@ def address_refusal(address: str) -> str | None:
 def host_refusal(host: str, *, proxied: bool = False) -> str | None:
     """The same for the host of a URL: an address in any spelling, or the name of a metadata service.
 
-    Other names are judged by their addresses once they are looked up. ``proxied``: a proxy looks them up, so
-    that the short names of metadata services are refused, too.
+    Other names are judged by their addresses when they are looked up. ``proxied``: a proxy looks them up, so the
+    short names of metadata services are refused as well.
     """
     name = host.strip("[]").lower().rstrip(".")
     try:

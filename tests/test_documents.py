@@ -19,6 +19,7 @@ from bridge.cli import main
 from bridge.secrets import Sources
 from bridge.toolfiles.configuration import read_configuration
 from tests.commands.shop import serving_shop
+from tests.kits.faults import EXPECTED
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text("utf-8")
@@ -182,6 +183,10 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:
     assert "\n## Unreleased\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_faults_of_their_kit_are_counted() -> None:
+    assert f"| `faults` | meets {len(EXPECTED)} faults " in README
 
 
 def test_every_kit_is_listed() -> None:

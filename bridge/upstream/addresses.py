@@ -1,4 +1,4 @@
-"""Names become addresses here; a name that leads to an address of ``egress`` is not contacted at all."""
+"""Names become addresses here. If one address of a name is refused by ``egress``, the name is not contacted."""
 
 import asyncio
 import socket
@@ -57,7 +57,7 @@ class Resolver(AbstractResolver):
         ]
 
     def prefer(self, address: str) -> None:
-        """Answer an address first until the next look-up: one that does not answer costs each connection 0.25 s."""
+        """Put an address first until the next look-up: a dead one before it costs each connection 0.25 s."""
         if address in self._found:
             self._found.sort(key=lambda each: each != address)
 

@@ -84,8 +84,8 @@ class Client:
     """Holds all that outlives a reload: limits and retry budgets by upstream, and pools of connections.
 
     ``random`` answers from 0 to 1 and ``now`` seconds since 1970, for retries; ``clock`` is in seconds, for circuits;
-    ``lookup`` is DNS; ``watch`` sees each request leave; ``settle`` is for how many seconds a connection is idle before
-    it is used again.
+    ``lookup`` is DNS; ``watch`` sees each request leave; ``settle`` is how many seconds a connection is idle before it is
+    used again.
     """
 
     def __init__(

@@ -8,9 +8,10 @@ from bridge.errors import UnusableReply
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _FREE_MEMBERS: Final = 1024
 _MEMBER_BYTES: Final = 1024
-"""Gzip members beyond ``_FREE_MEMBERS`` are of so many bytes on average: a member of 20 bytes costs as much time as a page."""
+"""Gzip members past the first ``_FREE_MEMBERS`` have this size on average. An empty member of 20 bytes costs as much
+time as a page of text."""
 _JOINED_PARTS: Final = 1024
-"""Parts that are joined as they come: an object of its own for each byte would take 50 times its memory."""
+"""So many parts are joined into one: an object for each byte would take 50 times the memory."""
 
 
 class Content:

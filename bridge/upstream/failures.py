@@ -1,8 +1,8 @@
 """What can go wrong on the way: libraries' exceptions become stable codes, and codes become sentences.
 
 The transport raises httpx's errors (the type says what it was doing) whose text is one of the codes
-below, never a library's text: those hold addresses, header values and certificates. Behind the code may
-stand, after blanks, which of its sentences is meant, and a word for that sentence.
+below, never a library's text: those hold addresses, header values and certificates. A variant of the code
+and a detail may follow the code, separated by blanks: ``tls-failed certificate unknown_ca``.
 """
 
 import re
@@ -76,10 +76,12 @@ _ALERTS: Final = {
     "protocol_version": "version",
     "unrecognized_name": "name",
 }
-"""Alerts (RFC 8446 6.2) with a sentence of their own. Those of a certificate come before the request is read, though
-after it was sent (TLS 1.3)."""
+"""Alerts (RFC 8446 6.2) by the variant of the code that explains them."""
 WITHOUT_PROCESSING: Final = ("tls-failed certificate", "proxy-failed credentials")
-"""How faults begin after which the API has not processed the request, though it was sent."""
+"""Faults that show that the API did not read the request, although it was sent.
+
+In TLS 1.3 a server checks the client certificate while the first request is already on its way.
+"""
 
 
 def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError:
@@ -109,7 +111,7 @@ def while_connecting(error: Exception, *, proxied: bool) -> httpx.TransportError
 
 
 def of_tls(error: ssl.SSLError) -> str:
-    """What went wrong with TLS. An alert is the word of a server that speaks it."""
+    """The code and variant for an error of TLS. An alert shows that the server speaks TLS."""
     reason = error.reason or ""
     if reason in _NOT_TLS:
         return "tls-failed plain"
@@ -121,11 +123,11 @@ def of_tls(error: ssl.SSLError) -> str:
 
 def answer(fault: httpx.TransportError, upstream: Upstream, *, sent: bool) -> NotSent | NotAnswered:
     """What the caller gets."""
-    code, which, detail = [*str(fault).split(" "), "", ""][:3]
-    sentence = _SENTENCES[f"{code} {which}".rstrip()]
+    code, variant, detail = [*str(fault).split(" "), "", ""][:3]
+    sentence = _SENTENCES[f"{code} {variant}".rstrip()]
     message = sentence.format(server=upstream.server, place=upstream.place, detail=detail)
     error = (NotAnswered if sent else NotSent)(code, message)
-    error.is_lasting = which == "credentials"
+    error.is_lasting = variant == "credentials"
     return error
 
 

@@ -34,10 +34,7 @@ async def fetch_or_read(client: Client, place: str) -> bytes:
         upstream = resolve(origin, UpstreamSpec.model_validate(words), Sources(os.environ))
         upstream = replace(upstream, role="authorization")
         reply = await client.send(Request("GET", place), upstream, repeatable=True, deadline=deadline)
-    except (
-        BridgeError,
-        InvalidSpec,
-    ) as problem:  # the latter for a proxy of the environment that cannot be used
+    except (BridgeError, InvalidSpec) as problem:  # InvalidSpec: the environment names an unusable proxy
         raise OSError(str(problem)) from None
     if reply.status != 200:
         raise OSError(f"{upstream.place} answered with {reply.status}")

@@ -17,13 +17,13 @@ from bridge.upstream.decoding import Content
 _INFORMATIONAL: Final = 16
 """Interim replies (RFC 9110 15.2) that may come before the final one."""
 _MAX_FRAMING_BYTES: Final = 64 * 1024
-"""Bytes that may come beside the content: heads, sizes and extensions of chunks, trailers.
+"""How much of a reply may be no content: heads, sizes and extensions of chunks, trailers.
 
-A quarter of the content comes on top. So chunks past the first 10 000 hold 24 bytes on average; each takes half a
-microsecond, and 2 MiB may come in one read of the event loop.
+A quarter of the content is allowed in addition. So chunks past the first 10 000 hold 24 bytes on average. A chunk takes
+half a microsecond, and the event loop may read 2 MiB at once.
 """
 _PARSED_AT_ONCE: Final = 16 * 1024
-"""Bytes after which the bounds are checked: a read may bring 256 KiB, and each byte of them could be a chunk."""
+"""Bytes after which the bounds are checked: one read may return 256 KiB of the smallest chunks."""
 _MOST_FIELDS: Final = 256
 
 WAITING: Final = "waiting for an answer"
@@ -66,7 +66,7 @@ class Incoming:
         )
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the connection. What comes behind a whole reply ends the connection, and changes nothing else."""
+        """Bytes from the connection. Those after a whole reply end the connection, and change nothing else."""
         for start in range(0, len(data), _PARSED_AT_ONCE):
             if self.reply.done():
                 self.is_last = True
@@ -97,7 +97,9 @@ class Incoming:
         if error is None and self._content and self._ends_with_connection:
             self._finish(complete=False)
         else:
-            cause = failures.of_tls(error) if isinstance(error, ssl.SSLError) else "reply-cut"
+            cause = "reply-cut"
+            if isinstance(error, ssl.SSLError):  # an alert after the head says nothing of our certificate
+                cause = failures.of_tls(error) if self._content is None else "tls-failed"
             self._fail(httpx.ReadError(cause))
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ class Incoming:
 
     def on_body(self, data: bytes) -> None:
         if not self._is_whole and self._content:
-            self._framing -= len(data) + len(data) // 4  # it was counted with what came
+            self._framing -= len(data) + len(data) // 4  # _parse has counted it
             self._content.feed(data)
 
     def on_message_complete(self) -> None:

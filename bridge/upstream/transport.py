@@ -115,9 +115,7 @@ class Transport:
         progress.phase, progress.sent = WAITING, True
         try:
             reply = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
-            if (
-                reply.status == 407 and self._absolute
-            ):  # the proxy's own word (RFC 9110 15.5.8), not the API's
+            if reply.status == 407 and self._absolute:  # from the proxy, not from the API (RFC 9110 15.5.8)
                 raise httpx.ProxyError("proxy-failed credentials")
             is_answered = True
         except httpx.TransportError as fault:

@@ -26,9 +26,9 @@ _REST: Final = 55.0
 SETTLE_SECONDS: Final = 0.005
 """How long a connection is idle before it is used again.
 
-An upstream that sends a second reply does so within moments. While the next request is on its way, nothing tells that
-reply from the right one. So a connection waits, and if bytes come it ends. Calls that follow at once take another
-connection: at 1 000 calls a second there are five more of them.
+Some upstreams send a second reply a moment after the first. Once the next request is written, the second reply cannot
+be told from the right one. So a connection rests first, and is closed if bytes arrive. Calls that follow sooner take
+another connection: 1 000 calls a second need five more.
 """
 _DISTRUST_SECONDS: Final = 60.0
 """How long no connection is used again after bytes came on one that was idle."""
@@ -61,7 +61,7 @@ class Line:
     """A connection, from its first exchange to its last."""
 
     def __init__(self, connection: Connection, on_unasked: Callable[[], None]) -> None:
-        """``on_unasked`` hears of bytes that come while the connection is idle."""
+        """``on_unasked`` is called for bytes that arrive while the connection is idle."""
         assert isinstance(connection.protocol, _Wire)
         self._on_unasked = on_unasked
         self.rests_since = 0.0

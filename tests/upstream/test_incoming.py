@@ -1,3 +1,5 @@
+import ssl
+
 import httpx
 import pytest
 
@@ -45,3 +47,18 @@ async def test_the_first_chunks_may_be_as_small_as_they_are() -> None:
     reply = incoming()
     reply.feed(CHUNKED + b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
     assert (await reply.reply).content == b"x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("head", "code"), [(b"", "tls-failed certificate unknown_ca"), (OK + b"\r\n", "tls-failed")]
+)
+async def test_an_alert_about_our_certificate_comes_before_any_reply(*, head: bytes, code: str) -> None:
+    """A server that has begun its reply has read the request."""
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = "TLSV1_ALERT_UNKNOWN_CA"
+    reply = incoming()
+    reply.feed(head)
+    reply.lost(alert)
+    with pytest.raises(httpx.ReadError) as caught:
+        await reply.reply
+    assert str(caught.value) == code

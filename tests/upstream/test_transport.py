@@ -236,10 +236,10 @@ async def test_an_upstream_that_misses_our_certificate_ends_the_connection(
     ("version", "certificate", "alert", "advice"),
     [
         (ssl.TLSVersion.TLSv1_3, None, "certificate_required", "wants another client certificate"),
-        (ssl.TLSVersion.TLSv1_3, "stranger", "unknown_ca", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, "foreign", "unknown_ca", "wants another client certificate"),
         (ssl.TLSVersion.TLSv1_3, "expired", "certificate_expired", "wants another client certificate"),
         (ssl.TLSVersion.TLSv1_2, None, "handshake_failure", "Perhaps it wants a client certificate"),
-        (ssl.TLSVersion.TLSv1_2, "stranger", "unknown_ca", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_2, "foreign", "unknown_ca", "wants another client certificate"),
     ],
 )
 async def test_a_server_that_wants_another_client_certificate_is_told_so(
