@@ -51,9 +51,9 @@ class Caller:
         object.__setattr__(self, "known", known if self.name is None else known | {"$caller": self.name})
 
     @property
-    def identity(self) -> tuple[str | None, str | None]:
-        """The issuer and the name, which tell callers apart."""
-        return self.issuer, self.name
+    def identity(self) -> tuple[str | None, str] | None:
+        """The issuer and the name, which tell callers apart; None for all those without a name."""
+        return None if self.name is None else (self.issuer, self.name)
 
     def is_same(self, other: "Caller") -> bool:
         """Whether it is the same one at the same place, whatever they may do by now."""

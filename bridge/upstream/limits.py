@@ -1,7 +1,8 @@
 """How many calls run at a time; others wait, and a free slot goes to the caller who has the fewest.
 
 So a caller with hundreds of waiting calls does not hold up another's: whichever slot is free next goes to a caller with
-fewer running calls, and between callers with equally many, to the one who has waited longer for a slot.
+fewer running calls, and between callers with equally many, to the one who has waited longer for a slot. And a caller with
+a name never has more than three quarters of the slots: calls that hang until their deadline leave room for others.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ class Slots:
         """Wait for a slot; raises ``NotSent`` (busy) if none is free within ``limits.queue``, or too many wait."""
         self._concurrency = limits.concurrency
         self._serve_waiting()
-        if self._taken < self._concurrency:
+        if self._taken < self._concurrency and self._has_share(caller):
             self._start(caller)
             return
         if self._waiting_calls >= MAX_WAITING_CALLS:
@@ -64,13 +65,17 @@ class Slots:
             del self._running[caller]
         self._serve_waiting()
 
+    def _has_share(self, caller: Hashable) -> bool:
+        """Whether a caller may have one more of the slots; nobody shares them with callers without a name."""
+        return caller is None or self._running[caller] < max(1, self._concurrency * 3 // 4)
+
     def _start(self, caller: Hashable) -> None:
         self._taken += 1
         self._running[caller] += 1
 
     def _serve_waiting(self) -> None:
-        while self._waiting and self._taken < self._concurrency:
-            caller = min(self._waiting, key=self._running.__getitem__)
+        while self._taken < self._concurrency and (callers := list(filter(self._has_share, self._waiting))):
+            caller = min(callers, key=self._running.__getitem__)
             turns = self._waiting.pop(caller)
             turn = turns.popleft()
             self._waiting_calls -= 1

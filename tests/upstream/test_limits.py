@@ -54,15 +54,36 @@ async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() ->
         for caller in ("bob", "bob", "cid"):
             waiting.start_soon(call, caller)
         await settle()
-        assert order == ["ann"] * 8
-        for _ in range(67):
+        assert order == [*["ann"] * 6, "bob", "bob"]
+        slots.give("bob")
+        await settle()
+        assert order[8:] == ["cid"]
+        for _ in range(66):
             slots.give("ann")
             await settle()
-        assert order[8:13] == ["bob", "cid", "bob", "ann", "ann"]
-        for caller in ("bob", "bob", "cid", *["ann"] * 5):
+        for caller in ("bob", "cid", *["ann"] * 6):
             slots.give(caller)
     assert slots.idle
     assert (slots._running, slots._waiting, slots._waiting_calls) == ({}, {}, 0)
+
+
+@pytest.mark.parametrize(("concurrency", "share"), [(1, 1), (2, 1), (4, 3), (32, 24)])
+async def test_a_caller_with_a_name_leaves_a_quarter_of_the_slots(concurrency: int, share: int) -> None:
+    slots = Slots()
+    limits = Limits.model_validate({"concurrency": concurrency, "queue": "1ms"})
+    for _ in range(share):
+        await slots.take(limits, "ann")
+    with pytest.raises(NotSent, match="none ended within"):
+        await slots.take(limits, "ann")
+    for _ in range(concurrency - share):
+        await slots.take(limits, "bob")
+
+
+async def test_callers_without_a_name_may_have_all_slots() -> None:
+    slots = Slots()
+    for _ in range(4):
+        await slots.take(Limits(concurrency=4))
+    assert not slots.idle
 
 
 async def test_past_a_thousand_waiting_calls_others_are_refused_at_once() -> None:
