@@ -1,4 +1,3 @@
-import errno
 import json
 import logging
 import os
@@ -54,22 +53,6 @@ def auditing(path: Path) -> Iterator[Callable[..., Audit]]:
     yield open_
     for audit in opened:
         audit.close()
-
-
-class Disk:
-    """write(2) that fails with ``error``, or waits for ``release`` while ``hangs``."""
-
-    def __init__(self) -> None:
-        self.error = 0
-        self.hangs = False
-        self.release = ThreadEvent()
-
-    def write(self, descriptor: int, line: bytes) -> int:
-        if self.hangs:
-            self.release.wait()
-        if self.error:
-            raise OSError(self.error, os.strerror(self.error))
-        return os.write(descriptor, line)
 
 
 def test_a_call_that_may_change_something_has_a_line_before_and_after(
@@ -199,32 +182,35 @@ def test_lost_lines_are_counted_and_logged_at_a_bounded_rate(
 def test_a_call_that_must_be_recorded_is_refused_if_its_first_line_is_lost(
     path: Path, auditing: Callable[..., Audit]
 ) -> None:
-    disk = Disk()
-    audit = auditing(required=True, write=disk.write)
+    audit = auditing(required=True)
     audit.hear(STARTED)
-    disk.error = errno.ENOSPC
+    path.rename(path.with_suffix(".1"))
+    path.mkdir()
     with pytest.raises(NotSent, match="audit file cannot be written") as refused:
         audit.hear(STARTED)
     assert refused.value.code == "audit-failed"
     audit.hear(PAID)  # this call was made: it cannot be refused any more
-    disk.error = 0
+    path.rmdir()
     audit.hear(STARTED)
-    assert [line["event"] for line in lines(path)] == ["call-started"] * 2
+    assert [line["event"] for line in lines(path.with_suffix(".1")) + lines(path)] == ["call-started"] * 2
 
 
 def test_a_write_that_hangs_is_waited_for_once_and_lines_go_on_after_it(
     path: Path, auditing: Callable[..., Audit]
 ) -> None:
-    disk, events = Disk(), list[Event]()
-    audit = auditing(emit=events.append, write=disk.write, max_wait=0.05)
-    disk.hangs = True
+    answers, events = ThreadEvent(), list[Event]()
+
+    def write(descriptor: int, line: bytes) -> int:
+        answers.wait()
+        return os.write(descriptor, line)
+
+    audit = auditing(emit=events.append, write=write, max_wait=0.05)
     for _ in range(3):
         audit.hear(STARTED)
     assert [event.failure for event in events if isinstance(event, AuditWritten)] == (
         ["a write took more than 0.05 s"] * 3
     )
-    disk.hangs = False
-    disk.release.set()
+    answers.set()
     while events[-1] != AuditWritten(None):
         audit.hear(PAID)
     events_written = [line["event"] for line in lines(path)]
