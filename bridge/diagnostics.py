@@ -29,6 +29,7 @@ CODES: Final[Mapping[str, str]] = {
     "body-not-allowed": "A GET or HEAD has a body.",
     "combined-schema": "A warning: anyOf, oneOf or allOf at the top, where some clients drop the tool.",
     "content-conflict": "Two keys want the reply in different forms.",
+    "contradicting-hint": "A warning: an annotation says something else than the method or another key.",
     "control-character": "An invisible or misleading character: control, bidirectional, tag, zero width, half a surrogate pair.",
     "dotted-name": "A warning: a tool's name with a dot, which some clients refuse.",
     "duplicate-header": "The same header or cookie is written twice.",

@@ -25,9 +25,9 @@ from bridge.spec import (
 )
 from bridge.tool import baseurl
 from bridge.tool.arguments import Arguments, OutputSchema
-from bridge.tool.headers import check_cookie, check_forwarded, check_header
+from bridge.tool.headers import METHOD_HEADERS, METHOD_PARAMETER, check_cookie, check_forwarded, check_header
 from bridge.tool.projection import Projection
-from bridge.tool.request import RequestTemplate
+from bridge.tool.request import RequestTemplate, body_names
 
 _W = TypeVar("_W", bound=Words)
 _Address = TypeVar("_Address")
@@ -43,8 +43,16 @@ _ACCEPT: Final = {
 }
 
 
+_CHANGING_METHODS: Final = frozenset({"PUT", "PATCH", "DELETE"})
+"""A POST may be a search; these change something (RFC 9110 9.3, RFC 5789)."""
+
 _TOKEN_BYTES: Final = 64 * 1024
 """What an authorization server may answer."""
+
+_REPLACES_METHOD: Final = frozenset(
+    {f"query {METHOD_PARAMETER}", *(f"header {name}" for name in METHOD_HEADERS)}
+)
+"""What would make another request of one that is safe, or may be repeated, by its method; as ``_reserved``."""
 
 _SHARED: Final = WeakValueDictionary[bytes, Arguments]()
 """What tools take, by a digest of the schema as JSON: many take the same, or nothing."""
@@ -55,8 +63,8 @@ class Tool:
     """One tool, ready to call.
 
     ``upstream.spec`` already holds the tool's own timeout, retries and maxBytes. ``definition`` is
-    what tools/list sends, as JSON. ``read_only`` is the effective hint; ``repeatable`` allows a
-    second attempt after the first was sent. ``is_plain``: its results hold but what we make ourselves,
+    what tools/list sends, as JSON. ``read_only`` is the effective hint, which no PUT, PATCH or DELETE has;
+    ``repeatable`` allows a second attempt after the first was sent. ``is_plain``: its results hold but what we make ourselves,
     and no argument is mirrored into a header. ``scopes`` are what a caller needs, by its file and its upstream's.
     """
 
@@ -124,7 +132,7 @@ def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
     names: dict[str, str] = {}
     for name, value in spec.headers.items():
         with findings.at("headers", name):
-            check_header(name, str(value), _reserved(spec))
+            check_header(name, str(value), _reserved(spec) | _REPLACES_METHOD)
         first = names.setdefault(name.lower(), name)
         if first != name:
             message = f"{name} stands here as {first} already; keep one"
@@ -150,7 +158,7 @@ def _check_auth(auth: Auth, findings: Findings) -> None:
             findings.error("wrong-value", message, "auth", "username")
         case ApiKeyAuth(in_="header", name=name):
             with findings.at("auth", "name", at_key=False):
-                check_header(name, "", frozenset(), credentials=True)
+                check_header(name, "", _REPLACES_METHOD, credentials=True)
         case ApiKeyAuth(in_="cookie", name=name):
             with findings.at("auth", "name", at_key=False):
                 check_cookie(name, "", frozenset())
@@ -184,6 +192,7 @@ def compile_tool(
     assert arguments
     assert destination
     assert request
+    _check_hints(spec, findings)
     annotations = _annotations(spec)
     tool = Tool(
         name=name,
@@ -196,7 +205,7 @@ def compile_tool(
         output=output,
         error_projections=projections,
         scopes=tuple(dict.fromkeys((*destination[0].spec.scopes, *spec.scopes))),
-        read_only=annotations["readOnlyHint"],
+        read_only=annotations["readOnlyHint"] and _effective_method(spec) not in _CHANGING_METHODS,
         repeatable=_repeatable(spec),
         is_plain=spec.response.content != "blocks" and b'"x-mcp-header"' not in schema,
     )
@@ -288,11 +297,12 @@ def _request(
     destination: tuple[Upstream, str], spec: ToolSpec, arguments: Arguments, findings: Findings
 ) -> RequestTemplate:
     upstream, url = destination
+    is_fixed = spec.request.method in IDEMPOTENT_METHODS
     request, warnings = RequestTemplate.compile(
         spec.request if url == spec.request.url else spec.request.model_copy(update={"url": url}),
         base_url=upstream.spec.base_url,
         arguments=arguments,
-        reserved=_reserved(upstream.spec),
+        reserved=_reserved(upstream.spec) | (_REPLACES_METHOD if is_fixed else frozenset()),
         accept=None if "accept" in map(str.lower, upstream.spec.headers) else _ACCEPT[spec.response.content],
         url_offset=len(spec.request.url) - len(url),
     )
@@ -375,6 +385,54 @@ def _is_idempotent(spec: ToolSpec) -> bool:
     if spec.idempotent is None:
         return spec.request.method in IDEMPOTENT_METHODS
     return spec.idempotent
+
+
+def _effective_method(spec: ToolSpec) -> str:
+    """The method that the API carries out: a POST or PATCH may name another one."""
+    request = spec.request
+    named = [value for name, value in request.headers.items() if name.lower() in METHOD_HEADERS]
+    named += [
+        words[METHOD_PARAMETER]
+        for words in (request.query, request.body)
+        if METHOD_PARAMETER in body_names(words)
+    ]
+    return str(named[0]).upper() if named else request.method
+
+
+def _check_hints(spec: ToolSpec, findings: Findings) -> None:
+    """Hints that say something else than the method, or than each other."""
+    hints, method = spec.annotations, _effective_method(spec)
+    is_safe = method in SAFE_METHODS if hints.read_only_hint is None else hints.read_only_hint
+    wrong: list[tuple[bool, str, str]] = [
+        (
+            hints.read_only_hint is True and method in _CHANGING_METHODS,
+            "readOnlyHint",
+            f"readOnlyHint is true, but {method} changes something; take the hint out",
+        ),
+        (
+            hints.destructive_hint is True and is_safe,
+            "destructiveHint",
+            "destructiveHint is true, but the tool is read-only; write readOnlyHint: false, too",
+        ),
+        (
+            hints.destructive_hint is False and method == "DELETE",
+            "destructiveHint",
+            "destructiveHint is false, but DELETE destroys something; take the hint out",
+        ),
+        (
+            hints.idempotent_hint is False and _is_idempotent(spec),
+            "idempotentHint",
+            "idempotentHint is false, but the tool is idempotent; write idempotent: false, or take the hint out",
+        ),
+        (
+            hints.idempotent_hint is True and spec.idempotent is False,
+            "idempotentHint",
+            "idempotentHint is true, but idempotent is false; take one of the two out",
+        ),
+    ]
+    for is_wrong, hint, message in wrong:
+        if is_wrong:
+            findings.warn("contradicting-hint", message, "annotations", hint)
 
 
 def _annotations(spec: ToolSpec) -> dict[str, Json]:

@@ -32,15 +32,19 @@ _REFUSED: Final = {
 }
 
 
+METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
+"""Headers by which frameworks take another method than the request's."""
+METHOD_PARAMETER: Final = "_method"
+"""The parameter of a query or a form, or the key of a JSON body, by which they do."""
+REPLACES_METHOD: Final = "{name} would replace the method; write the method that is meant as request.method"
+
 _KEPT: Final = {
     "authorization": "what callers show to the bridge is for the bridge alone, and auth is how calls authenticate",
     "cookie": "what callers show to the bridge is for the bridge alone",
     "mcp-session-id": "whoever knows a session's id could take part in it",
     "content-encoding": "it is for what has the body to say",
     "range": "the reply would be a part",
-    **dict.fromkeys(
-        ("x-http-method-override", "x-http-method", "x-method-override"), "the method is for the tool to say"
-    ),
+    **dict.fromkeys(METHOD_HEADERS, "the method is for the tool to say"),
     "accept": "what the reply may be is for the tool to say",
     "accept-encoding": "it is for the bridge to read the reply",
 }
@@ -84,7 +88,7 @@ def check_forwarded(name: str, reserved: frozenset[str]) -> None:
 def check_header(name: str, value: str, reserved: frozenset[str], *, credentials: bool = False) -> None:
     """Raise ``InvalidSpec`` for a name that no file may set, or a value that cannot stand in a header.
 
-    ``reserved`` holds what the auth sets, as ``header x-key``; ``credentials`` is for the auth itself,
+    ``reserved`` holds what the auth sets, or would replace the method, as ``header x-key``; ``credentials`` is for the auth itself,
     which alone may set Authorization. No message holds the value.
     """
     lower = name.lower()
@@ -155,7 +159,10 @@ def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -
         kind = "cookie" if is_cookie else "header"
         raise _wrong_name("bad-name", f"{quote(name)} is no {kind} name; write letters, digits and hyphens")
     if is_reserved:
-        raise _wrong_name("reserved-name", f"{name} is where the upstream's auth puts its key; take it out")
+        message = f"{name} is where the upstream's auth puts its key; take it out"
+        if name.lower() in METHOD_HEADERS:
+            message = REPLACES_METHOD.format(name=name)
+        raise _wrong_name("reserved-name", message)
     problem, offset = _problem(value, is_cookie=is_cookie)
     if problem:
         raise invalid("wrong-value", f"the value {problem}", offset=offset)

@@ -44,7 +44,7 @@ class Claims:
 
     def claim(self, argument: str, name: str) -> None:
         if name in self._taken or name in self._claimed:
-            message = f"argument {argument} would set a parameter that is already sent; take that member out"
+            message = f"argument {argument} would set a parameter that is already sent or reserved; take that member out"
             raise InvalidCall("unsafe-argument", message)
         self._claimed.add(name)
 

@@ -10,11 +10,11 @@ from typing import Final, Self
 from bridge.diagnostics import Finding, Findings
 from bridge.errors import InvalidCall
 from bridge.exchange import Header, Request
-from bridge.spec import BODY_METHODS, Json, RequestSpec
+from bridge.spec import BODY_METHODS, SAFE_METHODS, Json, RequestSpec
 from bridge.tool.arguments import Arguments
 from bridge.tool.body import Body, compile_body, compile_leftovers
 from bridge.tool.departures import pointer
-from bridge.tool.headers import Field, compile_fields
+from bridge.tool.headers import METHOD_PARAMETER, REPLACES_METHOD, Field, compile_fields
 from bridge.tool.media import check_content_type
 from bridge.tool.query import Claims, Entry, Parameter, check_argument, compile_entry, write_unnamed
 from bridge.tool.structure import Whole
@@ -250,7 +250,7 @@ class _Parts:
         found.extend(foreign_in_url(self._spec.url, self._arguments))
         for name, offset in template.query_offsets.items():
             if f"query {name}" in self._reserved:
-                found.error("reserved-name", _RESERVED.format(name=name), offset=offset)
+                found.error("reserved-name", _reserved(name), offset=offset)
         for finding in found:
             shifted = replace(finding, offset=(finding.offset or 0) + url_offset)
             self.findings.add(shifted.under("request", "url"))
@@ -262,7 +262,7 @@ class _Parts:
             message = f"the url writes the query parameter {name} already; keep one of the two"
             self.findings.error("duplicate-parameter", message, *route, at_key=True)
         if f"query {name}" in self._reserved:
-            self.findings.error("reserved-name", _RESERVED.format(name=name), *route, at_key=True)
+            self.findings.error("reserved-name", _reserved(name), *route, at_key=True)
         return compile_entry(name, value, self._arguments, self.findings, *route)
 
     def _written_body(self) -> Body | None:
@@ -271,6 +271,9 @@ class _Parts:
             message = f"{self._spec.method} has no body; write request.query, or choose another method"
             self.findings.error("body-not-allowed", message, *route, at_key=True)
             return None
+        if self._spec.method in SAFE_METHODS and METHOD_PARAMETER in body_names(self._spec.body):
+            message = _reserved(METHOD_PARAMETER)
+            self.findings.error("reserved-name", message, *route, METHOD_PARAMETER, at_key=True)
         return compile_body(self._spec.body, self._content_type, self._arguments, self.findings, *route)
 
     def _place_leftovers(self) -> None:
@@ -300,13 +303,23 @@ class _Parts:
             )
             self.findings.error("duplicate-parameter", message, *_PROPERTIES, name, at_key=True)
         if f"query {name}" in self._reserved:
-            self.findings.error("reserved-name", _RESERVED.format(name=name), *_PROPERTIES, name, at_key=True)
+            self.findings.error("reserved-name", _reserved(name), *_PROPERTIES, name, at_key=True)
         check_argument(name, None, self._arguments, self.findings, *_PROPERTIES, name)
         return Entry(Parameter(name), Whole(name), name)
 
     def _never_sent(self, names: tuple[str, ...], rest: str, key: str) -> None:
         what = _braced(names) if names else _UNNAMED
         self.findings.error("never-sent", f"{what} would never be sent{rest}", "request", key, at_key=True)
+
+
+def _reserved(name: str) -> str:
+    """Why a query parameter, or a key of the body, is no tool's to set."""
+    return (REPLACES_METHOD if name == METHOD_PARAMETER else _RESERVED).format(name=name)
+
+
+def body_names(body: Json) -> Collection[str]:
+    """The names at the top of a body as it is written."""
+    return body.keys() if isinstance(body, dict) else ()
 
 
 def _fresh() -> dict[str, str]:

@@ -1,6 +1,7 @@
 import pytest
 
 from bridge.diagnostics import InvalidSpec
+from bridge.errors import InvalidCall
 from bridge.secrets import Sources, Upstream
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
@@ -38,6 +39,7 @@ def findings(problem: pytest.ExceptionInfo[InvalidSpec]) -> list[tuple[str, str]
         ("POST", {"idempotent": True}, (False, True, True, True)),
         ("PUT", {"idempotent": False}, (False, True, False, True)),
         ("POST", {"annotations": {"readOnlyHint": True, "openWorldHint": False}}, (True, True, False, False)),
+        ("GET", {"annotations": {"readOnlyHint": False}}, (False, False, True, True)),
     ],
 )
 def test_hints_are_explicit_and_derived_from_the_method(
@@ -64,6 +66,47 @@ def test_hints_are_explicit_and_derived_from_the_method(
 )
 def test_only_what_may_be_done_twice_is_repeated(method: str, words: Json, *, repeatable: bool) -> None:
     assert tool(method, **words).repeatable is repeatable
+
+
+DELETES: Json = {"headers": {"X-HTTP-Method-Override": "DELETE"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "read_only"),
+    [
+        ("PUT", {}, False),
+        ("PATCH", {}, False),
+        ("DELETE", {}, False),
+        ("POST", {}, True),
+        ("POST", DELETES, False),
+        ("POST", {"query": {"_method": "put"}}, False),
+        ("POST", {"body": {"_method": "PATCH"}}, False),
+        ("POST", {"headers": {"X-HTTP-Method": "GET"}}, True),
+        ("POST", {"body": ["_method"]}, True),
+    ],
+)
+def test_a_hint_makes_no_change_read_only(method: str, request_: Json, *, read_only: bool) -> None:
+    compiled = tool(method, request=request_, annotations={"readOnlyHint": True})
+    assert compiled.read_only is read_only
+    assert compiled.repeatable is (method in ("PUT", "DELETE"))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+def test_nothing_replaces_a_method_that_is_safe_or_may_be_repeated(method: str) -> None:
+    with pytest.raises(InvalidSpec) as problem:
+        tool(method, request=DELETES)
+    assert findings(problem) == [("reserved-name", "request/headers/X-HTTP-Method-Override")]
+    assert tool("POST", request=DELETES).request.build({}).headers[1:] == (
+        ("X-HTTP-Method-Override", "DELETE"),
+    )
+    if method == "PUT":
+        return
+    schema: Json = {"additionalProperties": True, "properties": {"filter": {"type": "object"}}}
+    compiled = tool(method, request={"url": "/x{?filter*}"}, inputSchema=schema).request
+    values: list[Json] = [{"_method": "DELETE"}, {"filter": {"_method": "DELETE"}}]
+    for value in values:
+        with pytest.raises(InvalidCall, match="already sent or reserved"):
+            compiled.build(value)
 
 
 def test_the_definition_says_what_the_file_says() -> None:
