@@ -83,7 +83,13 @@ class Settling:
         The first look at all takes files as they are.
         """
         found = survey(self._directories)
-        self.folders, self.blind = found.folders, found.blind
+        self.blind = found.blind
+        if (
+            OUT_OF_DESCRIPTORS in found.blind.values()
+        ):  # else watching would stop, and so free some, again and again
+            self.folders = self.folders | found.folders
+        else:
+            self.folders = found.folders
         for place in {**found.looks, **self._known, **self._changes}:
             seen = found.looks.get(place)
             if seen or found.sees(place):

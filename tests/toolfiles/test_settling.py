@@ -69,6 +69,7 @@ def test_a_file_stays_what_it_was_while_no_descriptor_is_left(bench: Bench) -> N
         assert isinstance(contents["b.yaml"], Finding)
         assert "raise its limit" in contents["b.yaml"].message
         assert [finding.code for finding in bench.settling.blind.values()] == ["unreadable"]
+        assert [folder.relative for folder in bench.settling.folders] == [""]
     bench.look_at_all(after=POLL)
     assert bench.look(after=QUIET) == {"a.yaml": b"new", "b.yaml": b"b"}
 
