@@ -95,7 +95,7 @@ async def test_an_api_that_is_not_there_or_hangs_or_says_too_much_is_told(
         caller = Caller(client)
         server.held = anyio.Event()
         with pytest.raises(NotSent, match="No complete answer"):
-            await ask(caller, upstream(server, OWN), within=1)
+            await ask(caller, upstream(server, OWN), within=2)
         server.held.set()
         for to in (
             upstream(server, OWN, maxBytes="1B"),
