@@ -9,6 +9,8 @@ import httpx
 import pytest
 from mcp_types import LATEST_PROTOCOL_VERSION
 
+from bridge.commands.live import LiveSettings
+from bridge.events import ignore
 from tests.commands.conftest import Line
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import Log, restbridge
@@ -261,6 +263,30 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
         bridge.hears(signal.SIGHUP)
         await bridge.says(r"INFO restbridge\.yaml: it has no errors any more$")
         assert await bridge.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_silent_heeds_the_settings_file_all_the_same(
+    tools: Path, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann, entry = new(line, "--name", "ann")
+    path = tools.parent / "restbridge.yaml"
+    write(tools.parent)
+
+    async def fetch(_where: str) -> bytes:
+        raise OSError
+
+    live = LiveSettings(path, 60, fetch, ignore, guarded=True, silent=True)
+    await live.readable()
+    path.write_text("nonsense\n")
+    await live.refresh(at_once=False)
+    assert live.is_broken
+    write(tools.parent, entry)
+    await live.refresh(at_once=False)
+    assert live.access
+    headers = [(b"authorization", f"Bearer {ann}".encode())]
+    assert (await live.access.holder(headers)).caller.name == "ann"
+    assert caplog.messages == []
 
 
 @pytest.mark.anyio

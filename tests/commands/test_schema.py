@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from bridge import spec
-from bridge.commands.schema import Kind, run, schema
+from bridge.cli import main
+from bridge.commands.schema import Kind, schema
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "tools.d").glob("*.yaml"))
@@ -32,7 +33,7 @@ def keys(node: object) -> set[str]:
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_schemas_holds_what_the_command_prints(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(kind) == 0
+    assert main(["schema", kind]) == 0
     assert (ROOT / f"schemas/{kind}.schema.json").read_text("utf-8") == capsys.readouterr().out
 
 

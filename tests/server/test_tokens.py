@@ -51,6 +51,28 @@ def session_of(shown: str, web: httpx.AsyncClient, url: str) -> Session:
     return session
 
 
+async def test_a_token_that_is_shown_twice_at_once_has_one_holder() -> None:
+    came = anyio.Event()
+    holders = []
+
+    async def fetch(_where: str) -> bytes:
+        await came.wait()
+        return json.dumps({"keys": [public("ec-1")]}).encode()
+
+    access, shown = Access(words_of(issuer("https://login.example.com/keys")), fetch), token()
+
+    async def show() -> None:
+        holders.append(await access.holder([(b"authorization", f"Bearer {shown}".encode())]))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(show)
+        await anyio.wait_all_tasks_blocked()
+        came.set()
+    first, second = holders
+    assert first is second
+
+
 @pytest.fixture
 async def login() -> AsyncIterator[Login]:
     login = Login("ec-1", "rsa-1", "ed-1", "short-1")

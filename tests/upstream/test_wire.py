@@ -2,6 +2,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from bridge.upstream.incoming import Incoming, Progress
 from tests.upstream.faulty import Faulty
 from tests.upstream.sending import Caller, upstream
 
@@ -38,3 +39,14 @@ async def test_connections_that_rest_too_long_are_closed(caller: Caller, faulty:
     assert faulty.connections == 2
     await caller.send(to)
     assert faulty.connections == 3
+
+
+@pytest.mark.parametrize("fed", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_a_reply_that_nobody_waits_for_any_more_is_dropped(fed: bytes, error: Exception | None) -> None:
+    incoming = Incoming(100, Progress(), has_content=True)
+    incoming.feed(fed)
+    incoming.reply.cancel()
+    incoming.lost(error)
+    assert incoming.is_last
+    assert incoming.reply.cancelled()
