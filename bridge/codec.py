@@ -22,6 +22,7 @@ MAX_DEPTH: Final = 200
 _WRITTEN_DEPTH: Final = 254
 """orjson refuses to write what is nested deeper."""
 _LONG: Final = 4096
+_LARGE: Final = 128 * 1024
 _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_INTEGER: Final = re.compile(rb"(?:\A|[\[,:\s])-?[0-9]{19}")
 _ESCAPED_COLONS: Final = (b"\\u003a", b"\\u003A")
@@ -69,6 +70,15 @@ def encode(value: Json) -> bytes:
     if b"null" in content and orjson.loads(content) != value:  # orjson writes null for NaN
         _require_finite(value)
     return content
+
+
+def encode_soon(value: Json) -> bytes | None:
+    """What ``encode`` gives, or None where that takes long: for long integers, lone surrogates, and nulls in what is large."""
+    try:
+        content = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return None
+    return content if b"null" not in content else encode(value) if len(content) <= _LARGE else None
 
 
 def clean(text: str) -> str:

@@ -31,6 +31,7 @@ CODES: Final[Mapping[str, str]] = {
     "content-conflict": "Two keys want the reply in different forms.",
     "contradicting-hint": "A warning: an annotation says something else than the method or another key.",
     "control-character": "An invisible or misleading character: control, bidirectional, tag, zero width, half a surrogate pair.",
+    "costly-pattern": "A pattern takes too much memory, or can check only short texts in time.",
     "dotted-name": "A warning: a tool's name with a dot, which some clients refuse.",
     "duplicate-header": "The same header or cookie is written twice.",
     "duplicate-key": "The same key stands twice in one mapping.",

@@ -14,7 +14,7 @@ from typing import Final
 
 CODES: Final[Mapping[str, str]] = {
     "address-refused": "The API's name leads to a link-local or cloud metadata address.",
-    "arguments-too-large": "The arguments are larger than 1 MiB, or nested deeper than 64.",
+    "arguments-too-large": "The arguments are larger than 1 MiB, nested deeper than 64, or too large to be checked in time.",
     "audit-failed": "The audit file cannot be written, and `audit.required` is set: the call was not made.",
     "bad-encoding": "The reply is compressed in a way that was not asked for, or damaged.",
     "busy": "Too many calls to this API are running, and none ended in time.",
@@ -39,7 +39,7 @@ CODES: Final[Mapping[str, str]] = {
     "reply-cut": "The connection ended before the reply did.",
     "reply-too-large": "The reply is larger than `maxBytes`.",
     "result-drift": "The reply departs from `outputSchema`.",
-    "result-too-large": "The result is larger than `response.maxBytes`, and cannot be cut.",
+    "result-too-large": "The result is larger than `response.maxBytes` and cannot be cut, or too large to be checked in time.",
     "timeout": "The call took longer than `timeout`.",
     "tls-failed": "TLS failed, is not spoken there, or the server wants another client certificate.",
     "tls-files": "A file named under `tls` cannot be used.",

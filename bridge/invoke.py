@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from secrets import token_hex
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import anyio
 from anyio import to_thread
+from anyio.lowlevel import RunVar
 
 from bridge.caller import UNTOLD, Inbound
 from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
@@ -19,28 +20,38 @@ from bridge.exchange import Reply, Request
 from bridge.redaction import Redactor
 from bridge.spec import Json, may_change
 from bridge.tool import content
+from bridge.tool.arguments import Unchecked
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
 from bridge.tool.headers import forwarded
 from bridge.tool.outcome import error_result, status_error
 from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
+from bridge.upstream import failures
 from bridge.upstream.client import Client
 from bridge.upstream.retry import retry_after
 
 _LARGE: Final = 128 * 1024
 """Replies past this many bytes are read in a worker thread, and what a projection does not soon finish."""
+_THREADS: Final = 2
+"""Worker threads for checking arguments and reading replies. Each may hold the interpreter's lock for some 25 ms,
+and the event loop waits for all of them in turn."""
+
+_workers: Final = RunVar[anyio.CapacityLimiter]("restbridge_workers")
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class _Course:
     """How far a call has come; ``value`` is what the result was to be made of.
 
-    ``began`` is on the clock of ``time.perf_counter``. ``call`` is the id of its ``CallStarted``.
+    ``deadline`` is on anyio's clock, ``began`` on that of ``time.perf_counter``. ``call`` is the id of its
+    ``CallStarted``.
     ``empty``: the projection found nothing but null.
     """
 
     emit: Ear
     inbound: Inbound
+    deadline: float
     began: float = field(default_factory=time.perf_counter)
     call: str | None = None
     reply: Reply | None = None
@@ -62,7 +73,7 @@ async def invoke(
     ``CallFinished`` is emitted in any case, also when the call is cancelled. ``CallStarted`` comes before it,
     if a request of the call may change something and is sent.
     """
-    course, outcome = _Course(emit, inbound), "fault"
+    course, outcome = _begin(tool, emit, inbound), "fault"
     result = None
     try:
         result = await _answer(tool, arguments, client, course)
@@ -90,7 +101,7 @@ async def fetch(
     tool: Tool, arguments: Mapping[str, Json], client: Client, emit: Ear, inbound: Inbound
 ) -> Reply:
     """The reply of a call as it came, whatever its status; emits what ``invoke`` emits. Raises ``BridgeError``."""
-    course, outcome = _Course(emit, inbound), "fault"
+    course, outcome = _begin(tool, emit, inbound), "fault"
     try:
         _, reply = await _ask(tool, arguments, client, course)
         course.reply, outcome = reply, "ok" if _is_valid(tool, reply.status) else f"http-{reply.status}"
@@ -103,6 +114,10 @@ async def fetch(
     finally:
         emit(_finished(tool, course, outcome))
     return reply
+
+
+def _begin(tool: Tool, emit: Ear, inbound: Inbound) -> _Course:
+    return _Course(emit, inbound, asyncio.get_running_loop().time() + tool.upstream.spec.timeout.total)
 
 
 def _start(tool: Tool, course: _Course) -> None:
@@ -145,7 +160,12 @@ async def _ask(
 ) -> tuple[Request, Reply]:
     """What a call sends, and the reply as it came, whatever its status; raises ``BridgeError``."""
     inbound = course.inbound
-    request = tool.request.build(tool.arguments.check(arguments), inbound.caller.known)
+    try:
+        request = _built(tool, arguments, inbound, quick=True)
+    except Unchecked:
+        build = partial(_built, tool, arguments, inbound)
+        late = failures.out_of_time(tool.upstream, "checking the arguments", sent=False)
+        request = await _in_thread(build, course.deadline, late)
     if names := tool.upstream.spec.forward_headers:
         sent_on = forwarded(names, inbound.headers, request.headers)
         request = request._replace(headers=(*request.headers, *sent_on))
@@ -158,9 +178,25 @@ async def _ask(
         tool=(tool.name, tool.spec.limits) if tool.spec.limits else None,
         subject=inbound.caller.token,
         caller=inbound.caller.identity,
-        deadline=asyncio.get_running_loop().time() + tool.upstream.spec.timeout.total,
+        deadline=course.deadline,
     )
     return request, reply
+
+
+def _built(tool: Tool, arguments: Mapping[str, Json], inbound: Inbound, *, quick: bool = False) -> Request:
+    return tool.request.build(tool.arguments.check(arguments, quick=quick), inbound.caller.known)
+
+
+async def _in_thread(work: Callable[[], _T], deadline: float, late: BridgeError) -> _T:
+    """The result of ``work`` in a worker thread; raises ``late`` at the deadline, and leaves the thread to its end."""
+    try:
+        limiter = _workers.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_THREADS)
+        _workers.set(limiter)
+    with anyio.CancelScope(deadline=deadline):
+        return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+    raise late
 
 
 async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, course: _Course) -> Result:
@@ -168,13 +204,19 @@ async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, cou
     reply = course.reply
     read = partial(_read, tool, request, reply, course)
     if len(reply.content) <= _LARGE:
-        with suppress(Unfinished):
-            return read(QUICK_STEPS)
-    return await to_thread.run_sync(read, MAX_STEPS, abandon_on_cancel=True)
+        with suppress(Unfinished, Unchecked):
+            return read(quick=True)
+    message = f"The API answered {reply.status}, and time ran out while its reply was read."
+    advice = "Ask for less of it at a time."
+    return await _in_thread(read, course.deadline, UnusableReply("timeout", message, advice=advice))
 
 
-def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: int) -> Result:
-    """The reply as the tool file wants it seen, without secrets; ``steps`` bounds the work, which may be ``Unfinished``."""
+def _read(tool: Tool, request: Request, reply: Reply, course: _Course, *, quick: bool = False) -> Result:
+    """The reply as the tool file wants it seen, without secrets.
+
+    ``quick``: raises ``Unfinished`` or ``Unchecked`` where that takes long.
+    """
+    steps = QUICK_STEPS if quick else MAX_STEPS
     response, redactor = tool.spec.response, _redactor(tool, reply)
     keeps_base64 = response.content == "blocks"
     if response.invisible == "strip":  # first: what is left could be a secret
@@ -213,7 +255,7 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, steps: in
     else:
         course.value = value
         result = content.of_structured(
-            tool.output.structured(value), response, narrowing=tool.arguments.optional
+            tool.output.structured(value, quick=quick), response, narrowing=tool.arguments.optional
         )
     return content.of_nothing(result, reply.status, safe=tool.read_only) if course.empty else result
 

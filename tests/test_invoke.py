@@ -629,3 +629,35 @@ async def test_a_raw_reply_that_is_not_waited_for_is_cancelled(bridge: Bridge) -
         await bridge.asked.wait()
         tasks.cancel_scope.cancel()
     assert bridge.finished.outcome == "cancelled"
+
+
+async def test_large_arguments_are_checked_beside_the_event_loop(bridge: Bridge) -> None:
+    bridge.says({"ok": True})
+    many = {"properties": {"ids": {"type": "array", "items": {"type": "integer"}}}}
+    result = await bridge.call({"ids": list(range(20_000))}, inputSchema=many, request=POST)
+    assert words(result) == '{"ok":true}'
+
+
+async def test_the_deadline_of_a_call_holds_while_its_arguments_are_checked(bridge: Bridge) -> None:
+    many = {"properties": {"ids": {"type": "array", "items": {"type": "integer", "minimum": 0}}}}
+    result = await bridge.call({"ids": [0] * 200_000}, inputSchema=many, request=POST, timeout="1ms")
+    assert result.meta["restbridge/error"] == bridge.finished.outcome == "timeout"
+    assert "time ran out while checking the arguments" in words(result)
+    assert bridge.heads == []
+
+
+async def test_the_deadline_of_a_call_holds_while_its_reply_is_read(bridge: Bridge) -> None:
+    bridge.says(list(range(60_000)), 201)
+    slow = {"jmespath": "[].[@, @, @, @][] | [?@ > `1`] | [?@ > `2`] | length(@)"}
+    result = await bridge.call(request=POST, response=slow, timeout="100ms", maxBytes="1MB")
+    assert result.meta["restbridge/error"] == "timeout"
+    assert "carried out" in words(result)
+
+
+async def test_a_reply_that_is_dear_to_check_is_checked_beside_the_event_loop(bridge: Bridge) -> None:
+    bridge.says([0.5] * 2000)
+    result = await bridge.call(outputSchema={"type": "array", "items": {"multipleOf": 0.5}})
+    assert result.structured == {"result": [0.5] * 2000}
+    bridge.says([0.5] * 30_000)
+    result = await bridge.call(outputSchema={"type": "array", "items": {"multipleOf": 0.5}})
+    assert result.meta["restbridge/error"] == "result-too-large"

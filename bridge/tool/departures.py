@@ -6,7 +6,9 @@ only where the library says no, stops at the first few departures, and asks it a
 """
 
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
@@ -19,6 +21,9 @@ from bridge.tool.schema import TYPES, Schema, type_of
 _MOST_ITEMS: Final = 10_000
 _MOST_NAMES: Final = 1_000
 """How many of one value are searched; a name costs more, as patterns are compiled for it."""
+
+MAX_SECONDS: Final = 1.0
+"""How long a search goes on before it says what it found so far."""
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _EXAMPLES: Final[Mapping[str, str]] = {
@@ -47,15 +52,30 @@ class Judge(Protocol):
     def fits(self, route: Route, value: Json) -> bool:
         """Whether ``value`` is valid against the subschema at ``route``."""
 
-    def keeps(self, rule: dict[str, Json], value: Json) -> bool:
-        """Whether ``value`` is valid against a schema without references."""
+    def keeps(self, keyword: str, operand: Json, value: Json) -> bool:
+        """Whether ``value`` is valid against one keyword that holds no subschemas."""
 
 
-def find(schema: Schema, judge: Judge, value: Json, most: int = 5, route: Route = ()) -> list[Departure]:
-    """Up to ``most`` departures of a value from the subschema at ``route``; nothing if it is valid."""
-    search = _Search(schema, judge, most)
-    search.visit(route, value, ())
-    return sorted(search.found, key=lambda found: [(isinstance(step, str), step) for step in found.path])
+def find(
+    schema: Schema,
+    judge: Judge,
+    value: Json,
+    most: int = 5,
+    route: Route = (),
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Departure]:
+    """Up to ``most`` departures of a value from the subschema at ``route``; nothing if it is valid.
+
+    They are fewer if the search takes longer than ``MAX_SECONDS`` by ``clock``.
+    """
+    search = _Search(schema, judge, most, clock)
+    with suppress(_OutOfTime):
+        search.visit(route, value, ())
+    found = search.found or (
+        {Departure((), _AS_A_WHOLE.format(excerpt(value))): None} if search.is_late else {}
+    )
+    return sorted(found, key=lambda found: [(isinstance(step, str), step) for step in found.path])
 
 
 def unknown(name: str, known: Collection[str]) -> str:
@@ -141,9 +161,19 @@ SENTENCES: Final[Mapping[str, Callable[[Json, Json], str]]] = {
 """What a broken rule is, by its keyword, from what the schema says and what the value is."""
 
 
+_AS_A_WHOLE: Final = "{0} does not fit its schema as a whole"
+
+
+class _OutOfTime(Exception):
+    """The search took too long."""
+
+
 class _Search:
-    def __init__(self, schema: Schema, judge: Judge, most: int) -> None:
+    def __init__(self, schema: Schema, judge: Judge, most: int, clock: Callable[[], float]) -> None:
         self.found: dict[Departure, None] = {}
+        self.is_late = False
+        self._clock = clock
+        self._until = clock() + MAX_SECONDS
         self._schema = schema
         self._judge = judge
         self._most = most
@@ -152,14 +182,19 @@ class _Search:
 
     def visit(self, route: Route, value: Json, path: Route) -> None:
         """Tell what departs at ``route`` or below it, if anything does and there is room."""
-        if len(self.found) >= self._most or self._judge.fits(route, value):
+        if len(self.found) >= self._most:
+            return
+        if self._clock() > self._until:
+            self.is_late = True
+            raise _OutOfTime
+        if self._judge.fits(route, value):
             return
         schema = self._schema.positions[route]
         if (route, path) in self._seen:
             self._told += 1
         elif schema is False:
             self._tell(path, "must not be given")
-        elif "type" in schema and not self._judge.keeps({"type": schema["type"]}, value):
+        elif "type" in schema and not self._judge.keeps("type", schema["type"], value):
             self._tell(path, SENTENCES["type"](schema["type"], value))
         else:
             self._seen.add((route, path))
@@ -169,14 +204,14 @@ class _Search:
         told = self._told
         for keyword, operand in self._schema.positions[route].items():
             if keyword in SENTENCES:
-                if not self._judge.keeps({keyword: operand}, value):
+                if not self._judge.keeps(keyword, operand, value):
                     self._tell(path, SENTENCES[keyword](operand, value))
             else:
                 for kind, searches in _SEARCHES.items():
                     if isinstance(value, kind) and keyword in searches:
                         searches[keyword](self, (*route, keyword), operand, value, path)
         if self._told == told:
-            self._tell(path, f"{excerpt(value)} does not fit its schema as a whole")
+            self._tell(path, _AS_A_WHOLE.format(excerpt(value)))
 
     def _tell(self, path: Route, text: str) -> None:
         self._told += 1
@@ -258,7 +293,7 @@ class _Search:
     def pattern_properties(self, below: Route, operand: Json, value: Json, path: Route) -> None:
         for name in islice(value, _MOST_NAMES):
             for pattern in operand:
-                if self._judge.keeps({"pattern": pattern}, name):
+                if self._judge.keeps("pattern", pattern, name):
                     self.visit((*below, pattern), value[name], (*path, name))
 
     def property_names(self, below: Route, _: Json, value: Json, path: Route) -> None:
@@ -269,11 +304,11 @@ class _Search:
     def additional_properties(self, below: Route, operand: Json, value: Json, path: Route) -> None:
         siblings = self._schema.positions[below[:-1]]
         known = siblings.get("properties", {})
-        patterns = [{"pattern": pattern} for pattern in siblings.get("patternProperties", ())]
+        patterns = siblings.get("patternProperties", ())
         rest = [
             name
             for name in islice(value, _MOST_NAMES)
-            if name not in known and not any(self._judge.keeps(pattern, name) for pattern in patterns)
+            if name not in known and not any(self._judge.keeps("pattern", each, name) for each in patterns)
         ]
         for name in rest:
             if operand is False:

@@ -5,9 +5,10 @@ it is made. What depends on the document is charged where that shows, before it 
 half of ``||`` and ``&&``, comparisons and functions.
 """
 
+import heapq
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -43,6 +44,8 @@ _SMALL: Final = frozenset(
     ],
 )
 """Functions whose results are numbers, truth values or a word."""
+_RUN: Final = 10_000
+"""Items that are sorted at once: nothing can interrupt that."""
 _GROWING: Final = frozenset({"join", "to_string"})
 
 
@@ -131,7 +134,7 @@ class Selection:
 
 
 class _Functions(Functions):
-    """The library's own, but for two that say what JSON cannot."""
+    """The library's own, but for two that say what JSON cannot, and two that hold the interpreter's lock too long."""
 
     @signature({"types": []})
     def _func_to_number(self, arg: Json) -> Json:
@@ -142,9 +145,27 @@ class _Functions(Functions):
                 return None
         return arg if isinstance(arg, int | float) and not isinstance(arg, bool) else None
 
+    @signature({"types": ["array-string", "array-number"]})
+    def _func_sort(self, arg: list[Json]) -> list[Json]:
+        return _merged([sorted(run) for run in _runs(arg)])
+
+    @signature({"types": ["array"]}, {"types": ["expref"]})
+    def _func_sort_by(self, array: list[Json], expref: "_Expression") -> list[Json]:
+        sort = Functions.FUNCTION_TABLE["sort_by"]["function"]
+        return _merged([sort(self, run, expref) for run in _runs(array)], partial(expref.visit, None))
+
     @signature({"types": []})
     def _func_to_string(self, arg: Json) -> str:
         return arg if isinstance(arg, str) else codec.encode(arg).decode()
+
+
+def _runs(items: list[Json]) -> Iterator[list[Json]]:
+    return (items[start : start + _RUN] for start in range(0, len(items), _RUN))
+
+
+def _merged(runs: list[list[Json]], key: Callable[[Json], Any] | None = None) -> list[Json]:
+    """Sorted runs as one; what is equal keeps its order."""
+    return list(heapq.merge(*runs, key=key)) if len(runs) > 1 else [item for run in runs for item in run]
 
 
 _FUNCTIONS: Final = _Functions()

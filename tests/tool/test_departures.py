@@ -163,3 +163,15 @@ def test_a_place_is_written_for_models_and_as_a_pointer() -> None:
 )
 def test_of_a_large_value_only_the_beginning_is_shown(value: Json, text: str) -> None:
     assert excerpt(value) == text
+
+
+def test_a_search_that_takes_too_long_says_what_it_found_so_far() -> None:
+    schema: dict[str, Json] = {"properties": {name: {"type": "null"} for name in "abc"}}
+    tree = Schema(schema)
+    value = dict.fromkeys("abc", 5)
+    for ticks, found in (
+        ([0, 0, 0, 9], ["a: 5 is not null"]),
+        ([0, 0, 9], [': {"a":5,"b":5,"c":5} does not fit its schema as a whole']),
+    ):
+        search = find(tree, _Library(tree), value, clock=iter(ticks).__next__)
+        assert [f"{place(each.path)}: {each.text}" for each in search] == found
