@@ -113,6 +113,12 @@ def test_a_reference_that_closes_a_cycle_is_followed_once_for_each_value() -> No
     assert costs(twice).bound.visits < 20
 
 
+def test_a_cycle_of_one_value_ends() -> None:
+    a: Json = {"anyOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/b"}]}
+    b: Json = {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}
+    assert cost({"$ref": "#/$defs/a", "$defs": {"a": a, "b": b}}, "x") < 10_000
+
+
 def test_references_that_multiply_on_the_way_down_are_refused() -> None:
     chain: dict[str, Json] = {
         f"d{n}": {"allOf": [{"properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}}] * 2} for n in range(20)
