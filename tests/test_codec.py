@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.codec import MAX_DEPTH, NotJson, clean, decode, encode, quote
+from bridge.codec import MAX_DEPTH, Json, NotJson, clean, decode, encode, encode_soon, quote
 
 VALUES = st.recursive(
     st.none()
@@ -183,3 +183,17 @@ def test_a_clean_text_can_be_encoded_and_keeps_what_could_be_before(text: str) -
 def test_foreign_text_is_quoted_in_ascii_and_bounded() -> None:
     assert quote("a\u202eb\n") == r'"a\u202eb\n"'
     assert quote("abc", limit=2) == '"ab"…'
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({"a": 1}, b'{"a":1}'),
+        ([None], b"[null]"),
+        ([None] * 50_000, None),
+        (2**70, None),
+        ("\ud800", None),
+    ],
+)
+def test_what_takes_long_to_write_is_not_written_soon(value: Json, written: bytes | None) -> None:
+    assert encode_soon(value) == written

@@ -165,7 +165,7 @@ def _runs(items: list[Json]) -> Iterator[list[Json]]:
 
 def _merged(runs: list[list[Json]], key: Callable[[Json], Any] | None = None) -> list[Json]:
     """Sorted runs as one; what is equal keeps its order."""
-    return list(heapq.merge(*runs, key=key)) if len(runs) > 1 else [item for run in runs for item in run]
+    return runs[0] if len(runs) == 1 else list(heapq.merge(*runs, key=key))
 
 
 _FUNCTIONS: Final = _Functions()

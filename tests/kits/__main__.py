@@ -11,6 +11,7 @@ import anyio
 
 from tests.kits import (
     audit,
+    authors,
     callers,
     canaries,
     conformance,
@@ -32,6 +33,7 @@ class _Kit(Protocol):
 
 KITS: Final[dict[str, _Kit]] = {
     "audit": audit.run,
+    "authors": authors.run,
     "callers": callers.run,
     "canaries": canaries.run,
     "faults": faults.run,

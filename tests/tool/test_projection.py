@@ -324,3 +324,11 @@ def test_more_steps_than_are_allowed_here_leave_it_unfinished() -> None:
 )
 def test_nothing_but_null_is_nothing(selected: Json, nothing: bool) -> None:  # noqa: FBT001 - a table's column
     assert is_nothing(selected) is nothing
+
+
+def test_long_lists_are_sorted_in_parts_that_are_merged() -> None:
+    numbers = [n * 7919 % 25_000 for n in range(25_000)]
+    assert Projection.compile("sort(@)").apply(numbers) == list(range(25_000))
+    pairs: list[Json] = [{"n": n % 10, "at": at} for at, n in enumerate(numbers)]
+    assert Projection.compile("sort_by(@, &n)").apply(pairs) == sorted(pairs, key=lambda pair: pair["n"])
+    assert Projection.compile("sort(@)").apply([]) == Projection.compile("sort_by(@, &n)").apply([]) == []
