@@ -70,7 +70,11 @@ async def test_each_caller_is_called_for_with_a_token_of_their_own(
     express: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG, "bridge")
-    served.registry.replace(Snapshot([tool(authorization, forwardHeaders=["X-Tenant", "x-trace", "X-Own"])]))
+    served.registry.replace(
+        Snapshot(
+            [tool(authorization, forwardHeaders=["X-Tenant", "x-trace", "X-Own"], overridable=["X-Own"])]
+        )
+    )
     subjects = {name: token(sub=name) for name in NAMES}
     seen: list[tuple[str, Json]] = []
 
