@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.server.access import INVALID, Access, Refused
 from bridge.server.announce import come_from
+from bridge.server.fair_start import FairStart
 from bridge.server.gate import ErrorReply, error_reply, later_reply, receive_until, told
 from bridge.server.guesses import Guesses
 from bridge.server.operator import HEALTHY, READY
@@ -41,6 +42,7 @@ class Door:
         self._resource = resource
         self._refusals = refusals
         self._guesses = Guesses()
+        self._starts = FairStart()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in (HEALTHY, READY):
@@ -63,6 +65,7 @@ class Door:
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)
+        await self._starts.turn(holder.caller.identity)
         visit = _Visit(holder.stay.over, receive, send)
         holder.visits += 1
         try:

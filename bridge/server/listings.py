@@ -14,7 +14,7 @@ from bridge.registry import Snapshot, VisibleTools
 from bridge.server.facts import page
 from bridge.tool.compiler import Tool
 
-MAX_KEPT_BYTES: Final = 4 * 1024**2
+MAX_KEPT_BYTES: Final = 1024**2
 """Bytes of whole lists that are kept. The list that was used last is kept whatever its size."""
 
 _Encoded: TypeAlias = dict[str, tuple[Tool, bytes]]
