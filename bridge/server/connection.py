@@ -27,8 +27,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from bridge.caller import ANYBODY, Caller
 from bridge.server.announce import caller_in
+from bridge.server.guesses import Guesses
 from bridge.server.limits import Limits
-from bridge.server.refusals import Refusals
+from bridge.server.refusals import Refusals, client_of
 from bridge.server.request_head import Rejection, reject_head
 
 _COPIED: Final = 64 * 1024
@@ -38,6 +39,8 @@ _SLICE: Final = 4096
 _MAX_PIPELINED: Final = 16
 _MAX_HEAD: Final = 64 * 1024
 _MAX_FIELDS: Final = 256
+_MAX_BLANK: Final = 64
+"""Bytes of empty lines before a request (RFC 9112 2.2)."""
 _MAX_UNPARSED: Final = 64 * 1024
 """Bytes that may wait to be parsed before reading stops. One read may bring 256 KiB more."""
 _MAX_BARE_FRAMING: Final = 64 * 1024
@@ -55,6 +58,7 @@ _PROBE_BACKOFF: Final = 4
 
 _HEAD_TOO_LARGE: Final = Rejection(431, "The head of the request is larger than 64 KiB.")
 _TOO_MANY_FIELDS: Final = Rejection(431, f"The request has more than {_MAX_FIELDS} header fields.")
+_TOO_MANY_BLANKS: Final = Rejection(400, "Too many empty lines before a request.")
 _TRAILERS_TOO_LARGE: Final = Rejection(431, "The trailers or chunk extensions are larger than 64 KiB.")
 _CHUNKS_TOO_SMALL: Final = Rejection(400, "The chunks of the body are too small. Send larger ones.")
 _TOO_MANY_BYTES: Final = Rejection(503, "Too many bytes of requests are on their way; try again later.")
@@ -85,10 +89,16 @@ class _Rejected(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, over a transport that gathers; ``limits`` hear of results that are not read, ``refusals`` of what ends."""
+    """uvicorn's, over a transport that gathers.
 
-    def __init__(self, limits: Limits, refusals: Refusals, patience: Patience, **words: Any) -> None:
+    ``limits`` hear of results that are not read, ``refusals`` of what ends; ``guesses`` say how long a refusal waits.
+    """
+
+    def __init__(
+        self, limits: Limits, refusals: Refusals, patience: Patience, guesses: Guesses, **words: Any
+    ) -> None:
         super().__init__(**words)
+        self._guesses = guesses
         self._limits = limits
         self._refusals = refusals
         self._patience = patience
@@ -108,6 +118,7 @@ class Connection(HttpToolsProtocol):
         self._is_stopping = False
         # Of the request that is being parsed:
         self._slice = b""
+        self._blank = 0
         self._head = bytearray()
         """Its slices before the present one, while the head is not complete."""
         self._in_head = False
@@ -166,7 +177,8 @@ class Connection(HttpToolsProtocol):
             self._hold()
         else:
             self._parse(data)
-        self._pause_or_resume()
+        if self._unparsed or self._is_paused:
+            self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
         """Stop reading while much waits to be parsed. uvicorn pauses as well, for what it has parsed."""
@@ -193,12 +205,11 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Parse what may be parsed now; keep the rest."""
         start = 0
-        while start < len(data) and not (self._is_refused or self.transport.is_closing() or self._is_held()):
-            end = start + _SLICE
-            self._feed(data[start:end])
-            start = end
-        if self._is_refused or self.transport.is_closing():
-            return
+        while start < len(data) and not self._is_held():
+            self._feed(data[start : start + _SLICE])
+            start += _SLICE
+            if self._is_refused:
+                return
         self._unparsed = data[start:]
         self._hold()
         if not self._in_head and self._until == math.inf and self._unanswered() is None:
@@ -207,6 +218,8 @@ class Connection(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         self._slice, self._slice_content = data, 0
         was_in_body = self._in_body
+        if not (self._in_head or self._in_body):
+            self._blank += len(data)  # until a request begins
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -219,13 +232,18 @@ class Connection(HttpToolsProtocol):
             self._head += data
             if len(self._head) > _MAX_HEAD:
                 self._refuse(_HEAD_TOO_LARGE)
+            elif len(self.headers) > _MAX_FIELDS:
+                self._refuse(_TOO_MANY_FIELDS)
         elif self._head:
             self._head.clear()
+        if self._blank > _MAX_BLANK:
+            self._refuse(_TOO_MANY_BLANKS)
         if was_in_body and self._in_body:
             self._check_framing(len(data))
 
     def _check_framing(self, size: int) -> None:
-        """Bound what a slice of a body holds beside content, which costs time and is never of use."""
+        """Bound what a slice of a body holds apart from content, which costs time and is never of use."""
+        self.headers.clear()
         if self._slice_content:
             self._framing += size - self._slice_content
         else:
@@ -243,7 +261,7 @@ class Connection(HttpToolsProtocol):
         """
         framing = [
             b"%s: %s\r\n" % field
-            for field in self.headers
+            for field in self.scope["headers"]
             if field[0] in (b"content-length", b"transfer-encoding")
         ]
         self.parser = httptools.HttpRequestParser(self)
@@ -288,18 +306,9 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if not self._is_resuming:
             super().on_message_begin()
+            self._blank = 0
             self._in_head = True
             self._until = self.loop.time() + self._patience.head
-
-    def on_url(self, url: bytes) -> None:
-        if not self._is_resuming:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # RFC 9110 6.5.1: a trailer never becomes a header
-            if len(self.headers) >= _MAX_FIELDS:
-                self._reject(_TOO_MANY_FIELDS)
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._is_resuming:
@@ -310,6 +319,8 @@ class Connection(HttpToolsProtocol):
             and sum(len(name) + len(value) for name, value in self.headers) > _MAX_HEAD
         ):
             self._reject(_HEAD_TOO_LARGE)
+        if len(self.headers) > _MAX_FIELDS:
+            self._reject(_TOO_MANY_FIELDS)
         head = bytes(self._head) + self._slice if self._head else self._slice
         version = self.parser.get_http_version()
         if rejection := reject_head(head, self.parser.get_method(), self.url, version, self.headers):
@@ -319,6 +330,7 @@ class Connection(HttpToolsProtocol):
         self._previous = self._unanswered()
         self._is_upgrade = self.parser.should_upgrade()
         super().on_headers_complete()
+        self.headers = []  # RFC 9110 6.5.1: a trailer never becomes a header
         self._in_body, self._is_wanted = True, False
         self._content = self._framing = self._bare_framing = 0
         # An answer that leaves before all of the body is there says "Connection: close".
@@ -358,18 +370,27 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, rejection: Rejection) -> None:
         """Refuse the request that is there in part, and all that follows; those before it are answered."""
-        status, text = rejection
-        self._tell(status, text)
+        self._tell(*rejection)
         self._is_refused = True
         last = self._last_complete()
         self._forget_unparsed()
         if last:
             last.keep_alive = False
             return
-        if cut := self._unanswered():
+        cut = self._unanswered()
+        if cut:
             cut.disconnected = True
             cut.message_event.set()
-        if cut is None or not cut.response_started:
+        answer = None if cut and cut.response_started else rejection
+        if wait := self._guesses.wait(client_of({"client": self.client})):
+            self.transport.pause_reading()
+            self._timer = self.loop.call_later(wait, self._end, answer)
+        else:
+            self._end(answer)
+
+    def _end(self, answer: Rejection | None) -> None:
+        if answer:
+            status, text = answer
             head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n{text}".encode())
         self.transport.close()

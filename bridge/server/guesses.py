@@ -21,10 +21,21 @@ _NETWORK: Final = 64
 
 
 class Guesses:
-    """What was refused lately, by address; ``now`` is in seconds. Past a thousand addresses all others are one."""
+    """What was refused lately, by address. Past a thousand addresses all others are one.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    ``now`` and ``every`` are in seconds: ``at_once`` refusals are free, and then one ``every`` so often.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        every: float | None = None,
+        at_once: int = _AT_ONCE,
+    ) -> None:
         self._now = now
+        self._every = every or _EVERY
+        self._slack = self._every * at_once
         self._even: dict[str, float] = {}
         """When the last refusal would have been, had they come evenly (the generic cell rate algorithm)."""
 
@@ -35,10 +46,9 @@ class Guesses:
             self._even = {each: even for each, even in self._even.items() if even > now}
             if len(self._even) >= _KNOWN:
                 holder = _OTHERS
-        slack = _AT_ONCE * _EVERY
-        even = min(max(self._even.get(holder, now), now) + _EVERY, now + slack + _LONGEST)
+        even = min(max(self._even.get(holder, now), now) + self._every, now + self._slack + _LONGEST)
         self._even[holder] = even
-        return max(even - now - slack, 0)
+        return max(even - now - self._slack, 0)
 
 
 def _holder(address: str) -> str:

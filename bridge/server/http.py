@@ -27,6 +27,7 @@ from bridge.server.connection import Connection, Patience
 from bridge.server.door import Door
 from bridge.server.express import Express
 from bridge.server.gate import LOCAL_NAMES, Gate
+from bridge.server.guesses import Guesses
 from bridge.server.handlers import ToolServer
 from bridge.server.limits import Limits
 from bridge.server.listeners import bind
@@ -108,8 +109,9 @@ async def serve_http(
     app.router.redirect_slashes = False
     front: ASGIApp = Express(app, gate, server, PATH) if express else app
     front = Views(front, views, PATH, server.refusals)
+    guesses = Guesses()
     if access:
-        front = Door(front, access, resource, server.refusals, gate.stranger)
+        front = Door(front, access, resource, server.refusals, gate.stranger, guesses=guesses)
     await serve_app(
         front,
         host,
@@ -121,6 +123,7 @@ async def serve_http(
         shared=shared,
         limits=server.limits,
         refusals=server.refusals,
+        guesses=guesses,
     )
 
 
@@ -174,11 +177,13 @@ async def serve_app(
     limits: Limits | None = None,
     refusals: Refusals | None = None,
     patience: Patience | None = None,
+    guesses: Guesses | None = None,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears.
 
     Other processes may serve on a port that is ``shared``. ``limits`` hear of results that are not read,
-    ``refusals`` of what is answered to nobody's request, or ends; ``patience`` is that with slow clients.
+    ``refusals`` of what is answered to nobody's request, or ends; ``patience`` is that with slow clients. ``guesses``
+    say how long the refusal of a request that is malformed waits.
     """
     refusals = refusals or Refusals(ignore)
     with bind(Address(host, port), shared=shared) as listener:
@@ -186,7 +191,9 @@ async def serve_app(
             app,
             http=cast(
                 "type[asyncio.Protocol]",
-                partial(Connection, limits or Limits(), refusals, patience or Patience()),
+                partial(
+                    Connection, limits or Limits(), refusals, patience or Patience(), guesses or Guesses()
+                ),
             ),
             access_log=False,
             lifespan="on",

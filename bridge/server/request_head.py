@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-_VERSIONS: Final = ("1.0", "1.1")
+_LINES: Final = {"1.0": b"%s %s HTTP/1.0\r\n", "1.1": b"%s %s HTTP/1.1\r\n"}
+_PLAIN: Final = re.compile(rb"/[A-Za-z0-9._~/-]*")
 _NOT_ASCII: Final = 0x80
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(/[^#]*)", re.IGNORECASE)
 _ESCAPE: Final = re.compile(rb"%([0-9a-f]{2})?", re.IGNORECASE)
@@ -26,18 +27,19 @@ def reject_head(
     head: bytes, method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]
 ) -> Rejection | None:
     """Why a request is refused, or None; ``head`` holds its bytes, ``headers`` have lower-case names."""
-    if version not in _VERSIONS:
+    line = _LINES.get(version)
+    if line is None:
         return Rejection(505, f"HTTP/{version} is not supported. Use HTTP/1.1.")
     if method == b"CONNECT":
         return Rejection(501, "CONNECT is not supported: this server is no proxy.")
     # llhttp also takes RTSP/1.1, and several blanks.
-    if b"%s %s HTTP/%s\r\n" % (method, target, version.encode()) not in head:
+    if line % (method, target) not in head:
         return Rejection(400, "The request line must read METHOD TARGET HTTP/1.1, with one space between.")
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (len(codings) > 1 or codings[0].strip(b" \t").lower() != b"chunked" or version == "1.0"):
         # RFC 9112 6.1
         return Rejection(501, "The only Transfer-Encoding that is supported is chunked, in HTTP/1.1.")
-    return _reject_target(target, headers)
+    return None if _PLAIN.fullmatch(target) else _reject_target(target, headers)
 
 
 def _reject_target(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Rejection | None:

@@ -349,6 +349,29 @@ async def test_who_tries_keys_and_leaves_is_not_waited_for(monkeypatch: pytest.M
     assert done == ["stays"] * 40 + ["leaves"] * 20
 
 
+async def _never(*_: object) -> Any:
+    raise AssertionError
+
+
+async def test_health_checks_past_a_rate_wait_for_a_moment() -> None:
+    done: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
+        done.append(scope["path"])
+
+    door = Door(app, letting_in([entry("ann")]), None, Refusals(ignore), lambda _: None)
+
+    async def ask() -> None:
+        await door({"type": "http", "path": "/-/healthy", "headers": []}, _never, _never)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(500):  # which takes a third of a second
+            tasks.start_soon(ask)
+        await anyio.lowlevel.checkpoint()
+        assert 20 <= len(done) < 500
+        tasks.cancel_scope.cancel()
+
+
 async def test_everybody_lists_and_calls_what_their_scopes_allow(
     served: Served, web: httpx.AsyncClient
 ) -> None:

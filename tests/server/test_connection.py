@@ -13,6 +13,7 @@ from bridge.caller import Caller
 from bridge.errors import TooMany
 from bridge.server.announce import come_from
 from bridge.server.connection import Patience, _Gathered
+from bridge.server.guesses import Guesses
 from bridge.server.http import serve_app
 from bridge.server.limits import Limits
 from bridge.settingsfile import Limits as Words
@@ -42,7 +43,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(patience: Patience, limits: Limits | None = None, app: ASGIApp = app) -> AsyncIterator[int]:
+async def serving(
+    patience: Patience, limits: Limits | None = None, app: ASGIApp = app, guesses: Guesses | None = None
+) -> AsyncIterator[int]:
     ports: list[int] = []
     up, stop = anyio.Event(), anyio.Event()
 
@@ -51,7 +54,7 @@ async def serving(patience: Patience, limits: Limits | None = None, app: ASGIApp
         up.set()
 
     async def serve() -> None:
-        await serve_app(app, "127.0.0.1", 0, stop, started, limits=limits, patience=patience)
+        await serve_app(app, "127.0.0.1", 0, stop, started, limits=limits, patience=patience, guesses=guesses)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)

@@ -11,6 +11,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from bridge.server.connection import Patience
+from bridge.server.guesses import Guesses
 from bridge.server.limits import Limits
 from tests.server.test_connection import serving
 
@@ -72,9 +73,11 @@ class Replies:
 
 
 @asynccontextmanager
-async def recording(limits: Limits | None = None) -> AsyncIterator[tuple[Recorder, int]]:
+async def recording(
+    limits: Limits | None = None, guesses: Guesses | None = None
+) -> AsyncIterator[tuple[Recorder, int]]:
     recorder = Recorder()
-    async with serving(Patience(), limits, recorder) as port:
+    async with serving(Patience(), limits, recorder, guesses) as port:
         yield recorder, port
 
 
@@ -330,6 +333,7 @@ WITHOUT_END = {
     "tiny chunks": (POST + CHUNKED + b"\r\n", b"1\r\nx\r\n", 400),
     "small chunks": (POST + CHUNKED + b"\r\n", b"8\r\n12345678\r\n", 400),
     "a request line": (b"GET /", b"aaaaaaaaaaaa", 431),
+    "empty lines": (b"", b"\r\n", 400),
     "a method": (b"", b"AAAAAAAAAA", 400),
     "a header's name": (POST, b"aaaaaaaaaa", 431),
     "a header's value": (POST + b"X: ", b"aaaaaaaaaaaa", 431),
@@ -348,6 +352,13 @@ async def test_what_has_no_end_is_refused(begin: bytes, more: bytes, status: int
         assert Replies(answer).statuses == [status]
         assert recorder.requests == []
     assert limits.arriving == 0
+
+
+async def test_the_number_of_header_fields_is_bounded() -> None:
+    async with recording() as (recorder, port):
+        assert Replies(await told(port, POST + b"a:\r\n" * 300 + b"\r\n", MARKER)).statuses == [431]
+        await told(port, CLOSE.removesuffix(b"\r\n") + b"a:\r\n" * 254 + b"\r\n")
+        assert recorder.paths == ["/last"]
 
 
 async def test_a_body_of_fair_chunks_has_no_bound_of_its_own() -> None:
@@ -393,3 +404,10 @@ async def test_no_request_that_is_there_in_part_holds_up_the_end_of_the_server(s
     with anyio.fail_after(5):  # an answer would be awaited for longer
         await reader.read()
     writer.close()
+
+
+async def test_the_refusal_of_bad_requests_waits_and_nothing_is_read_meanwhile() -> None:
+    async with recording(guesses=Guesses(at_once=0)) as (recorder, port):
+        answer = await told(port, b"nonsense\r\n\r\n", MARKER * 10_000)
+        assert Replies(answer).statuses == [400]
+        assert recorder.requests == []

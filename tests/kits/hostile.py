@@ -1,0 +1,415 @@
+"""Clients without a valid key send whatever bytes they like: nobody else waits for them, and no byte is read as two things.
+
+*Framing*: connections with a key carry requests whose bodies hold another one, cut into segments at random, some of them
+behind a head or a chunk that could be read in two ways. Each unambiguous request has one reply, and the hidden ones none.
+*Floods*: a process of its own holds 50 connections without a key open and sends on each as fast as it is read.
+A seed is printed with each framing figure; ``HOSTILE_SEED`` sets it.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+import httptools
+from anyio import to_thread
+from anyio.abc import Process
+
+from tests.kits.figures import Figure, at_most, none_of
+from tests.kits.serving import ROOT, Bridge, over_http
+from tests.server.support import META, Json, call, request
+from tests.server.test_framing import AMBIGUOUS, BAD_CHUNKS, JDK, WEBSOCKET
+from tests.upstream.conversation import Exchange, Faulty, serve_faults
+
+_KEY: Final = "key-of-ann"
+_CONNECTIONS: Final = 50
+_NICE: Final = 10
+"""Floods yield the processor to the bridge and to the callers that are measured."""
+_HEAD: Final = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n"
+_WITH_KEY: Final = (
+    _HEAD
+    + b"Authorization: Bearer key-of-ann\r\nContent-Type: application/json\r\n"
+    + b"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\n"
+)
+_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+_TOOL: Final = """\
+description: Answers.
+request: {{method: GET, url: "{url}/{name}"}}
+"""
+
+
+def _posted(message: Json, extra: bytes = b"") -> bytes:
+    """A whole request of 2026-07-28."""
+    params = message["params"]
+    body = json.dumps(message | {"params": params | {"_meta": META}}).encode()
+    names = f"Mcp-Method: {message['method']}\r\n" + (
+        f"Mcp-Name: {params['name']}\r\n" if "name" in params else ""
+    )
+    return b"%s%s%sContent-Length: %d\r\n\r\n%s" % (_WITH_KEY, names.encode(), extra, len(body), body)
+
+
+_MARKER: Final = _posted(call("marker"))
+_CALL: Final = _posted(call("called"))
+_HEALTHY: Final = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+# --- framing ---
+
+
+class _Replies:
+    """The statuses of the final replies on one connection."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_message_complete(self) -> None:
+        if self.parser.get_status_code() >= 200:
+            self.statuses.append(self.parser.get_status_code())
+
+
+def _chunked(body: bytes, rng: random.Random) -> bytes:
+    parts = []
+    while body:
+        size = rng.randint(1, len(body))
+        extension = rng.choice([b"", b"", b";a=b", b';a="b"'])
+        parts.append(b"%x%s\r\n%s\r\n" % (size, extension, body[:size]))
+        body = body[size:]
+    trailers = rng.choice([b"", b"X-Trailer: a\r\n", b"Authorization: Bearer x\r\n"])
+    return b"".join([*parts, b"0\r\n", trailers, b"\r\n"])
+
+
+def _unambiguous(rng: random.Random) -> bytes:
+    """A request that has one reply; its body may hold the marker."""
+    if rng.random() < 0.2:
+        return rng.choice([b"", b"\r\n"]) + rng.choice([_HEALTHY, _posted(request("tools/list"))])
+    body = rng.choice([_MARKER, b"x" + _MARKER, b"\r\n\r\n" + _MARKER, b"0\r\n\r\n" + _MARKER])
+    extra = rng.choice([b"", JDK, WEBSOCKET, b"Expect: 100-continue\r\n", b"X-Long: %s\r\n" % (b"x" * 5000)])
+    if rng.random() < 0.5:
+        return b"%s%sContent-Length: %d\r\n\r\n%s" % (_WITH_KEY, extra, len(body), body)
+    return b"%s%s%s\r\n%s" % (_WITH_KEY, extra, _CHUNKED, _chunked(body, rng))
+
+
+def _ambiguous(rng: random.Random) -> bytes:
+    """What has a refusal for a reply, and ends the connection."""
+    if rng.random() < 0.6:
+        return _WITH_KEY + rng.choice(list(AMBIGUOUS.values())) + b"\r\n" + _MARKER
+    return _WITH_KEY + _CHUNKED + b"\r\n" + rng.choice(list(BAD_CHUNKS.values())) + _MARKER
+
+
+def _segments(data: bytes, rng: random.Random) -> list[bytes]:
+    way = rng.random()
+    if way < 0.3:
+        return [data]
+    if way < 0.4:
+        return [data[number : number + 1] for number in range(len(data))]
+    cuts = sorted({0, len(data), *(rng.randrange(len(data)) for _ in range(rng.randint(1, 12)))})
+    return [data[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+async def _stream(host: str, port: int, seed: int) -> str:
+    """What is wrong with the replies to one connection's bytes, if anything is."""
+    rng = random.Random(seed)  # noqa: S311 - to be replayed
+    requests = [_unambiguous(rng) for _ in range(rng.randint(1, 4))]
+    is_refused = rng.random() < 0.6
+    data = b"".join(requests) + (_ambiguous(rng) if is_refused else b"")
+    replies = _Replies()
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        with anyio.fail_after(20), suppress(ConnectionError):
+            for segment in _segments(data, rng):
+                writer.write(segment)
+                await asyncio.sleep(0)
+            if not is_refused:
+                writer.write_eof()
+            while chunk := await reader.read(1 << 16):
+                replies.parser.feed_data(chunk)
+    except TimeoutError:
+        return f"seed {seed}: no end after {replies.statuses}"
+    finally:
+        writer.close()
+    right = [status in (200, 400) for status in replies.statuses[: len(requests)]]
+    refusal = replies.statuses[len(requests) :]
+    # Requests that were not answered yet are, but then the refusal of the next one may go unsaid.
+    if right != [True] * len(requests) or len(refusal) > is_refused or any(each < 400 for each in refusal):
+        return f"seed {seed}: {replies.statuses} for {len(requests)} requests, refused: {is_refused}"
+    return ""
+
+
+async def _framing(bridge: Bridge, faulty: Faulty, seconds: float) -> list[Figure]:
+    host, port = _address(bridge)
+    first = seed = int(os.environ.get("HOSTILE_SEED", time.time_ns() % 10**9))
+    wrong: list[str] = []
+    end = time.monotonic() + seconds
+
+    async def play() -> None:
+        nonlocal seed
+        while time.monotonic() < end:
+            seed += 1
+            if problem := await _stream(host, port, seed):
+                wrong.append(problem)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(play)
+    hidden = [target for _, target in faulty.counts.elements() if target.endswith("/marker")]
+    return [
+        none_of(f"connections with wrong replies, seeds from {first}", wrong, seed - first),
+        none_of("  requests that were hidden in bodies and carried out", hidden, seed - first),
+    ]
+
+
+# --- floods ---
+
+_Pieces = Callable[[], Iterator[bytes]]
+
+
+def _forever(begin: bytes, more: bytes) -> _Pieces:
+    """One request without an end."""
+
+    def pieces() -> Iterator[bytes]:
+        yield begin
+        block = more * (60_000 // len(more) + 1)
+        while True:
+            yield block
+
+    return pieces
+
+
+def _bytewise(data: bytes) -> _Pieces:
+    def pieces() -> Iterator[bytes]:
+        while True:
+            for number in range(len(data)):
+                yield data[number : number + 1]
+
+    return pieces
+
+
+def _any_of(*data: bytes) -> _Pieces:
+    def pieces() -> Iterator[bytes]:
+        while True:
+            yield random.choice(data)  # noqa: S311 - nothing is secret
+
+    return pieces
+
+
+_LENGTH: Final = b"Content-Length: 100000000000\r\n\r\n"
+_FLOODS: Final[dict[str, _Pieces]] = {
+    "trailers": _forever(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\n", b"X-Trailer: aaaaaaaa\r\n"),
+    "a trailer without end": _forever(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\nX: ", b"a"),
+    "one-byte chunks": _forever(_HEAD + _CHUNKED + b"\r\n", b"1\r\nx\r\n"),
+    "a chunk extension without end": _forever(_HEAD + _CHUNKED + b"\r\n1;a=", b"a"),
+    "a body without end": _forever(_HEAD + _LENGTH, b"x"),
+    "a body after Upgrade": _forever(_HEAD + JDK + _LENGTH, b"x"),
+    "a body after Expect": _forever(_HEAD + b"Expect: 100-continue\r\n" + _LENGTH, b"x"),
+    "header fields": _forever(_HEAD, b"a:\r\n"),
+    "a header without end": _forever(_HEAD + b"X: ", b"a"),
+    "a request line without end": _forever(b"GET /", b"a"),
+    "requests without a key": _any_of(_HEAD + b"Content-Length: 2\r\n\r\n{}"),
+    "health checks": _any_of(_HEALTHY),
+    "pipelined health checks": _any_of(_HEALTHY * 200),
+    "blank lines": _forever(b"", b"\r\n"),
+    "heads byte by byte": _bytewise(_HEAD + b"X: a\r\n" * 200),
+    "anything": _any_of(
+        _HEAD + _CHUNKED + b"\r\n1\r\nx\r\n" * 100,
+        _HEAD + b"Content-Length: 65536\r\n\r\n" + bytes(65_536),
+        _HEALTHY * 20,
+        *[_HEAD + field + b"\r\n" for field in AMBIGUOUS.values()],
+    ),
+}
+
+
+async def _flood(host: str, port: int, pieces: _Pieces) -> None:
+    """Never ends: a connection that is closed is opened again."""
+
+    async def read(reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            for piece in pieces():
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    async def connect() -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(host, port)
+            except ConnectionError:
+                await asyncio.sleep(0.01)
+                continue
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read, reader)
+                await send(writer)
+                tasks.cancel_scope.cancel()
+            writer.close()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(_CONNECTIONS):
+            tasks.start_soon(connect)
+
+
+async def _flood_as_told(host: str, port: int) -> None:
+    """Each line of stdin names the next flood, or none. It is repeated on stdout once that runs."""
+    running = anyio.CancelScope()
+
+    async def flood(pieces: _Pieces) -> None:
+        with running:
+            await _flood(host, port, pieces)
+
+    async with anyio.create_task_group() as tasks:
+        while line := await to_thread.run_sync(sys.stdin.readline):
+            running.cancel()
+            running = anyio.CancelScope()
+            if pieces := _FLOODS.get(line.strip()):
+                tasks.start_soon(flood, pieces)
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        tasks.cancel_scope.cancel()
+
+
+class _Caller:
+    """Sends the same request again and again on one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._said = said
+
+    async def time(self) -> float:
+        """Seconds until the reply is there."""
+        began = time.perf_counter()
+        self._writer.write(self._said)
+        with anyio.fail_after(20):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            await self._reader.readexactly(
+                int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
+            )
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def _times(bridge: Bridge, said: bytes, seconds: float, pause: float) -> list[float]:
+    caller = _Caller(*await asyncio.open_connection(*_address(bridge)), said)
+    took = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        took.append(await caller.time())
+        await asyncio.sleep(pause)
+    caller.close()
+    return took
+
+
+def _p99(took: list[float]) -> float:
+    return statistics.quantiles(took, n=100)[98]
+
+
+class _Flooder:
+    """A process that floods a bridge, one flood at a time."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._stdin = process.stdin
+        self._stdout = process.stdout
+
+    async def turn_to(self, name: str) -> None:
+        await self._stdin.send(name.encode() + b"\n")
+        with anyio.fail_after(60):
+            assert (await self._stdout.receive()).strip().decode() == name
+
+    async def beside(self, bridge: Bridge, name: str, seconds: float) -> list[Figure]:
+        """What one flood costs those next to it."""
+        alone = _p99(await _times(bridge, _CALL, seconds / 2, 0.005))
+        bridge.forget_peak()
+        before = bridge.rss
+        healthy: list[float] = []
+        called: list[float] = []
+        await self.turn_to(name)
+        await asyncio.sleep(seconds / 4)
+        cpu, began = bridge.cpu, time.monotonic()
+
+        async def ask() -> None:
+            healthy.extend(await _times(bridge, _HEALTHY, seconds, 0.02))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            called.extend(await _times(bridge, _CALL, seconds, 0.005))
+        share = (bridge.cpu - cpu) / (time.monotonic() - began)
+        await self.turn_to("")
+        return [
+            at_most(f"{name}: extra memory", bridge.peak - before, 64, "MB"),
+            at_most("  p99 of a call next to it, compared with alone", _p99(called) / alone, 3, "times"),
+            at_most("  p99 of /-/healthy next to it", _p99(healthy) * 1000, 50, "ms"),
+            Figure("  processor that the bridge used", f"{share:.2f} cores", "shown", held=True),
+        ]
+
+
+@asynccontextmanager
+async def _flooder(bridge: Bridge) -> AsyncIterator[_Flooder]:
+    host, port = _address(bridge)
+    command = [sys.executable, "-m", "tests.kits.hostile", host, str(port)]
+    async with await anyio.open_process(command, cwd=ROOT, stderr=None) as process:
+        try:
+            flooder = _Flooder(process)
+            await flooder.turn_to("")
+            yield flooder
+        finally:
+            process.kill()
+
+
+def _address(bridge: Bridge) -> tuple[str, int]:
+    parts = urlsplit(bridge.url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+async def run(*, long: bool) -> list[Figure]:
+    async with _world() as (bridge, faulty):
+        figures = await _framing(bridge, faulty, 90 if long else 12)
+        async with _flooder(bridge) as flooder:
+            for name in _FLOODS:
+                figures += await flooder.beside(bridge, name, 20 if long else 1)
+        return figures
+
+
+async def _ok(exchange: Exchange) -> None:
+    await exchange.reply(exchange.json)
+
+
+@asynccontextmanager
+async def _world() -> AsyncIterator[tuple[Bridge, Faulty]]:
+    with TemporaryDirectory() as name:
+        tools, settings = Path(name) / "tools.d", Path(name) / "restbridge.yaml"
+        tools.mkdir()
+        keys = [{"name": "ann", "sha256": sha256(_KEY.encode()).hexdigest()}]
+        settings.write_text(json.dumps({"access": {"apiKeys": keys}}))
+        async with serve_faults({"called": _ok, "marker": _ok}) as faulty:
+            for each in ("called", "marker"):
+                (tools / f"{each}.yaml").write_text(_TOOL.format(url=faulty.url, name=each))
+            async with over_http(tools, {"RESTBRIDGE_CONFIG": str(settings)}) as bridge:
+                yield bridge, faulty
+
+
+if __name__ == "__main__":
+    os.nice(_NICE)
+    anyio.run(_flood_as_told, sys.argv[1], int(sys.argv[2]))
