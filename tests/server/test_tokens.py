@@ -648,6 +648,33 @@ async def test_of_many_tokens_those_are_known_that_something_is_open_with() -> N
     assert await access.holder(second) is not holders[1]
 
 
+async def test_a_token_that_two_requests_show_at_once_has_one_holder() -> None:
+    asked, there = 0, anyio.Event()
+
+    async def fetch(_place: str) -> bytes:
+        nonlocal asked
+        asked += 1
+        await there.wait()
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    access = Access(words_of(issuer("keys")), fetch)
+    text = token("ed-1", "EdDSA")
+    holders = []
+
+    async def show() -> None:
+        holders.append(await access.holder([(b"authorization", f"Bearer {text}".encode())]))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(show)
+        with anyio.fail_after(30):
+            while not asked:
+                await anyio.lowlevel.checkpoint()
+        there.set()
+    assert holders[0] is holders[1]
+    assert access._token_characters == len(text)
+
+
 async def test_long_tokens_are_known_in_smaller_numbers() -> None:
     async def fetch(_place: str) -> bytes:
         return json.dumps({"keys": [public("ed-1")]}).encode()
