@@ -372,6 +372,7 @@ class Connection(HttpToolsProtocol):
         """Refuse the request that is there in part, and all that follows; those before it are answered."""
         self._tell(*rejection)
         self._is_refused = True
+        self._until = math.inf
         last = self._last_complete()
         self._forget_unparsed()
         if last:

@@ -116,6 +116,14 @@ async def test_who_takes_too_long_is_linesso(caplog: pytest.LogCaptureFixture) -
     assert sum(int(words[1]) if words[1].isdigit() else 1 for words in map(str.split, lines)) == 5
 
 
+async def test_a_slow_request_is_refused_once_while_its_answer_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(Patience(head=0.1), guesses=Guesses(every=1.5, at_once=0)) as port:
+        assert (await told(port, HEAD)).startswith(b"HTTP/1.1 408 ")
+    assert [message.partition(" from ")[0] for message in caplog.messages] == ["refused a request"]
+
+
 async def test_who_does_not_read_is_held_for_a_while_and_counts_against_its_caller(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
