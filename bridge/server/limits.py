@@ -52,10 +52,12 @@ class Limits:
         self.arriving = 0
         """Bytes of bodies of requests that are there in part."""
         self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
-        self._of_nameless = self._per_caller.written
+        written = self._per_caller.written
+        self._of_nameless = None if written == Bounds() else written
         self._has_rate = bool(self._in_all.rate or self._per_caller.rate)
         self._now = now
         self._all = _Taken()
+        self._of_all: _Sides = ((self._all, self._in_all, _IN_ALL),)
         self._each: dict[tuple[str | None, str | None], _Taken] = {}
         self._most_tracked = _MIN_TRACKED_CALLERS
 
@@ -95,14 +97,17 @@ class Limits:
         return {kind: self._all.now[kind] for kind in _TOLD}
 
     def _sides(self, caller: Caller) -> _Sides:
+        if caller.name is None and self._of_nameless is None:
+            return self._of_all
         bounds = self._of_nameless if caller.name is None else self._per_caller
+        assert bounds
         who = (caller.issuer, caller.name)
         taken = self._each.get(who)
         if taken is None:
             if len(self._each) >= self._most_tracked:
                 self._forget()
             taken = self._each[who] = _Taken()
-        return ((taken, bounds, "for each caller"), (self._all, self._in_all, _IN_ALL))
+        return ((taken, bounds, "for each caller"), *self._of_all)
 
     def _forget(self) -> None:
         """Forget callers who use nothing. The next time is when there are twice as many, so that this stays cheap."""

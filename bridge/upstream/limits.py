@@ -74,7 +74,10 @@ class Slots:
         self._running[caller] += 1
 
     def _serve_waiting(self) -> None:
-        while self._taken < self._concurrency and (callers := list(filter(self._has_share, self._waiting))):
+        while self._waiting and self._taken < self._concurrency:
+            callers = list(filter(self._has_share, self._waiting))
+            if not callers:
+                return
             caller = min(callers, key=self._running.__getitem__)
             turns = self._waiting.pop(caller)
             turn = turns.popleft()
