@@ -174,11 +174,20 @@ def test_the_map_shows_every_room() -> None:
     assert rooms - {"__init__", "__pycache__"} == set(re.findall(r"`(\w+)/?`", "".join(cells)))
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text("utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.startswith("https://") or (ROOT / target).exists()
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text("utf-8")):
+        if not target.startswith("https://"):
+            there, _, heading = target.partition("#")
+            text = (path.parent / there).resolve().read_text("utf-8") if heading else ""
+            assert (path.parent / there).exists()
+            assert (
+                heading in [line[3:].lower().replace(" ", "-") for line in text.splitlines()] or not heading
+            )
 
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:
