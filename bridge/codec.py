@@ -190,10 +190,13 @@ _STRICT: Final = json.JSONDecoder(
 )
 
 
+_EXACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _encode_exactly(value: Json) -> bytes:
     _require_finite(value)
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = "".join(_EXACT.iterencode(value))  # in Python, so that other threads run meanwhile
     except RecursionError as problem:
         raise NotJson("it is nested too deep to be written") from problem
     except ValueError as problem:
