@@ -3,7 +3,10 @@
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("bridge", deadline=None)  # nothing is timed in a test
+# Nothing is timed in a test.
+hypothesis.settings.register_profile(
+    "bridge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("bridge")
 
 

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from bridge.events import CallFinished, Ear, Event, KeysChanged, RequestRefused, ignore
 from bridge.server.access import Access
 from bridge.server.door import Door
+from bridge.server.guesses import Guesses
 from bridge.server.refusals import Refusals
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import ApiKey
@@ -370,6 +371,21 @@ async def test_health_checks_past_a_rate_wait_for_a_moment() -> None:
         await anyio.lowlevel.checkpoint()
         assert 20 <= len(done) < 500
         tasks.cancel_scope.cancel()
+
+
+async def test_who_tries_keys_and_sends_a_body_waits_as_well() -> None:
+    statuses: list[int] = []
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    at_once = Guesses(now=lambda: 0.0)
+    access = letting_in([entry("ann")])
+    door = Door(_never, access, None, Refusals(ignore), lambda _: None, guesses=at_once)
+    for _ in range(41):
+        await door({"type": "http", "path": "/mcp", "headers": [(b"content-length", b"1")]}, _never, answer)
+    assert statuses == [401] * 41
 
 
 async def test_everybody_lists_and_calls_what_their_scopes_allow(
