@@ -19,7 +19,7 @@ from bridge.events import CallFinished, CallStarted, Ear
 from bridge.exchange import Reply, Request
 from bridge.redaction import Redactor
 from bridge.spec import Json, may_change
-from bridge.tool import content
+from bridge.tool import bounds, content
 from bridge.tool.arguments import Unchecked
 from bridge.tool.compiler import Tool
 from bridge.tool.content import Result
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _Course:
-    """How far a call has come; ``value`` is what the result was to be made of.
+    """How far a call has come; ``data`` is JSON of what the result was to be made of, if that failed.
 
     ``deadline`` is on anyio's clock, ``began`` on that of ``time.perf_counter``. ``call`` is the id of its
     ``CallStarted``.
@@ -55,7 +55,7 @@ class _Course:
     began: float = field(default_factory=time.perf_counter)
     call: str | None = None
     reply: Reply | None = None
-    value: Json = None
+    data: str | None = None
     empty: bool = False
 
 
@@ -84,8 +84,7 @@ async def invoke(
         result = error_result(
             error,
             executed=executed,
-            data=course.value,
-            max_bytes=tool.spec.response.max_bytes,
+            data=course.data,
             redactor=_redactor(tool, course.reply),
             invisible=tool.spec.response.invisible,
         )
@@ -253,10 +252,12 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, *, quick:
     if tool.output is None:
         result = content.of_value(value, response, narrowing=tool.arguments.optional, redactor=redactor)
     else:
-        course.value = value
-        result = content.of_structured(
-            tool.output.structured(value, quick=quick), response, narrowing=tool.arguments.optional
-        )
+        try:
+            structured = tool.output.structured(value, quick=quick)
+        except UnusableReply:
+            course.data, _ = bounds.within(value, response.max_bytes, response.invisible)
+            raise
+        result = content.of_structured(structured, response, narrowing=tool.arguments.optional)
     return content.of_nothing(result, reply.status, safe=tool.read_only) if course.empty else result
 
 

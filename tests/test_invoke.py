@@ -144,6 +144,8 @@ async def test_a_reply_that_departs_from_its_schema_is_an_error_with_the_data(br
     result = await bridge.call(outputSchema=ITEM)
     assert result.meta["restbridge/error"] == bridge.finished.outcome == "result-drift"
     assert result.content[1]["text"] == '{"id":"one"}'
+    bridge.says({"id": "\x7f" * 40_000})  # less than maxBytes as it came, more as it would be shown
+    assert len((await bridge.call(outputSchema=ITEM)).content) == 1
     assert "restbridge/executed" not in result.meta
 
 

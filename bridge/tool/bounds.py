@@ -1,19 +1,19 @@
 """Text for a model: visible characters, and within ``response.maxBytes``."""
 
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Final
 
 from bridge import codec
-from bridge.characters import HIDDEN, INVISIBLE, belongs
+from bridge.characters import HARMFUL, HIDDEN, INVISIBLE, apart, escapes
 from bridge.errors import UnusableReply
 from bridge.spec import Invisible, Json
 
 _LONE_RETURN: Final = re.compile(r"\r(?!\n)")
 """It has a terminal write over the line."""
+_PIECE: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,30 @@ def visible(text: str, invisible: Invisible = "show") -> str:
         return text
     if "\r" in text:
         text = _LONE_RETURN.sub(r"\\r", text)
-    return HIDDEN.sub(_passed if invisible == "pass" else _shown, text)
+    if invisible == "pass":
+        return _escaped(text, HARMFUL, escapes()[1])
+    if not HIDDEN.search(text):
+        return text
+    parts = apart(text)
+    parts[::2] = [_escaped(part, HIDDEN, escapes()[0]) for part in parts[::2]]
+    return "".join(parts)
 
 
-def _shown(match: re.Match[str]) -> str:
-    return match[0] if belongs(match.string, match.start()) else json.dumps(match[0])[1:-1]
-
-
-def _passed(match: re.Match[str]) -> str:
-    return match[0] if INVISIBLE.match(match[0]) else _shown(match)
+def _escaped(text: str, hidden: re.Pattern[str], table: Mapping[int, str]) -> str:
+    """The text through a table, which takes no longer if all of it is hidden; others run between the pieces."""
+    if not hidden.search(text):
+        return text
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+    return "".join(piece.translate(table) if hidden.search(piece) else piece for piece in pieces)
 
 
 def stripped(text: str) -> str:
     """The text without the characters that ``response.invisible`` is about, but where they belong."""
-    return INVISIBLE.sub(lambda match: match[0] if belongs(match.string, match.start()) else "", text)
+    if not INVISIBLE.search(text):
+        return text
+    parts = apart(text)
+    parts[::2] = [INVISIBLE.sub("", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def each_text(value: Json, change: Callable[[str], str]) -> Json:
@@ -66,18 +76,31 @@ def json_text(value: Json, invisible: Invisible = "show") -> str:
     return visible(codec.encode(value).decode(), invisible)
 
 
+def within(value: Json, max_bytes: int, invisible: Invisible = "show") -> tuple[str | None, int]:
+    """A value as JSON of visible characters, or None if that is larger, and how many bytes it takes.
+
+    What is too large already is not made visible first, which could make it six times larger.
+    """
+    written = codec.encode(value)
+    if len(written) > max_bytes:
+        return None, len(written)
+    text = visible(written.decode(), invisible)
+    size = _size(text)
+    return (text if size <= max_bytes else None), size
+
+
 def write(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> str:
     """A value as JSON, whole; raises ``UnusableReply`` that names the largest parts."""
-    text = json_text(value, invisible)
-    if _size(text) > max_bytes:
-        raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
+    text, size = within(value, max_bytes, invisible)
+    if text is None:
+        raise _too_large(size, max_bytes, _largest(value), narrowing)
     return text
 
 
 def fit(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> Fitted:
     """A value as JSON; of a list, or of an object's one list, as many whole items as there is room for."""
-    text = json_text(value, invisible)
-    if _size(text) <= max_bytes:
+    text, size = within(value, max_bytes, invisible)
+    if text is not None:
         return Fitted(text)
     name, items = _only_list(value)
     rest: dict[str, Json] | None = value | {name: []} if isinstance(value, dict) else None
@@ -88,7 +111,7 @@ def fit(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisi
     )
     kept = _count_fitting((_size(json_text(item, invisible)) + 1 for item in items), room)
     if not kept:
-        raise _too_large(_size(text), max_bytes, _largest(value), narrowing)
+        raise _too_large(size, max_bytes, _largest(value), narrowing)
     part = items[:kept] if rest is None else rest | {name: items[:kept]}
     return _cut(kept, len(items), "items", json_text(part, invisible), narrowing)
 
@@ -151,10 +174,10 @@ def _too_large(size: int, max_bytes: int, parts: str, narrowing: Sequence[str]) 
 def _largest(value: Json) -> str:
     """`` (items 2.1 MB, meta 30.0 kB)``"""
     if isinstance(value, list):
-        return f" (its first item {_human(_size(json_text(value[0])))})"
+        return f" (its first item {_human(len(codec.encode(value[0])))})"
     if not isinstance(value, dict):
         return ""
-    sizes = sorted(((_size(json_text(part)), name) for name, part in value.items()), reverse=True)
+    sizes = sorted(((len(codec.encode(part)), name) for name, part in value.items()), reverse=True)
     named = (f"{visible(name[:40])} {_human(size)}" for size, name in sizes[:3])
     return f" ({', '.join(named)})"
 

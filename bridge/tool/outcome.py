@@ -11,7 +11,7 @@ from bridge.errors import BridgeError, NotAnswered, StatusError, UnusableReply
 from bridge.exchange import Reply, Request
 from bridge.redaction import NO_SECRETS, Redactor
 from bridge.spec import ErrorSpec, Invisible, Json
-from bridge.tool.bounds import json_text, visible
+from bridge.tool.bounds import visible
 from bridge.tool.content import Result, document, kind_of, projected, text
 from bridge.tool.projection import MAX_STEPS, Projection
 
@@ -108,8 +108,7 @@ def error_result(
     error: BridgeError,
     *,
     executed: int | Literal["unknown"] | None = None,
-    data: Json = None,
-    max_bytes: int = 100_000,
+    data: str | None = None,
     redactor: Redactor = NO_SECRETS,
     invisible: Invisible = "show",
 ) -> Result:
@@ -117,8 +116,8 @@ def error_result(
 
     Of a safe one that was not answered it is said that it changed nothing.
 
-    ``data`` is what came in spite of the error; it is added if it is not larger than ``max_bytes``. ``redactor`` is for
-    the error's own text: the data has no secrets.
+    ``data`` is JSON of what came in spite of the error. ``redactor`` is for the error's own text: the data has no
+    secrets.
     """
     words = _shown(str(error), redactor, invisible)
     meta: dict[str, Json] = {"restbridge/error": error.code}
@@ -133,8 +132,8 @@ def error_result(
         words = f"The request was carried out ({executed}). Do not repeat it. {what}"
         meta["restbridge/executed"] = True
     content = [words]
-    if data is not None and len(written := json_text(data, invisible)) <= max_bytes:
-        content.append(written)
+    if data is not None:
+        content.append(data)
     return Result([{"type": "text", "text": part} for part in content], is_error=True, meta=meta)
 
 
@@ -175,5 +174,6 @@ def _bounded(message: Json, invisible: Invisible = "show") -> str | None:
     if message is None:
         return None
     words = message if isinstance(message, str) else codec.encode(message).decode()
-    line = visible(" ".join(words.split()), invisible)
+    begin = " ".join(words.split())[: _LONGEST_MESSAGE + 1]
+    line = visible(begin, invisible)
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import UnusableReply
 from bridge.spec import Invisible, Json
-from bridge.tool.bounds import fit, fit_text, json_text, require, stripped, visible, write
+from bridge.tool.bounds import fit, fit_text, json_text, require, stripped, visible, within, write
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_without_optional_arguments_the_text_says_that_nothing_narrows_it() -> N
         ({"a": ITEMS, "b": ITEMS, "c": "x" * 500, "d": 1}, " (b 4.0 kB, a 4.0 kB, c 502 bytes)"),
         ({"text": "x" * 3_000_000, "items": [1]}, " (text 3.0 MB, items 3 bytes)"),
         ({"\u202e": "x" * 2000}, r" (\u202e 2.0 kB)"),
+        ("\x7f" * 200, ""),
     ],
 )
 def test_what_has_no_list_to_cut_is_an_error_that_names_the_largest_parts(value: Json, parts: str) -> None:
@@ -93,6 +95,27 @@ def test_what_has_no_list_to_cut_is_an_error_that_names_the_largest_parts(value:
 def test_a_list_is_not_cut_where_all_is_needed() -> None:
     with pytest.raises(UnusableReply, match="has to project less"):
         write(ITEMS, 1000, [])
+
+
+def test_a_value_is_given_only_within_its_bound() -> None:
+    assert within(["é"], 6) == ('["é"]', 6)
+    assert within(["é"], 5) == (None, 6)
+    assert within(["\x7f"], 9) == (None, 10)
+
+
+@pytest.mark.parametrize("text", ["\x7f", "a\x9b", "\u200d", "☺\ufe0f\x7f", "\U000e0041"])
+def test_hidden_characters_are_shown_without_a_step_for_each(text: str) -> None:
+    steps = []
+    visible(text)  # makes the tables
+    sys.setprofile(lambda _, event, __: steps.append(event))
+    try:
+        visible(text * 10_000, "pass")
+        alone = len(steps)
+        visible("\x7f\u200b" * 100_000)
+        stripped("\u200d" * 100_000)
+    finally:
+        sys.setprofile(None)
+    assert alone < len(steps) < 1000
 
 
 def test_of_a_text_whole_lines_are_kept() -> None:
