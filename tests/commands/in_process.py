@@ -90,7 +90,6 @@ def parsed(*words: str) -> Settings:
 async def serving_in_process(
     *words: str,
     env: Mapping[str, str] | None = None,
-    worker: int | None = None,
     hangups: Sequence[int] = (),
 ) -> AsyncIterator[InProcess]:
     """Serve what ``words`` say; it ends with the block, if the test has not ended it."""
@@ -109,7 +108,7 @@ async def serving_in_process(
             os.close(writing)
 
         sources = Sources({**os.environ, **(env or {})})
-        beginning = Beginning.load(settings, directories(settings), sources, worker, hangups)
+        beginning = Beginning.load(settings, directories(settings), sources, hangups=hangups)
         assert beginning
         say = partial(serving._say_url, settings)
         transport = partial(serving.over_http, settings.http, say)
