@@ -20,8 +20,10 @@ from bridge.server.resource import Resource
 
 _OPEN_EVERY: Final = 0.0007
 _OPEN_AT_ONCE: Final = 20
-"""Seconds between two answers that need no key, past so many at once: 50 connections that ask on and on wait 35 ms."""
-_EVERYBODY: Final = ""
+"""Seconds between two answers to one address that need no key, past so many at once: 50 connections that ask on and on
+wait 35 ms."""
+_OPEN_LONGEST: Final = 0.5
+"""Less than the second that a probe of Kubernetes waits."""
 _BODY_FIELDS: Final = (b"content-length", b"transfer-encoding")
 
 
@@ -41,6 +43,7 @@ class Door:
         check_host: Callable[[Headers], ErrorReply | None],
         *,
         guesses: Guesses | None = None,
+        open_answers: Guesses | None = None,
     ) -> None:
         self._app = app
         self._check_host = check_host
@@ -49,14 +52,14 @@ class Door:
         self._refusals = refusals
         self._guesses = guesses or Guesses()
         self._starts = FairStart()
-        self._open = Guesses(every=_OPEN_EVERY, at_once=_OPEN_AT_ONCE)
+        self._open = open_answers or Guesses(every=_OPEN_EVERY, at_once=_OPEN_AT_ONCE, longest=_OPEN_LONGEST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if app := self._without_key(scope):
-            if wait := self._open.wait(_EVERYBODY):
+            if wait := self._open.wait(client_of(scope)):
                 await anyio.sleep(wait)
             await app(scope, receive, send)
             return
@@ -73,10 +76,10 @@ class Door:
             return
         scope["user"] = holder.user
         come_from(holder.caller, scope)
-        await self._starts.turn(holder.caller.identity)
         visit = _Visit(holder.stay.over, receive, send)
-        holder.visits += 1
+        holder.visits += 1  # from now on the token is not forgotten, and ends what it opens
         try:
+            await self._starts.turn(holder.caller.identity)
             await self._app(scope, visit.receive, visit.send)
         finally:
             holder.visits -= 1

@@ -23,7 +23,8 @@ _NETWORK: Final = 64
 class Guesses:
     """What was refused lately, by address. Past a thousand addresses all others are one.
 
-    ``now`` and ``every`` are in seconds: ``at_once`` refusals are free, and then one ``every`` so often.
+    ``now``, ``every`` and ``longest`` are in seconds: ``at_once`` refusals are free, and then one ``every`` so often.
+    No wait is longer than ``longest``.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Guesses:
         *,
         every: float | None = None,
         at_once: int = _AT_ONCE,
+        longest: float = _LONGEST,
     ) -> None:
         self._now = now
+        self._longest = longest
         self._every = every or _EVERY
         self._slack = self._every * at_once
         self._even: dict[str, float] = {}
@@ -46,7 +49,7 @@ class Guesses:
             self._even = {each: even for each, even in self._even.items() if even > now}
             if len(self._even) >= _KNOWN:
                 holder = _OTHERS
-        even = min(max(self._even.get(holder, now), now) + self._every, now + self._slack + _LONGEST)
+        even = min(max(self._even.get(holder, now), now) + self._every, now + self._slack + self._longest)
         self._even[holder] = even
         return max(even - now - self._slack, 0)
 

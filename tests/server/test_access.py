@@ -354,23 +354,45 @@ async def _never(*_: object) -> Any:
     raise AssertionError
 
 
-async def test_health_checks_past_a_rate_wait_for_a_moment() -> None:
+async def test_health_checks_of_one_address_past_a_rate_wait_for_a_moment() -> None:
     done: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
-        done.append(scope["path"])
+        done.append(scope["client"][0])
 
-    door = Door(app, letting_in([entry("ann")]), None, Refusals(ignore), lambda _: None)
+    answers = Guesses(lambda: 0.0, every=0.0007, at_once=20)  # whose clock stands still
+    door = Door(app, letting_in([entry("ann")]), None, Refusals(ignore), lambda _: None, open_answers=answers)
 
-    async def ask() -> None:
-        await door({"type": "http", "path": "/-/healthy", "headers": []}, _never, _never)
+    async def ask(address: str) -> None:
+        scope = {"type": "http", "path": "/-/healthy", "headers": [], "client": (address, 1)}
+        await door(scope, _never, _never)
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(500):  # which takes a third of a second
-            tasks.start_soon(ask)
+        for address, times in (("10.0.0.1", 30), ("10.0.0.2", 10)):
+            for _ in range(times):
+                tasks.start_soon(ask, address)
         await anyio.lowlevel.checkpoint()
-        assert 20 <= len(done) < 500
-        tasks.cancel_scope.cancel()
+        assert done == ["10.0.0.1"] * 20 + ["10.0.0.2"] * 10
+    assert len(done) == 40
+
+
+async def test_a_request_that_waits_to_begin_keeps_its_token() -> None:
+    access, begun, ended = letting_in([entry("ann")]), list[str](), anyio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
+        begun.append(scope["path"])
+        await ended.wait()
+
+    door = Door(app, access, None, Refusals(ignore), lambda _: None)
+    headers = [(b"authorization", b"Bearer key-of-ann")]
+    holder = await access.holder(headers)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(door, {"type": "http", "path": "/mcp", "headers": headers}, _never, _never)
+        await anyio.lowlevel.checkpoint()
+        assert (len(begun), holder.visits) == (1, 3)
+        ended.set()
+    assert (len(begun), holder.visits) == (3, 0)
 
 
 async def test_who_tries_keys_and_sends_a_body_waits_as_well() -> None:

@@ -22,6 +22,11 @@ def test_the_first_ones_are_free_and_then_each_waits_longer_up_to_two_seconds() 
     assert waits(guesses, "10.0.0.2", 1) == [0]
 
 
+def test_how_often_how_many_and_how_long_can_be_said() -> None:
+    guesses = Guesses(Clock(), every=0.1, at_once=2, longest=0.3)
+    assert waits(guesses, "10.0.0.1", 7) == [0, 0, 0.1, 0.2, 0.3, 0.3, 0.3]
+
+
 def test_whoever_pauses_begins_anew() -> None:
     clock = Clock()
     guesses = Guesses(clock)
