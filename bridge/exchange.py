@@ -1,11 +1,22 @@
 """One HTTP request and its reply, as plain values: what ``tool`` builds and ``upstream`` sends."""
 
+import re
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+
+_SIGN: Final = re.compile(r"[^a-z0-9]")
 
 Header = tuple[str, str]
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Of a caller's own request, with names in lower case."""
+
+
+def name_key(name: str) -> str:
+    """What is equal for names of headers, cookies or parameters that some server reads as one.
+
+    CGI and WSGI read ``X_Key`` and ``X-Key`` alike (RFC 3875 4.1.18), PHP ``api.key`` and ``api_key``, ASP.NET ``key`` and ``Key``.
+    """
+    return _SIGN.sub("-", name.lower())
 
 
 class Request(NamedTuple):

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from bridge.address import is_in_the_open
 from bridge.codec import encode, quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, Route, invalid
+from bridge.exchange import name_key
 from bridge.secrets import Sources, Upstream, resolve
 from bridge.spec import (
     IDEMPOTENT_METHODS,
@@ -25,7 +26,14 @@ from bridge.spec import (
 )
 from bridge.tool import baseurl
 from bridge.tool.arguments import Arguments, OutputSchema
-from bridge.tool.headers import METHOD_HEADERS, METHOD_PARAMETER, check_cookie, check_forwarded, check_header
+from bridge.tool.headers import (
+    METHOD_HEADERS,
+    METHOD_PARAMETER,
+    check_cookie,
+    check_forwarded,
+    check_header,
+    place,
+)
 from bridge.tool.projection import Projection
 from bridge.tool.request import RequestTemplate, body_names
 
@@ -50,7 +58,7 @@ _TOKEN_BYTES: Final = 64 * 1024
 """What an authorization server may answer."""
 
 _REPLACES_METHOD: Final = frozenset(
-    {f"query {METHOD_PARAMETER}", *(f"header {name}" for name in METHOD_HEADERS)}
+    {place("query", METHOD_PARAMETER), *(place("header", name) for name in METHOD_HEADERS)}
 )
 """What would make another request of one that is safe, or may be repeated, by its method; as ``_reserved``."""
 
@@ -133,19 +141,19 @@ def _check_headers(spec: UpstreamSpec, findings: Findings) -> None:
     for name, value in spec.headers.items():
         with findings.at("headers", name):
             check_header(name, str(value), _reserved(spec) | _REPLACES_METHOD)
-        first = names.setdefault(name.lower(), name)
+        first = names.setdefault(name_key(name), name)
         if first != name:
             message = f"{name} stands here as {first} already; keep one"
             findings.error("duplicate-header", message, "headers", name, at_key=True)
     for index, name in enumerate(spec.forward_headers):
         with findings.at("forwardHeaders", index, at_key=False):
             check_forwarded(name, _reserved(spec))
-        if (lower := name.lower()) in names:
-            message = f"{name} stands here as {names[lower]} already; keep one"
+        if (key := name_key(name)) in names:
+            message = f"{name} stands here as {names[key]} already; keep one"
             findings.error("duplicate-header", message, "forwardHeaders", index)
-        names[lower] = name
+        names[key] = name
     for index, name in enumerate(spec.overridable):
-        if name.lower() not in names:
+        if name_key(name) not in names:
             message = f"{quote(name)} is not in headers or forwardHeaders; add it there, or take it out"
             findings.error("wrong-value", message, "overridable", index)
 
@@ -311,11 +319,8 @@ def _request(
 
 
 def _reserved(spec: UpstreamSpec) -> frozenset[str]:
-    """The place that the credentials take, as ``header x-key``, ``query key`` or ``cookie key``."""
-    if isinstance(spec.auth, ApiKeyAuth):
-        name = spec.auth.name.lower() if spec.auth.in_ == "header" else spec.auth.name
-        return frozenset({f"{spec.auth.in_} {name}"})
-    return frozenset()
+    """The place that the credentials take, as ``place`` writes it."""
+    return frozenset({place(spec.auth.in_, spec.auth.name)} if isinstance(spec.auth, ApiKeyAuth) else ())
 
 
 def _check_bounds(spec: ToolSpec, upstream: UpstreamSpec, findings: Findings) -> None:
@@ -348,10 +353,10 @@ def _size(size: float) -> str:
 def _check_overridden(spec: ToolSpec, upstream: Upstream, findings: Findings) -> None:
     """Headers of a tool that the upstream file sets or forwards, and does not give away."""
     words = upstream.spec
-    theirs = {name.lower() for name in (*words.headers, *words.forward_headers)}
-    theirs -= {name.lower() for name in words.overridable}
+    theirs = {name_key(name) for name in (*words.headers, *words.forward_headers)}
+    theirs -= {name_key(name) for name in words.overridable}
     for name in spec.request.headers:
-        if name.lower() in theirs:
+        if name_key(name) in theirs:
             message = (
                 f"the upstream {upstream.name} sets {name}; take it out here, or add it to overridable there"
             )
@@ -390,7 +395,7 @@ def _is_idempotent(spec: ToolSpec) -> bool:
 def _effective_method(spec: ToolSpec) -> str:
     """The method that the API carries out: a POST or PATCH may name another one."""
     request = spec.request
-    named = [value for name, value in request.headers.items() if name.lower() in METHOD_HEADERS]
+    named = [value for name, value in request.headers.items() if name_key(name) in METHOD_HEADERS]
     named += [
         words[METHOD_PARAMETER]
         for words in (request.query, request.body)

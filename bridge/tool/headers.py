@@ -8,7 +8,7 @@ from typing import Final
 from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
 from bridge.errors import InvalidCall
-from bridge.exchange import Header, RawHeaders
+from bridge.exchange import Header, RawHeaders, name_key
 from bridge.spec import Json, Scalar
 from bridge.tool.arguments import Arguments
 from bridge.tool.percent import not_unicode
@@ -75,11 +75,16 @@ class Field:
         raise InvalidCall("unsafe-argument", f"{what} cannot stand in {where}: the value {problem}")
 
 
+def place(kind: str, name: str) -> str:
+    """Where a header, query parameter or cookie goes, as ``header x-key``; equal for names that some server reads as one."""
+    return f"{kind} {name_key(name)}"
+
+
 def check_forwarded(name: str, reserved: frozenset[str]) -> None:
     """Raise ``InvalidSpec`` for a name of which nothing that a caller sends may go on to an API."""
     if "*" in name:
         raise _wrong_name("bad-name", "* stands for nothing; name each header")
-    why = _KEPT.get(name.lower())
+    why = _KEPT.get(name_key(name))
     if why:
         raise _wrong_name("reserved-name", f"{name} cannot be sent on: {why}; take it out")
     check_header(name, "", reserved)
@@ -88,20 +93,20 @@ def check_forwarded(name: str, reserved: frozenset[str]) -> None:
 def check_header(name: str, value: str, reserved: frozenset[str], *, credentials: bool = False) -> None:
     """Raise ``InvalidSpec`` for a name that no file may set, or a value that cannot stand in a header.
 
-    ``reserved`` holds what the auth sets, or would replace the method, as ``header x-key``; ``credentials`` is for the auth itself,
-    which alone may set Authorization. No message holds the value.
+    ``reserved`` holds what the auth sets, or would replace the method, as ``place`` writes it; ``credentials`` is for the auth
+    itself, which alone may set Authorization. No message holds the value.
     """
-    lower = name.lower()
-    why = "a proxy is set in the upstream file" if lower.startswith("proxy-") else _REFUSED.get(lower)
-    if why and not (credentials and lower == "authorization"):
+    key = name_key(name)
+    why = "a proxy is set in the upstream file" if key.startswith("proxy-") else _REFUSED.get(key)
+    if why and not (credentials and key == "authorization"):
         advice = "name another" if credentials else "take it out"
         raise _wrong_name("reserved-name", f"{name} cannot be set here: {why}; {advice}")
-    _check_field(name, value, is_reserved=f"header {lower}" in reserved, is_cookie=False)
+    _check_field(name, value, is_reserved=place("header", name) in reserved, is_cookie=False)
 
 
 def check_cookie(name: str, value: str, reserved: frozenset[str]) -> None:
-    """As ``check_header``; ``reserved`` holds ``cookie key`` if the auth sets it."""
-    _check_field(name, value, is_reserved=f"cookie {name}" in reserved, is_cookie=True)
+    """As ``check_header``, for the name and value of a cookie."""
+    _check_field(name, value, is_reserved=place("cookie", name) in reserved, is_cookie=True)
 
 
 def compile_fields(
@@ -124,7 +129,7 @@ def compile_fields(
             text.check(arguments)
         with findings.at(*route, name):
             check(name, text.sample, reserved)
-        key = name if is_cookie else name.lower()
+        key = name if is_cookie else name_key(name)
         if key in fields:
             message = f"{name} stands here as {fields[key].name} already; keep one"
             findings.error("duplicate-header", message, *route, name, at_key=True)
@@ -137,14 +142,14 @@ def forwarded(names: Iterable[str], headers: RawHeaders, own: Iterable[Header]) 
 
     Raises ``InvalidCall``.
     """
-    taken = {name.lower() for name, _ in own}
+    taken = {name_key(name) for name, _ in own}
     sent: dict[str, list[str]] = {}
     for raw, content in headers:
         sent.setdefault(raw.decode("latin-1"), []).append(content.decode("latin-1"))
     for name in names:
         lower = name.lower()
-        if lower in sent and lower not in taken:
-            taken.add(lower)
+        if lower in sent and (key := name_key(name)) not in taken:
+            taken.add(key)
             value = ", ".join(sent[lower]).strip()  # RFC 9110 5.3
             problem, _ = _problem(value, is_cookie=False)
             if problem:
@@ -160,7 +165,7 @@ def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -
         raise _wrong_name("bad-name", f"{quote(name)} is no {kind} name; write letters, digits and hyphens")
     if is_reserved:
         message = f"{name} is where the upstream's auth puts its key; take it out"
-        if name.lower() in METHOD_HEADERS:
+        if name_key(name) in METHOD_HEADERS:
             message = REPLACES_METHOD.format(name=name)
         raise _wrong_name("reserved-name", message)
     problem, offset = _problem(value, is_cookie=is_cookie)

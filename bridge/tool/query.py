@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from bridge.codec import quote
 from bridge.diagnostics import Findings, did_you_mean
 from bridge.errors import InvalidCall
+from bridge.exchange import name_key
 from bridge.spec import Json
 from bridge.tool.arguments import Arguments
 from bridge.tool.departures import excerpt
@@ -34,16 +35,21 @@ _DELIMITERS: Final = {"form": ",", "spaceDelimited": "%20", "pipeDelimited": "%7
 
 
 class Claims:
-    """Names of parameters in one request: those that come with a call may not repeat another one."""
+    """Names of parameters in one request: those that come with a call may not repeat another one.
 
-    __slots__ = ("_claimed", "_taken")
+    ``taken`` are the names that the tool file writes. ``reserved`` are keys (``name_key``) of those that no call may set.
+    """
 
-    def __init__(self, taken: Collection[str]) -> None:
+    __slots__ = ("_claimed", "_reserved", "_taken")
+
+    def __init__(self, taken: Collection[str], reserved: Collection[str] = ()) -> None:
         self._taken = taken
+        self._reserved = reserved
         self._claimed: set[str] = set()
 
     def claim(self, argument: str, name: str) -> None:
-        if name in self._taken or name in self._claimed:
+        is_reserved = self._reserved and name_key(name) in self._reserved
+        if is_reserved or name in self._taken or name in self._claimed:
             message = f"argument {argument} would set a parameter that is already sent or reserved; take that member out"
             raise InvalidCall("unsafe-argument", message)
         self._claimed.add(name)

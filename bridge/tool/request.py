@@ -9,12 +9,12 @@ from typing import Final, Self
 
 from bridge.diagnostics import Finding, Findings
 from bridge.errors import InvalidCall
-from bridge.exchange import Header, Request
+from bridge.exchange import Header, Request, name_key
 from bridge.spec import BODY_METHODS, SAFE_METHODS, Json, RequestSpec
 from bridge.tool.arguments import Arguments
 from bridge.tool.body import Body, compile_body, compile_leftovers
 from bridge.tool.departures import pointer
-from bridge.tool.headers import METHOD_PARAMETER, REPLACES_METHOD, Field, compile_fields
+from bridge.tool.headers import METHOD_PARAMETER, REPLACES_METHOD, Field, compile_fields, place
 from bridge.tool.media import check_content_type
 from bridge.tool.query import Claims, Entry, Parameter, check_argument, compile_entry, write_unnamed
 from bridge.tool.structure import Whole
@@ -60,7 +60,8 @@ class RequestTemplate:
     _path: str
     _template: Template
     _entries: tuple[Entry, ...]
-    _taken: tuple[str, ...]
+    _taken: frozenset[str]
+    _reserved: frozenset[str]
     _headers: tuple[Header, ...]
     _fields: tuple[Field, ...]
     _cookies: tuple[Field, ...]
@@ -86,7 +87,7 @@ class RequestTemplate:
         """The template and the warnings; raises ``InvalidSpec`` with every finding; routes begin at the tool file's root.
 
         ``base_url`` is canonical, ``spec.url`` begins with ``/`` and stands ``url_offset`` characters
-        into the file's text. ``reserved`` holds where the auth puts its key, as ``query key``.
+        into the file's text. ``reserved`` holds where the auth puts its key, as ``headers.place`` writes it.
         """
         parts = _Parts(spec, arguments, reserved, url_offset)
         parts.findings.raise_errors()
@@ -96,7 +97,8 @@ class RequestTemplate:
             _path=_PATH.sub("", base_url) + _QUERY.split(spec.url)[0],
             _template=parts.template,
             _entries=tuple(parts.entries),
-            _taken=(*parts.query_names, *(name[6:] for name in reserved if name.startswith("query "))),
+            _taken=parts.query_names,
+            _reserved=frozenset(each[6:] for each in reserved if each.startswith("query ")),
             _headers=_constant(parts.headers, accept),
             _fields=tuple(field for field in parts.headers if not field.text.constant),
             _cookies=parts.cookies,
@@ -181,7 +183,7 @@ class RequestTemplate:
         return url
 
     def _query(self, values: Mapping[str, Json], extra: Mapping[str, Json]) -> str:
-        claims = Claims(self._taken)
+        claims = Claims(self._taken, self._reserved)
         pairs = self._template.write_query(values, claims)
         for entry in self._entries:
             pairs += entry.write(values, claims)
@@ -249,7 +251,7 @@ class _Parts:
             template.check(self._arguments)
         found.extend(foreign_in_url(self._spec.url, self._arguments))
         for name, offset in template.query_offsets.items():
-            if f"query {name}" in self._reserved:
+            if place("query", name) in self._reserved:
                 found.error("reserved-name", _reserved(name), offset=offset)
         for finding in found:
             shifted = replace(finding, offset=(finding.offset or 0) + url_offset)
@@ -261,7 +263,7 @@ class _Parts:
         if name in self.template.query_offsets:
             message = f"the url writes the query parameter {name} already; keep one of the two"
             self.findings.error("duplicate-parameter", message, *route, at_key=True)
-        if f"query {name}" in self._reserved:
+        if place("query", name) in self._reserved:
             self.findings.error("reserved-name", _reserved(name), *route, at_key=True)
         return compile_entry(name, value, self._arguments, self.findings, *route)
 
@@ -302,7 +304,7 @@ class _Parts:
                 f"write {{{name}}} where it belongs"
             )
             self.findings.error("duplicate-parameter", message, *_PROPERTIES, name, at_key=True)
-        if f"query {name}" in self._reserved:
+        if place("query", name) in self._reserved:
             self.findings.error("reserved-name", _reserved(name), *_PROPERTIES, name, at_key=True)
         check_argument(name, None, self._arguments, self.findings, *_PROPERTIES, name)
         return Entry(Parameter(name), Whole(name), name)
@@ -314,7 +316,8 @@ class _Parts:
 
 def _reserved(name: str) -> str:
     """Why a query parameter, or a key of the body, is no tool's to set."""
-    return (REPLACES_METHOD if name == METHOD_PARAMETER else _RESERVED).format(name=name)
+    is_method = name_key(name) == name_key(METHOD_PARAMETER)
+    return (REPLACES_METHOD if is_method else _RESERVED).format(name=name)
 
 
 def body_names(body: Json) -> Collection[str]:

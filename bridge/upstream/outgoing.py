@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from bridge.exchange import Header, Request
+from bridge.exchange import Header, Request, name_key
 from bridge.secrets import Upstream
 from bridge.spec import BODY_METHODS
 from bridge.upstream import auth
@@ -79,8 +79,10 @@ class Outgoing:
         if length is not None:
             headers.append(("Content-Length", str(length)))
         headers += own
+        taken = {name_key(name) for name, _ in headers}
         for name, value in self._defaults:
-            if all(name.lower() != other.lower() for other, _ in headers):
+            if (key := name_key(name)) not in taken:
+                taken.add(key)
                 headers.append((name, value))
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         # given a stream, httpx adds no header of its own

@@ -79,6 +79,7 @@ DELETES: Json = {"headers": {"X-HTTP-Method-Override": "DELETE"}}
         ("DELETE", {}, False),
         ("POST", {}, True),
         ("POST", DELETES, False),
+        ("POST", {"headers": {"X_HTTP_Method_Override": "DELETE"}}, False),
         ("POST", {"query": {"_method": "put"}}, False),
         ("POST", {"body": {"_method": "PATCH"}}, False),
         ("POST", {"headers": {"X-HTTP-Method": "GET"}}, True),
@@ -161,6 +162,37 @@ def test_headers_of_the_upstream_win_unless_it_gives_them_away() -> None:
     assert finding.message == (
         "the upstream api sets x-TENANT; take it out here, or add it to overridable there"
     )
+
+
+def test_headers_of_the_upstream_win_over_names_that_a_server_reads_alike() -> None:
+    over = upstream(
+        auth={"type": "apiKey", "in": "header", "name": "X-Api-Key", "value": "correct-horse"},
+        headers={"X-Tenant": "acme"},
+        forwardHeaders=["X-Request-Id", "X-Role"],
+        overridable=["X_Role"],
+    )
+    names = ["X_Tenant", "x.tenant", "X_Api_Key", "X_Request_Id", "Content_Length", "Transfer_Encoding"]
+    for name in [*names, "X_HTTP_Method_Override"]:
+        with pytest.raises(InvalidSpec) as problem:
+            tool(over=over, request={"headers": {name: "mine"}})
+        assert findings(problem) == [("reserved-name", f"request/headers/{name}")]
+    assert tool(over=over, request={"headers": {"x_role": "reader"}}).request.build({}).headers[1:] == (
+        ("x_role", "reader"),
+    )
+
+
+def test_a_key_is_sent_alone_where_a_server_reads_names_alike() -> None:
+    in_query = upstream(auth={"type": "apiKey", "in": "query", "name": "api_key", "value": "correct-horse"})
+    for request in ({"query": {"api.key": 1}}, {"url": "/x?API_KEY=1"}):
+        with pytest.raises(InvalidSpec) as problem:
+            tool(over=in_query, request=request)
+        assert [code for code, _ in findings(problem)] == ["reserved-name"]
+    with pytest.raises(InvalidCall, match="already sent or reserved"):
+        tool(over=in_query, inputSchema={"additionalProperties": True}).request.build({"api[key": 1})
+    in_cookie = upstream(auth={"type": "apiKey", "in": "cookie", "name": "sid", "value": "correct-horse"})
+    with pytest.raises(InvalidSpec) as problem:
+        tool(over=in_cookie, request={"cookies": {"SID": "mine"}})
+    assert findings(problem) == [("reserved-name", "request/cookies/SID")]
 
 
 def test_an_accept_of_the_upstream_is_not_replaced_by_the_default() -> None:
@@ -292,6 +324,10 @@ def test_what_is_doubtful_is_a_warning() -> None:
         ({"baseUrl": "http://a.example/?q=1"}, [("bad-url", "baseUrl")]),
         ({"headers": {"Host": "b.example"}}, [("reserved-name", "headers/Host")]),
         ({"headers": {"X-A": "1", "x-a": "2"}}, [("duplicate-header", "headers/x-a")]),
+        (
+            {"headers": {"X-A": "1"}, "forwardHeaders": ["X_A", "X_HTTP_Method"]},
+            [("duplicate-header", "forwardHeaders/0"), ("reserved-name", "forwardHeaders/1")],
+        ),
         (
             {
                 "auth": {"type": "apiKey", "in": "header", "name": "X-Key", "value": "k"},

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bridge.diagnostics import Findings, InvalidSpec
 from bridge.errors import InvalidCall
 from bridge.tool.arguments import Arguments
-from bridge.tool.headers import Field, check_cookie, check_header, compile_fields
+from bridge.tool.headers import Field, check_cookie, check_header, compile_fields, forwarded
 from bridge.tool.text import Text
 
 ARGUMENTS = Arguments.compile(
@@ -92,7 +92,7 @@ def test_a_header_has_one_line_and_fits_latin_1(value: str, is_cookie: Any) -> N
     [
         *("Host", "host", "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Authorization"),
         *("Cookie", "Proxy-Authorization", "Proxy-Foo", "TE", "Trailer", "Upgrade", "Expect", "Content-Type"),
-        "X-KEY",
+        *("X-KEY", "x_key", "X.Key", "Content_Length", "Transfer_Encoding", "Proxy_Authorization"),
     ],
 )
 def test_headers_that_are_not_the_files_to_set_are_refused(name: str) -> None:
@@ -113,6 +113,13 @@ def test_the_auth_alone_may_set_authorization() -> None:
     check_header("Authorization", "Token x", frozenset(), credentials=True)
     with pytest.raises(InvalidSpec, match="Host cannot be set here"):
         check_header("Host", "x", frozenset(), credentials=True)
+
+
+def test_a_callers_header_goes_on_under_its_exact_name_and_never_next_to_the_tools_own() -> None:
+    sent = [(b"x-real-name", b"bob"), (b"x_real_name", b"eve"), (b"x-role", b"admin")]
+    assert list(forwarded(["X-Real-Name", "X-Role"], sent, [("X_Role", "reader")])) == [
+        ("X-Real-Name", "bob")
+    ]
 
 
 def test_a_message_never_shows_the_value() -> None:
@@ -149,6 +156,10 @@ def test_headers_of_a_file_are_compiled() -> None:
         (
             {"X-A": "a", "x-a": "b"},
             ["x-a: x-a stands here as X-A already; keep one [duplicate-header] at key"],
+        ),
+        (
+            {"X-A": "a", "X_A": "b"},
+            ["X_A: X_A stands here as X-A already; keep one [duplicate-header] at key"],
         ),
         ({"X-A": " {a}"}, ["X-A: the value begins or ends with a blank; take it off [wrong-value]"]),
         (

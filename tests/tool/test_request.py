@@ -25,7 +25,7 @@ SCHEMA: dict[str, Any] = {
         "filter": {"type": "object"},
     },
 }
-RESERVED = frozenset({"query api_key", "header x-key", "cookie session"})
+RESERVED = frozenset({"query api-key", "header x-key", "cookie session"})
 NASTY = [
     *(
         "",
