@@ -81,6 +81,7 @@ CODES: Final[Mapping[str, str]] = {
     "too-large": "The file is too large.",
     "too-many-aliases": "The file has too many YAML aliases.",
     "too-many-files": "The directory holds too many files and folders.",
+    "too-many-problems": "More is wrong with the file than is reported; a warning where the rest are warnings.",
     "too-many-values": "The file holds too many values, counting what its aliases stand for.",
     "unclear-caller": "A warning: callers cannot be told apart, or have no token, and a tool sends who calls.",
     "unknown-alias": "A YAML alias names no anchor before it.",

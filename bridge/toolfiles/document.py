@@ -41,6 +41,8 @@ MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 20_000
 MAX_ALIASES: Final = 20
 MAX_QUOTED: Final = 1000
+MAX_PROBLEMS: Final = 20
+"""Of one file: what more is wrong with it is counted, and not reported one by one."""
 
 _READ_OTHERWISE: Final = re.compile(
     r"""[\t\u2028\u2029%.|>&*] (?:
@@ -96,6 +98,7 @@ class Document:
         self.problems: tuple[Diagnostic, ...] = ()
         self._text = text
         self._private = private
+        self._sources: dict[int, str | None] = {}
 
     @cached_property
     def _root(self) -> _Node:
@@ -174,13 +177,18 @@ class Document:
     ) -> Diagnostic:
         line = self._line(index)
         start = self._lines[line - 1]
-        source = None
-        if quotable and line not in self._private_lines():
-            source = _LINE_END.split(self._text[start : start + MAX_QUOTED], maxsplit=1)[0]
-            if _USERINFO.search(source):
-                source = None
+        source = self._source(line, start) if quotable else None
         return Diagnostic(self.path, Mark(line, index - start + 1), severity, message, code, source)
 
+    def _source(self, line: int, start: int) -> str | None:
+        """A line as it may be quoted; all diagnostics of a line hold one text."""
+        if line not in self._sources:
+            source = _LINE_END.split(self._text[start : start + MAX_QUOTED], maxsplit=1)[0]
+            is_private = line in self._private_lines or _USERINFO.search(source)
+            self._sources[line] = None if is_private else source
+        return self._sources[line]
+
+    @cached_property
     def _private_lines(self) -> set[int]:
         """Lines of the private keys, and of whatever their aliases stand for."""
         lines: set[int] = set()
@@ -254,7 +262,10 @@ def _events(text: str) -> Iterator[Any]:
 
 
 class _Reading:
-    """One pass over the events of a text: the root as far as it was read, and all that is wrong."""
+    """One pass over the events of a text: the root as far as it was read, and what is wrong.
+
+    It ends at the first problem past ``MAX_PROBLEMS``.
+    """
 
     def __init__(self, next_event: Callable[[], Any], text: str) -> None:
         self.root = _Node({}, 0, 0, 1, {})
@@ -271,7 +282,13 @@ class _Reading:
                 self.problems.append(problem)
 
     def _problem(self, code: str, message: str, index: int) -> None:
-        self.problems.append(Problem(code, message, index))
+        self._note(Problem(code, message, index))
+
+    def _note(self, problem: Problem) -> None:
+        if len(self.problems) == MAX_PROBLEMS:
+            message = f"found more than {MAX_PROBLEMS} problems up to here; fix them, then the rest is read"
+            raise Problem("too-many-problems", message, problem.index)
+        self.problems.append(problem)
 
     def _documents(self) -> None:
         begun = False
@@ -283,7 +300,7 @@ class _Reading:
                     raise Problem("several-documents", message, index)
                 begun = True
                 if found := _DIRECTIVE.search(self._text, 0, event.end_mark.index):
-                    self.problems.append(directive(found.start()))
+                    self._note(directive(found.start()))
             elif isinstance(event, MappingStartEvent):
                 self._node(event, 1)
             elif isinstance(event, NodeEvent):
@@ -338,7 +355,7 @@ class _Reading:
     def _scalar(self, event: Any, start: int) -> _Node:
         text = event.value
         if event.style and (found := deceptive(text)):
-            self.problems.append(_deceptive(found[0], start))
+            self._note(_deceptive(found[0], start))
         value = text if event.style else self._plain(text, start)
         return _Node(value, start, event.end_mark.index, 1 + len(text) // 32, _NO_CHILDREN)
 
@@ -383,7 +400,8 @@ class _Reading:
         if loose and len(loose) == keys:
             self._problem("unquoted-placeholder", UNQUOTED, start)
         else:
-            self.problems += [loose_key(self._text, index) for index in loose]
+            for index in loose:
+                self._note(loose_key(self._text, index))
         node.end = event.end_mark.index
         return node
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from bridge.diagnostics import CODES, Diagnostic, Finding, InvalidSpec, Mark
 from bridge.spec import Json, ToolSpec, UpstreamSpec
-from bridge.toolfiles.document import Document
+from bridge.toolfiles.document import MAX_PROBLEMS, Document
 from bridge.toolfiles.files import Content, OutsideBytes, Place
 from bridge.toolfiles.validation import PRIVATE, validate_tool, validate_upstream
 
 _S = TypeVar("_S", ToolSpec, UpstreamSpec)
+
+_MORE: Final = "too-many-problems"
 
 Told: TypeAlias = tuple[Diagnostic, ...]
 """What is wrong with a file, in order of line and column."""
@@ -70,11 +72,27 @@ def _document(place: Place, content: bytes) -> Document:
 
 
 def told(content: bytes, diagnostics: Iterable[Diagnostic]) -> Told:
-    """In order; of a file outside its directory they say what is wrong and where, and quote nothing."""
-    ordered = sorted(diagnostics, key=lambda each: (each.mark.line, each.mark.column))
+    """In order; of a file outside its directory they say what is wrong and where, and quote nothing.
+
+    Of more than ``MAX_PROBLEMS``, errors stay first, and the last one says how many more there are.
+    """
+    ordered = _first(sorted(diagnostics, key=_mark))
     if isinstance(content, OutsideBytes):
         ordered = [_unquoted(diagnostic) for diagnostic in ordered]
     return tuple(ordered)
+
+
+def _first(ordered: list[Diagnostic]) -> list[Diagnostic]:
+    if len(ordered) <= MAX_PROBLEMS or any(each.code == _MORE for each in ordered):
+        return ordered
+    by_weight = sorted(ordered, key=lambda each: each.severity)  # "error" sorts before "warning"
+    first, rest = by_weight[:MAX_PROBLEMS], by_weight[MAX_PROBLEMS:]
+    message = f"problems of this file that are not listed: {len(rest)}; fix the others first"
+    return [*sorted(first, key=_mark), replace(rest[0], message=message, code=_MORE, source=None)]
+
+
+def _mark(diagnostic: Diagnostic) -> tuple[int, int]:
+    return diagnostic.mark.line, diagnostic.mark.column
 
 
 def _unquoted(diagnostic: Diagnostic) -> Diagnostic:

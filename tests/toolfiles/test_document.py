@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bridge.diagnostics import Finding, Route
 from bridge.spec import Json
 from bridge.toolfiles import document
-from bridge.toolfiles.document import MAX_BYTES, Document
+from bridge.toolfiles.document import MAX_BYTES, MAX_PROBLEMS, Document
 
 
 def parse(text: str) -> Document:
@@ -266,6 +266,26 @@ def test_where_it_cannot_be_told_what_is_secret_no_line_is_quoted() -> None:
 )
 def test_a_hostile_file_is_refused_while_it_is_read(text: str, code: str) -> None:
     assert code in codes(parse(text))  # a tab in a comment sends it to the pure parser
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [" + ".inf," * 9000 + "]",
+        "a: [" + "!x v," * 9000 + "]",
+        "a: {b: c, " + "d," * 9000 + "}",
+        "a: 1\n" * 9000,
+        "#\t\n" + "".join(f"k{n}: !x v\n" for n in range(9000)),
+        'a: ["' + "\U0001f600" * 1000 + '", ' + '"\\u200b",' * 9000 + "]",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_file_full_of_problems_is_read_up_to_some_of_them(text: str) -> None:
+    parsed = parse(text)
+    assert len(parsed.problems) == MAX_PROBLEMS + 1
+    assert codes(parsed).count("too-many-problems") == 1
+    of_lines = {problem.mark.line: problem.source for problem in parsed.problems}
+    assert all(problem.source is of_lines[problem.mark.line] for problem in parsed.problems)
 
 
 def test_a_large_text_is_read() -> None:
