@@ -93,7 +93,7 @@ class Desk:
                 "path": str(self.live.path),
                 "state": "kept" if self.live.is_broken else "good",
             },
-            "problems": [report.as_json(diagnostic) for diagnostic in (*self._problems, *loaded.diagnostics)],
+            **report.listed((*self._problems, *loaded.diagnostics)),
         }
 
     @property

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, TextIO, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TextIO, assert_never
 
 import click
 
@@ -35,6 +35,12 @@ _log: Final = logging.getLogger("bridge")
 _NAMED: Final = 3
 """Tools, and places of broken files, that a reload's line names: one deleted upstream can break thousands."""
 
+LOGGED: Final = 100
+"""Problems of files that the log lists after one reload, and files whose last good version serves on."""
+
+LISTED: Final = 1000
+"""Problems of files that ``/-/status`` lists."""
+
 SAID: Final = 300
 """Characters of what others say that a line has at most."""
 
@@ -64,6 +70,14 @@ def as_json(diagnostic: Diagnostic) -> dict[str, str | int]:
         "severity": diagnostic.severity,
         "code": diagnostic.code,
         "message": diagnostic.message,
+    }
+
+
+def listed(diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
+    """At most ``LISTED`` problems for programs, and how many there are beyond these."""
+    return {
+        "problems": [as_json(diagnostic) for diagnostic in diagnostics[:LISTED]],
+        "problemsNotListed": max(len(diagnostics) - LISTED, 0),
     }
 
 
@@ -140,6 +154,8 @@ def logged(diagnostic: Diagnostic) -> None:
 class Told:
     """Tells of reloads in the log: what is wrong once, not again after each; nothing at all if ``silent``.
 
+    After one reload it lists at most ``LOGGED`` problems, and says how many it leaves out.
+
     Of ``views``, by their names, it tells which come to be empty.
     """
 
@@ -154,13 +170,18 @@ class Told:
         if self.silent:
             return
         ear(event)
-        for diagnostic in loaded.diagnostics:
-            if diagnostic not in self._told:
-                logged(diagnostic)
-        for file in loaded.kept:
-            if not self._told.issuperset(file.diagnostics):
-                _log.info("%s: its last good version serves on", file.place.shown)
-        self._told = frozenset(loaded.diagnostics)
+        diagnostics = loaded.diagnostics
+        new = [diagnostic for diagnostic in diagnostics if diagnostic not in self._told]
+        for diagnostic in new[:LOGGED]:
+            logged(diagnostic)
+        if left_out := new[LOGGED:]:
+            _log.warning("%d more problems are not logged; restbridge check prints them", len(left_out))
+        kept = [file.place for file in loaded.kept if not self._told.issuperset(file.diagnostics)]
+        for place in kept[:LOGGED]:
+            _log.info("%s: its last good version serves on", place.shown)
+        if kept_too := kept[LOGGED:]:
+            _log.info("%d more files: their last good versions serve on", len(kept_too))
+        self._told = frozenset(diagnostics)
         tools = loaded.snapshot.tools
         empty = [
             name

@@ -17,6 +17,10 @@ from bridge.events import (
     SnapshotReplaced,
     TokenAsked,
 )
+from bridge.secrets import Sources
+from bridge.toolfiles.files import Directories, Place
+from bridge.toolfiles.loaded import Loaded
+from bridge.toolfiles.loader import load
 
 WRONG = Diagnostic(
     "tools.d/a.yaml",
@@ -77,6 +81,29 @@ def test_a_program_gets_the_same_as_a_mapping() -> None:
         "code": "odd",
         "message": "50 %\nof it",
     }
+
+
+def test_a_program_gets_some_of_many_problems_and_the_number_of_the_others() -> None:
+    assert report.listed([ODD]) == {"problems": [report.as_json(ODD)], "problemsNotListed": 0}
+    many = report.listed([ODD] * (report.LISTED + 7))
+    assert (len(many["problems"]), many["problemsNotListed"]) == (report.LISTED, 7)
+
+
+def test_a_reload_logs_some_of_many_problems_and_the_number_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    places = [Place(0, f"{number}.yaml", "tools.d") for number in range(report.LOGGED + 3)]
+    event = SnapshotReplaced((), (), (), (), visible=False, rerouted=False, seconds=0)
+    told, last = report.Told({}), Loaded()
+    for text in (b"description: A.\nrequest: {method: GET, url: http://localhost:1/x}\n", b"a: !x [.inf]\n"):
+        last = load(Directories(("tools.d",)), dict.fromkeys(places, text), Sources({}), last)
+        told.tell(event, last)
+        told.tell(event, last)
+    lines = [line for line in caplog.messages if not line.startswith("reload:")]
+    assert len(lines) == 2 * report.LOGGED + 2
+    assert lines[report.LOGGED] == "106 more problems are not logged; restbridge check prints them"
+    assert lines[-1] == "3 more files: their last good versions serve on"
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "no tools"), (1, "1 tool"), (2, "2 tools")])
