@@ -161,7 +161,7 @@ Content: TypeAlias = bytes | Finding
 
 
 class OutsideBytes(bytes):
-    """What is in a file that lies outside its directory, behind a link: no message quotes it."""
+    """What is in a file that a link leads to, outside its directory or of another kind: no message quotes it."""
 
     __slots__ = ()
 
@@ -211,7 +211,7 @@ def survey(directories: Directories) -> Survey:
     roots = {identity for root in directories.roots if (identity := _identity(root))}
     known: set[tuple[int, int]] = set()
     for rank, root in enumerate(directories.roots):
-        _Walk(Place(rank, "", root), directories.max_entries, roots, known, found).run()
+        _Walk(Place(rank, "", root), directories, roots, known, found).run()
     return found
 
 
@@ -232,14 +232,15 @@ class _Walk:
     def __init__(
         self,
         root: Place,
-        max_entries: int,
+        directories: Directories,
         roots: set[tuple[int, int]],
         known: set[tuple[int, int]],
         found: Survey,
     ) -> None:
         self._folders = deque([root])
         self._links: deque[Place] = deque()
-        self._max_entries = self._room = max_entries
+        self._directories = directories
+        self._room = directories.max_entries
         self._roots = roots
         self._known = known
         self._found = found
@@ -270,7 +271,7 @@ class _Walk:
         identity = status.st_dev, status.st_ino
         if identity in self._known or (folder.relative and identity in self._roots):
             return
-        if folder.relative and _is_outside(descriptor, folder):
+        if folder.relative and _is_outside(_real_path(descriptor, folder.path), folder, self._directories):
             self._found.miss(folder, _OUTSIDE)
             return
         self._known.add(identity)
@@ -285,7 +286,7 @@ class _Walk:
         for entry in listing:
             self._room -= 1
             if self._room < 0:
-                message = f"found more than {self._max_entries} files and folders up to this one"
+                message = f"found more than {self._directories.max_entries} files and folders up to this one"
                 advice = "take out what is no tool file"
                 self._found.miss(folder, Finding("too-many-files", f"{message}; {advice}"))
                 return False
@@ -323,8 +324,11 @@ def _look(entry: "Path | os.DirEntry[str]") -> Look | None:
         return Finding("unreadable", _reason(problem))
 
 
-def read(place: Place) -> tuple[Look, Content] | None:
-    """A file as it is now; None where it is gone, or moved while it was being read. Never blocks."""
+def read(place: Place, directories: Directories | None = None) -> tuple[Look, Content] | None:
+    """A file as it is now; None where it is gone, or moved while it was being read. Never blocks.
+
+    Without ``directories`` its own directory is the only one.
+    """
     try:
         descriptor = os.open(place.path, _OPEN)
     except FileNotFoundError:
@@ -336,8 +340,10 @@ def read(place: Place) -> tuple[Look, Content] | None:
         return unreadable, unreadable
     try:
         found = _read(descriptor)
-        if found and isinstance(found[1], bytes) and _is_outside(descriptor, place):
-            return found[0], OutsideBytes(found[1])
+        if found and isinstance(found[1], bytes):
+            path = _real_path(descriptor, place.path)
+            if _is_of_another_kind(path, place) or _is_outside(path, place, directories):
+                return found[0], OutsideBytes(found[1])
         return found
     finally:
         os.close(descriptor)
@@ -383,13 +389,19 @@ def _moves_others(place: Place, entered: AbstractSet[tuple[int, str]]) -> bool:
     return (place.rank, f"{place.relative}/") in entered
 
 
-def _is_outside(descriptor: int, place: Place) -> bool:
-    """Whether links lead out of the directory to what was opened at a place."""
-    path = _real_path(descriptor, place.path)
+def _is_of_another_kind(path: str, place: Place) -> bool:
+    """Whether a link leads from a tool file to what may hold secrets: an upstream file, ``.env``, ``.git/config``."""
+    return not path.endswith(".yaml") or (path.endswith(".upstream.yaml") and not place.is_upstream)
+
+
+def _is_outside(path: str, place: Place, directories: Directories | None) -> bool:
+    """Whether links lead out of a place's directory to ``path``, perhaps into a directory that lies within it."""
     if path == os.path.abspath(place.path):  # noqa: PTH100 - pathlib has nothing that takes /./ and /../ out
         return False
-    root = os.path.realpath(place.directory)
-    return os.path.commonpath((root, path)) != root
+    own = os.path.realpath(place.directory)
+    roots = {own, *map(os.path.realpath, directories.roots if directories else ())}
+    around = [root for root in roots if os.path.commonpath((root, path)) == root]
+    return max(around, key=len, default=None) != own
 
 
 def _real_path(descriptor: int, path: str) -> str:

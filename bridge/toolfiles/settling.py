@@ -119,7 +119,9 @@ class Settling:
                 del self._known[place], self.contents[place]
                 self.moved.add(place)
             return
-        found = (change.look, change.look) if isinstance(change.look, Finding) else read(place)
+        found = (
+            (change.look, change.look) if isinstance(change.look, Finding) else read(place, self._directories)
+        )
         if found is None:
             self._changes[place] = replace(change, due=now + QUIET)
         elif found[1] is OUT_OF_DESCRIPTORS and place in self.contents:

@@ -98,5 +98,5 @@ def _mark(diagnostic: Diagnostic) -> tuple[int, int]:
 def _unquoted(diagnostic: Diagnostic) -> Diagnostic:
     """With the meaning of its code in place of its message: a link may lead to any secret."""
     meaning = CODES[diagnostic.code].removeprefix("A warning: ").removesuffix(".")
-    message = f"{meaning[0].lower()}{meaning[1:]}; a link leads out of the directory, so nothing is quoted"
+    message = f"{meaning[0].lower()}{meaning[1:]}; this link leads to a file that may hold secrets, so nothing is quoted"
     return replace(diagnostic, message=message, source=None)

@@ -153,8 +153,41 @@ def test_a_file_behind_a_link_is_read_and_known_as_outside(tmp_path: Path) -> No
     assert is_outside(place(tmp_path / "tools.d" / "a.yaml"))
 
 
-def is_outside(where: Place) -> bool:
-    found = read(where)
+@pytest.mark.parametrize(
+    ("link", "target", "outside"),
+    [
+        ("team/l.yaml", "hosts/one.upstream.yaml", True),
+        ("team/l.yaml", "hosts/more/one.yaml", True),
+        ("team/l.yaml", "one.upstream.yaml", True),
+        ("team/l.yaml", ".git/config", True),
+        ("team/l.yaml", "..data/a.yaml", False),
+        ("team/l.yaml", "other/a.yaml", False),
+        ("team/l.upstream.yaml", "one.upstream.yaml", False),
+        ("hosts/l.yaml", "other/a.yaml", True),
+        ("hosts/l.upstream.yaml", "hosts/more/one.upstream.yaml", False),
+    ],
+)
+def test_a_file_behind_a_link_may_belong_to_another_directory_or_hold_secrets(
+    tmp_path: Path, link: str, target: str, *, outside: bool
+) -> None:
+    write(tmp_path / target)
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / target)
+    root = tmp_path / "hosts" if link.startswith("hosts/") else tmp_path
+    assert (
+        is_outside(place(tmp_path / link, root), Directories((str(tmp_path),), str(tmp_path / "hosts")))
+        is outside
+    )
+
+
+def test_a_link_takes_no_folder_from_the_directory_of_upstream_files(tmp_path: Path) -> None:
+    write(tmp_path / "hosts" / "more" / "one.upstream.yaml")
+    (tmp_path / "team").symlink_to("hosts/more")
+    assert relatives(tmp_path, upstreams=tmp_path / "hosts") == [(1, "more/one.upstream.yaml")]
+
+
+def is_outside(where: Place, directories: Directories | None = None) -> bool:
+    found = read(where, directories)
     assert found
     assert found[1] == b"a: b\n"
     return isinstance(found[1], OutsideBytes)

@@ -563,7 +563,7 @@ def test_no_message_quotes_a_file_that_lies_elsewhere(bad: Path, tmp_path: Path)
             assert each.source is None
             meaning, _, rest = each.message.rpartition("; ")
             assert f"{meaning}.".casefold() in CODES[each.code].casefold()
-            assert rest == "a link leads out of the directory, so nothing is quoted"
+            assert rest == "this link leads to a file that may hold secrets, so nothing is quoted"
 
 
 def test_what_is_kept_is_compiled_once(tmp_path: Path) -> None:
