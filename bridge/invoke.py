@@ -46,7 +46,7 @@ class _Course:
 
     ``deadline`` is on anyio's clock, ``began`` on that of ``time.perf_counter``. ``call`` is the id of its
     ``CallStarted``.
-    ``empty``: the projection found nothing but null.
+    ``empty``: the projection found nothing but null. ``left``: nobody waits for its worker thread any longer.
     """
 
     emit: Ear
@@ -57,6 +57,16 @@ class _Course:
     reply: Reply | None = None
     data: str | None = None
     empty: bool = False
+    left: bool = False
+
+    def look(self) -> None:
+        """Raises ``_Left``, which ends the work of a worker thread."""
+        if self.left:
+            raise _Left
+
+
+class _Left(Exception):
+    """Nobody waits for what a worker thread does, so nobody sees this either."""
 
 
 async def invoke(
@@ -164,7 +174,7 @@ async def _ask(
     except Unchecked:
         build = partial(_built, tool, arguments, inbound)
         late = failures.out_of_time(tool.upstream, "checking the arguments", sent=False)
-        request = await _in_thread(build, course.deadline, late)
+        request = await _in_thread(build, course, late)
     if names := tool.upstream.spec.forward_headers:
         sent_on = forwarded(names, inbound.headers, request.headers)
         request = request._replace(headers=(*request.headers, *sent_on))
@@ -186,15 +196,22 @@ def _built(tool: Tool, arguments: Mapping[str, Json], inbound: Inbound, *, quick
     return tool.request.build(tool.arguments.check(arguments, quick=quick), inbound.caller.known)
 
 
-async def _in_thread(work: Callable[[], _T], deadline: float, late: BridgeError) -> _T:
-    """The result of ``work`` in a worker thread; raises ``late`` at the deadline, and leaves the thread to its end."""
+async def _in_thread(work: Callable[[], _T], course: _Course, late: BridgeError) -> _T:
+    """The result of ``work`` in a worker thread; raises ``late`` at the deadline.
+
+    The thread is not waited for then: its work ends when it next looks at the course.
+    """
     try:
         limiter = _workers.get()
     except LookupError:
         limiter = anyio.CapacityLimiter(_THREADS)
         _workers.set(limiter)
-    with anyio.CancelScope(deadline=deadline):
-        return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+    with anyio.CancelScope(deadline=course.deadline):
+        try:
+            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+        except anyio.get_cancelled_exc_class():
+            course.left = True
+            raise
     raise late
 
 
@@ -207,7 +224,7 @@ async def _answer(tool: Tool, arguments: Mapping[str, Json], client: Client, cou
             return read(quick=True)
     message = f"The API answered {reply.status}, and time ran out while its reply was read."
     advice = "Ask for less of it at a time."
-    return await _in_thread(read, course.deadline, UnusableReply("timeout", message, advice=advice))
+    return await _in_thread(read, course, UnusableReply("timeout", message, advice=advice))
 
 
 def _read(tool: Tool, request: Request, reply: Reply, course: _Course, *, quick: bool = False) -> Result:
@@ -216,7 +233,7 @@ def _read(tool: Tool, request: Request, reply: Reply, course: _Course, *, quick:
     ``quick``: raises ``Unfinished`` or ``Unchecked`` where that takes long.
     """
     steps = QUICK_STEPS if quick else MAX_STEPS
-    response, redactor = tool.spec.response, _redactor(tool, reply)
+    response, redactor = tool.spec.response, _redactor(tool, reply).watched(course.look)
     keeps_base64 = response.content == "blocks"
     if response.invisible == "strip":  # first: what is left could be a secret
         reply = content.stripped(reply)

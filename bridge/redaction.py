@@ -10,14 +10,16 @@ a character of an encoding is met is a view made in which encodings are undone, 
 
 import json
 import re
+from array import array
 from base64 import b64decode, b64encode
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache, reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from functools import cached_property, lru_cache, reduce
 from html import unescape
 from itertools import pairwise
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 _SHORTEST: Final = 8
 """Secrets below this many characters are not redacted: they would blot out ordinary text."""
@@ -27,6 +29,7 @@ _QUICK_BYTES: Final = 16 * 1024
 _QUICK_CODES: Final = 4000
 _CHUNK: Final = 64 * 1024
 _LONGEST_CODE: Final = 35
+_CODES_A_LOOK: Final = 1000
 _FEW_CODES: Final = 20
 """Different encodings up to which it is faster to look for each of them."""
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -59,12 +62,15 @@ class _Needle(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Bytes with encodings undone, and where each of these stands: in the view, and in what it was made of."""
+    """Bytes with encodings undone, and where each of these stands: in the view, and where it ends in the original.
+
+    A reply may hold a million of them, so these are arrays of plain numbers.
+    """
 
     text: bytes
-    starts: list[int]
-    ends: list[int]
-    origins: list[_Span]
+    starts: "array[int]"
+    ends: "array[int]"
+    origin_ends: "array[int]"
 
     def origin(self, span: _Span) -> _Span:
         """The bytes that a part of the view was made of."""
@@ -78,8 +84,9 @@ class _View(NamedTuple):
         if code < 0:
             return position, position + 1
         if position < self.ends[code]:
-            return self.origins[code]
-        there = self.origins[code][1] + position - self.ends[code]
+            plain = self.starts[code] - (self.ends[code - 1] if code else 0)
+            return (self.origin_ends[code - 1] if code else 0) + plain, self.origin_ends[code]
+        there = self.origin_ends[code] + position - self.ends[code]
         return there, there + 1
 
 
@@ -89,13 +96,21 @@ class _Keys:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._new: dict[str, str] = {}
-        self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """All keys of the text; looked for once, and only if a key is renamed."""
+        return {
+            json.loads(token[0], strict=False)
+            for token in _JSON_TOKEN.finditer(self._content)
+            if token[0].startswith(b'"') and _COLON.match(self._content, token.end())
+        }
 
     def renamed(self, key: str, redacted: str) -> str:
         if key not in self._new:
             new, number = redacted, self._numbers.get(redacted, 1)
-            while new in self._taken or json.dumps(new).encode() in self._content:
+            while new in self._taken:
                 number += 1
                 new = f"{redacted} {number}"
             self._numbers[redacted] = number
@@ -111,9 +126,16 @@ class Redactor:
         long_enough = [secret for secret in dict.fromkeys(secrets) if len(secret) >= _SHORTEST]
         self._needles = tuple(dict.fromkeys(needle for secret in long_enough for needle in _needles(secret)))
         self._alphabet = frozenset[int]().union(*(needle.text for needle in self._needles))
+        self.look: Callable[[], None] = _go_on
 
     def __bool__(self) -> bool:
         return bool(self._needles)
+
+    def watched(self, look: Callable[[], None]) -> Self:
+        """One that calls ``look`` every few milliseconds of its work; what this raises ends the work."""
+        one = copy(self)
+        one.look = look
+        return one
 
     def finds(self, content: bytes) -> bool:
         """Whether any form of a secret is in it."""
@@ -123,7 +145,7 @@ class Redactor:
             codes = self._codes(content)
             if not codes:
                 return False
-            content = _undone(content, codes)
+            content = self._undone(content, codes)
         return any(self._occurrences(content))
 
     def is_quick(self, content: bytes) -> bool:
@@ -173,6 +195,7 @@ class Redactor:
             index = bisect_right(ends, token.start())
             if index == len(spans) or spans[index][0] >= token.end():
                 continue
+            self.look()
             if content[token.start()] != ord('"'):
                 digits = token.end() - len(token[0].lstrip(b"-"))
                 if spans[index][0] <= digits and spans[index][1] == token.end():
@@ -225,6 +248,7 @@ class Redactor:
         for start in range(
             0, len(content), _CHUNK
         ):  # each step of a chunk ends soon, and lets other threads run
+            self.look()
             found.update(self._code_candidates(content[start : start + _CHUNK + _LONGEST_CODE]))
         if not found:
             return {}
@@ -257,27 +281,46 @@ class Redactor:
                     b"%s\\%s" % (high, low[:5]) for high, low in pairwise(rests) if len(high) == _HALF
                 }
 
+    def _undone(self, content: bytes, codes: Mapping[bytes, bytes]) -> bytes:
+        """The content with each of these encodings undone once."""
+
+        def undone(match: re.Match[bytes]) -> bytes:
+            self.look()
+            return codes.get(match[0], match[0])
+
+        if len(codes) > _FEW_CODES or b"\\\\" in content:
+            return _CODE.sub(undone, content)
+        # What gives a character that another encoding could begin with comes last, so that none is undone twice.
+        for code in sorted(codes, key=lambda code: not _CODE_CHARACTERS.isdisjoint(codes[code])):
+            content = content.replace(code, codes[code])
+        return content
+
     def _view(self, content: bytes) -> _View | None:
         """What it is with each encoding undone that could be part of a secret; None where there is none."""
         codes = self._codes(content)
         if not codes:
             return None
-        pieces: list[bytes] = []
-        view = _View(b"", [], [], [])
-        end = length = 0
+        written = bytearray()
+        view = _View(b"", array("Q"), array("Q"), array("Q"))
+        end = 0
         for match in _CODE.finditer(content):
             text = codes.get(match[0])
             if text is None:
                 continue
-            pieces += (content[end : match.start()], text)
-            length += match.start() - end
-            view.starts.append(length)
-            length += len(text)
-            view.ends.append(length)
-            view.origins.append(match.span())
+            written += content[end : match.start()]
+            view.starts.append(len(written))
+            written += text
+            view.ends.append(len(written))
             end = match.end()
-        pieces.append(content[end:])
-        return view._replace(text=b"".join(pieces))
+            view.origin_ends.append(end)
+            if not len(view.ends) % _CODES_A_LOOK:
+                self.look()
+        written += content[end:]
+        return view._replace(text=bytes(written))
+
+
+def _go_on() -> None:
+    pass
 
 
 NO_SECRETS: Final = Redactor(())
@@ -304,16 +347,6 @@ def _decoded(code: bytes) -> bytes:
         return unescape(code.decode()).encode()
     text: str = json.loads(b'"%s"' % code)
     return text.encode(errors="replace")
-
-
-def _undone(content: bytes, codes: Mapping[bytes, bytes]) -> bytes:
-    """The content with each of these encodings undone once."""
-    if len(codes) > _FEW_CODES or b"\\\\" in content:
-        return _CODE.sub(lambda match: codes.get(match[0], match[0]), content)
-    # What gives a character that another encoding could begin with comes last, so that none is undone twice.
-    for code in sorted(codes, key=lambda code: not _CODE_CHARACTERS.isdisjoint(codes[code])):
-        content = content.replace(code, codes[code])
-    return content
 
 
 def _merged(spans: list[_Span]) -> list[_Span]:

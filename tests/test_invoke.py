@@ -1,19 +1,22 @@
 """Calls, start to end, against an upstream that answers what the test says."""
 
 import asyncio
+import threading
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from bridge.caller import UNTOLD
 from bridge.codec import decode, encode
 from bridge.errors import NotSent
 from bridge.events import CallFinished, CallStarted, Ear, Event
 from bridge.invoke import fetch, invoke
-from bridge.secrets import Sources
+from bridge.redaction import Redactor
+from bridge.secrets import Sources, Upstream
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.tool.content import Result
@@ -654,6 +657,46 @@ async def test_the_deadline_of_a_call_holds_while_its_reply_is_read(bridge: Brid
     result = await bridge.call(request=POST, response=slow, timeout="100ms", maxBytes="1MB")
     assert result.meta["restbridge/error"] == "timeout"
     assert "carried out" in words(result)
+
+
+class Held(Redactor):
+    """Waits for ``go``, looks whether it may go on, and finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__([KEY])
+        self.began, self.go, self.went_on, self.ended = (threading.Event() for _ in range(4))
+
+    def is_quick(self, content: bytes) -> bool:
+        return not content
+
+    def finds(self, content: bytes) -> bool:
+        self.began.set()
+        self.go.wait()
+        try:
+            self.look()
+            self.went_on.set()
+        finally:
+            self.ended.set()
+        return not content
+
+
+@pytest.mark.parametrize("cancelled", ["cancelled", ""])
+async def test_a_reply_is_read_no_further_once_nobody_waits_for_it(bridge: Bridge, cancelled: str) -> None:
+    bridge.says([1])
+    tool, held = bridge.tool(), Held()
+    given = {each.name: getattr(tool.upstream, each.name) for each in fields(Upstream) if each.init}
+    upstream = type("Holding", (Upstream,), {"redactor": lambda *_: held})(**given)
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(invoke, replace(tool, upstream=upstream), {}, bridge.client, bridge.events.append)
+        assert await to_thread.run_sync(held.began.wait, 60)
+        if cancelled:
+            calls.cancel_scope.cancel()
+        else:
+            held.go.set()
+    held.go.set()
+    assert await to_thread.run_sync(held.ended.wait, 60)
+    assert held.went_on.is_set() is not bool(cancelled)
+    assert bridge.finished.outcome == (cancelled or "ok")
 
 
 async def test_a_reply_that_is_dear_to_check_is_checked_beside_the_event_loop(bridge: Bridge) -> None:

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import tracemalloc
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
@@ -235,6 +236,54 @@ def test_keys_that_would_become_equal_are_numbered() -> None:
         "[redacted] 2": 3,
         "[redacted] 4": 4,
     }
+
+
+class Searched(bytes):
+    """Counts how often something is looked for in all of it."""
+
+    searches = 0
+
+    def __contains__(self, part: object) -> bool:
+        self.searches += 1
+        return super().__contains__(part)  # type: ignore[operator]
+
+
+def test_many_keys_are_numbered_without_a_search_for_each() -> None:
+    redactor, searches = Redactor([SECRET]), []
+    for size in (10, 1000):
+        content = Searched(json.dumps({f"{SECRET}{number}": number for number in range(size)}).encode())
+        assert len(codec.decode(redactor.json(content))) == size
+        searches.append(content.searches)
+    assert searches[0] == searches[1]
+
+
+@pytest.mark.parametrize(
+    "content", [json.dumps({f"{SECRET}{number}": 0 for number in range(1000)}), json.dumps("%64" * 100_000)]
+)
+def test_long_work_ends_where_nobody_waits_for_it(content: str) -> None:
+    class LeftError(Exception):
+        pass
+
+    looks: list[None] = []
+
+    def look() -> None:
+        looks.append(None)
+        if len(looks) == 10:
+            raise LeftError
+
+    with pytest.raises(LeftError):
+        Redactor([SECRET]).watched(look).json(content.encode())
+
+
+def test_the_way_back_from_many_encodings_takes_little_room() -> None:
+    content = json.dumps([SECRET, "%64" * 200_000]).encode()
+    tracemalloc.start()
+    try:
+        assert b"[redacted]" in Redactor([SECRET]).json(content)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 30 * len(content)
 
 
 # --- bytes ---
