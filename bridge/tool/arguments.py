@@ -18,7 +18,7 @@ from bridge.diagnostics import Finding, Findings, InvalidSpec, Route
 from bridge.errors import InvalidCall, UnusableReply
 from bridge.spec import Json
 from bridge.tool import lint
-from bridge.tool.costs import LIMIT_NS, MAX_VISITS, QUICK_NS, SLOW_NUMBER, Costs, TooCostly
+from bridge.tool.costs import LIMIT_NS, MAX_VISITS, SLOW_NUMBER, Costs, TooCostly
 from bridge.tool.departures import SENTENCES, Departure, excerpt, find, place, pointer, unknown
 from bridge.tool.patterns import compiled_size, nanoseconds_per_byte
 from bridge.tool.schema import TYPES, Schema, children, is_integer, without_children
@@ -29,6 +29,8 @@ QUICK_BYTES: Final = 32 * 1024
 """Values past this many bytes are checked in a worker thread."""
 _WALKED_BYTES: Final = 4096
 """What is so small can be walked through in the event loop, to see what it costs."""
+_NAMED_APART: Final = 32
+"""Arguments that are looked at one by one, to say which is too costly."""
 MAX_PATTERN: Final = 2 * 1024**2
 """Bytes of a compiled pattern, and of all patterns of a schema: to compile them takes some 10 ns a byte."""
 LEAST_TEXT: Final = 256
@@ -130,7 +132,7 @@ class Arguments:
         try:
             self._validator.require_affordable(values, content)
         except TooCostly as problem:
-            for name, value in values.items():
+            for name, value in islice(values.items(), _NAMED_APART):
                 try:
                     self._validator.costs.require({name: value})
                 except TooCostly as alone:
@@ -290,6 +292,7 @@ class _Validator:
 
     @property
     def costs(self) -> Costs:
+        """Made when they are first asked for, never in the event loop."""
         if self._costs is None:
             self._costs = Costs(Schema(self._schema), _pattern_ns)
         return self._costs
@@ -300,13 +303,7 @@ class _Validator:
             return False
         if self._is_free(content):
             return True
-        if len(content) > _WALKED_BYTES:
-            return False
-        try:
-            self.costs.require(value, QUICK_NS)
-        except TooCostly:
-            return False
-        return True
+        return self._costs is not None and len(content) <= _WALKED_BYTES and self._costs.is_quick(value)
 
     def require_affordable(self, value: Json, content: bytes) -> None:
         """Raises ``TooCostly`` where ``value``, written as ``content``, could hold the interpreter too long."""

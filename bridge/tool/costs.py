@@ -7,13 +7,14 @@ So its work is bounded twice, from what each keyword was measured to cost and wi
   validated without another look; nearly all are.
 - At a call, for this value: a walk in Python, which a thread can do while the event loop goes on. A *state* is the
   set of subschemas that look at one value, with how often each does; states are kept, so a value takes one step.
+  To make a state takes time and memory: the event loop never does it, and what one walk may need has a limit.
 """
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from bridge.diagnostics import Route
@@ -26,6 +27,8 @@ QUICK_NS: Final = 5_000_000
 """What it may cost in the event loop's own thread."""
 MAX_VISITS: Final = 10_000
 """How often one value may be looked at."""
+MAX_PARTS: Final = 20_000
+"""The parts of all states that one walk may pass. A part takes about 2 µs to make, and 400 bytes."""
 
 _MAX_CHAIN: Final = 300
 _VISIT_NS: Final = 15
@@ -57,14 +60,20 @@ _FLOAT_BYTE_NS: Final = 6_000
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _ANY: Final = -1
 """The index of all items that have no schema of their own."""
+_UNEVALUATED: Final = frozenset({"unevaluatedProperties", "unevaluatedItems"})
 _ANY_KEY: Final = ("additionalProperties", "unevaluatedProperties")
 _ANY_ITEM: Final = ("additionalItems", "unevaluatedItems", "contains")
 
 SLOW_NUMBER: Final = re.compile(rb"[0-9](?:[.e]|[0-9]{18})")
 """Numbers that are slow to compare, floats and long integers, as JSON is written here."""
 
-Entries: TypeAlias = Counter[Route]
+Entries: TypeAlias = dict[Route, int]
 """Subschemas, and how often each looks at a value."""
+_Key: TypeAlias = tuple[str, str | int]
+"""A kind and a name or an index: under these a state knows the states below."""
+_NAMES: Final[_Key] = ("name", "")
+_Inner: TypeAlias = Callable[..., "_State"]
+"""Finds the state below: takes a state, a key, and the subschemas that look there."""
 
 
 class TooCostly(Exception):
@@ -112,13 +121,16 @@ class _Bound(NamedTuple):
         return _Bound(*map(max, self, other))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _State:
-    """All that looks at one value; ``entries`` are the subschemas that are reached from outside."""
+    """All that looks at one value. It is complete before it is shared: threads read it at the same time."""
 
-    entries: Entries
+    is_idle: bool
+    """Whether nothing looks at the value, nor at what is in it."""
     unique: int
     """In how many lists it stands whose items must differ."""
+    parts: int
+    """How large it is: the subschemas that look at the value, and those for what is in it."""
     value: int = 0
     byte: int = 0
     digit: int = 0
@@ -128,32 +140,25 @@ class _State:
     key_byte: int = 0
     max_length: int | None = None
     members: dict[str, Entries] = field(default_factory=dict)
-    any_member: Entries = field(default_factory=Counter)
-    names: Entries = field(default_factory=Counter)
+    any_member: Entries = field(default_factory=dict)
+    names: Entries = field(default_factory=dict)
     positions: dict[int, Entries] = field(default_factory=dict)
-    any_item: Entries = field(default_factory=Counter)
+    any_item: Entries = field(default_factory=dict)
     unique_inside: int = 0
-    known: dict[tuple[str, str | int], "_State"] = field(default_factory=dict)
-    followed: set[tuple[Route, Route]] = field(default_factory=set)
-    """The references that close a cycle and were followed."""
+    known: dict[_Key, "_State"] = field(default_factory=dict)
 
     def entries_for(self, kind: str, key: str | int) -> Entries:
         """Where the subschemas of one kind are kept; see ``Costs._inside``."""
         match kind, key:
             case "member", str(name):
-                return self.members.setdefault(name, Counter())
+                return self.members.setdefault(name, {})
             case "position", int(index):
-                return self.positions.setdefault(index, Counter())
+                return self.positions.setdefault(index, {})
             case "name", _:
                 return self.names
             case "any member", _:
                 return self.any_member
         return self.any_item
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing looks at the value, nor at what is in it."""
-        return not self.entries and not self.unique
 
 
 class Costs:
@@ -162,12 +167,17 @@ class Costs:
     def __init__(self, schema: Schema, pattern_ns: Callable[[str], int]) -> None:
         self._schema = schema
         self._pattern_ns = pattern_ns
-        self._own = {route: self._own_costs(route) for route in schema.positions}
+        around = schema.counts_in_place(route for route in schema.positions if self._is_unevaluated(route))
+        self._own = {route: self._own_costs(route, around.get(route, 0)) for route in schema.positions}
         self._bounds: dict[Route, _Bound] = {}
         self._open: set[Route] = set()
         self._cycles: set[tuple[Route, Route]] = set()
         self._states: dict[tuple[frozenset[tuple[Route, int]], int], _State] = {}
+        self.kept = 0
+        """The parts of the states that are kept."""
         self.bound = self._whole_bound()
+        self._rank = {route: rank for rank, route in enumerate(self._bounds)}
+        """Subschemas that look at the same value have a lower rank than what leads to them, cycles apart."""
 
     # --- at load ---
 
@@ -194,7 +204,12 @@ class Costs:
         """The bytes of text that can be validated in any place."""
         return LIMIT_NS // max(self.bound.byte, 1)
 
-    def _own_costs(self, route: Route) -> _Own:
+    def _is_unevaluated(self, route: Route) -> bool:
+        schema = self._schema.positions[route]
+        return isinstance(schema, dict) and not schema.keys().isdisjoint(_UNEVALUATED)
+
+    def _own_costs(self, route: Route, around: int) -> _Own:
+        """``around``: the subschemas that ``unevaluated…`` asks about each child, 0 where it is not used."""
         schema = self._schema.positions[route]
         if not isinstance(schema, dict):
             return _Own(value=_VISIT_NS)
@@ -221,9 +236,7 @@ class Costs:
         key_byte = sum(map(self._pattern_ns, patterns))
         if "properties" in schema or patterns or not schema.keys().isdisjoint(_ANY_KEY):
             child += _KEY_NS + _PATTERN_NS * len(patterns)
-        is_unevaluated = not schema.keys().isdisjoint({"unevaluatedProperties", "unevaluatedItems"})
-        if is_unevaluated:
-            child += _UNEVALUATED_NS * len(self._schema.everywhere_in_place(route))
+        child += _UNEVALUATED_NS * around
         return _Own(
             value,
             byte,
@@ -234,7 +247,7 @@ class Costs:
             key_byte,
             schema.get("maxLength"),
             is_unique=schema.get("uniqueItems") is True,
-            times=2 if is_unevaluated else 1,
+            times=2 if around else 1,
         )
 
     def _whole_bound(self) -> _Bound:
@@ -287,103 +300,161 @@ class Costs:
     def require(self, value: Json, most: int = LIMIT_NS, route: Route = ()) -> None:
         """Raises ``TooCostly`` where to validate ``value`` could take longer than ``most`` nanoseconds.
 
-        ``route`` leads to the subschema that it is validated against.
+        ``route`` leads to the subschema that it is validated against. What needs more than ``MAX_PARTS`` is too
+        costly whatever is kept, so that equal values are treated equally.
         """
-        spent, long_integers = 0, 0
+        if self.kept > MAX_PARTS:
+            self._states, self.kept = {}, 0
+        self._walk(value, most, self._state({route: 1}, 0), self._inner)
+
+    def is_quick(self, value: Json) -> bool:
+        """Whether ``value`` is surely validated within ``QUICK_NS``; no, where a state would have to be made."""
+        root = self._states.get((frozenset({((), 1)}), 0))
+        if root is None:
+            return False
+        try:
+            self._walk(value, QUICK_NS, root, _known)
+        except TooCostly:
+            return False
+        return True
+
+    def _walk(self, value: Json, most: int, root: _State, inner: _Inner) -> None:
+        spent, long_integers, parts = 0, 0, 0
+        passed = set[_State]()
         # Iterators, not a list of what waits: the collector would go through that, and hold the interpreter.
-        waiting: list[Iterator[tuple[Json, _State]]] = [iter([(value, self._state(Counter({route: 1}), 0))])]
+        waiting: list[Iterator[tuple[Json, _State]]] = [iter([(value, root)])]
         while waiting:
             here, state = next(waiting[-1], (None, None))
             if state is None:
                 waiting.pop()
                 continue
             spent += state.value
+            if state not in passed:
+                passed.add(state)
+                parts += state.parts
             if isinstance(here, str):
                 spent += state.byte * _bytes(here)
                 if spent > most:
                     raise TooCostly(_longest(state, most))
             elif isinstance(here, dict | list):
                 spent += state.child * len(here)
-                spent += self._spent_on_names(here, state) if isinstance(here, dict) else 0
-                waiting.append(self._below(here, state))
+                spent += _spent_on_names(here, state, inner) if isinstance(here, dict) else 0
+                waiting.append(_below(here, state, inner))
             elif isinstance(here, float):
                 spent += _float_ns(here, state)
             elif isinstance(here, int) and not _is_short_integer(here):
                 spent += state.digit * _digits(here) + state.numbers * _compared_ns(here)
                 long_integers += bool(state.unique)
                 spent += 2 * _UNIQUE_PAIR_NS * long_integers
-            if spent > most:
+            if spent > most or parts > MAX_PARTS:
                 raise TooCostly(None)
 
-    def _below(self, value: dict[str, Json] | list[Json], state: _State) -> Iterator[tuple[Json, _State]]:
-        """What is in a value and looked at."""
-        pairs: Iterator[tuple[Json, _State]]
-        if isinstance(value, dict):
-            pairs = ((member, self._member(state, name)) for name, member in value.items())
-        elif state.positions:
-            pairs = ((item, self._item(state, index)) for index, item in enumerate(value))
-        else:
-            inner = self._item(state, _ANY)
-            pairs = ((item, inner) for item in value) if not inner.is_idle else iter(())
-        return (pair for pair in pairs if not pair[1].is_idle)
-
-    def _spent_on_names(self, value: Mapping[str, Json], state: _State) -> int:
-        if not state.key_byte and not state.names:
-            return 0
-        length = sum(map(_bytes, value))
-        names = self._inner(state, ("name", ""), state.names)
-        return (state.key_byte + names.byte) * length + names.value * len(value)
-
-    def _member(self, state: _State, name: str) -> _State:
-        if name not in state.members:
-            return self._inner(state, ("any member", ""), state.any_member)
-        return self._inner(state, ("member", name), state.members[name] + state.any_member)
-
-    def _item(self, state: _State, index: int) -> _State:
-        if index not in state.positions:
-            return self._inner(state, ("item", _ANY), state.any_item)
-        return self._inner(state, ("item", index), state.positions[index] + state.any_item)
-
-    def _inner(self, state: _State, key: tuple[str, str | int], entries: Entries) -> _State:
-        """The state below; ``key`` is what it is remembered under."""
+    def _inner(self, state: _State, key: _Key, *entries: Entries) -> _State:
+        """The state below, made where it is not known yet."""
         inner = state.known.get(key)
         if inner is None:
             unique = state.unique + (state.unique_inside if key[0] == "item" else 0)
-            inner = state.known[key] = self._state(entries, unique)
+            together = {route: times for each in entries for route, times in each.items()}
+            inner = state.known[key] = self._state(together, unique)
         return inner
 
     def _state(self, entries: Entries, unique: int) -> _State:
+        """What looks at a value if ``entries`` do, which are reached from outside."""
         key = frozenset(entries.items()), unique
         state = self._states.get(key)
         if state is None:
-            state = self._states[key] = _State(entries, unique, value=_UNIQUE_NS * unique)
-            for route, times in entries.items():
-                self._spread(state, route, times)
+            state = self._made(entries, unique)
+            self._states[key] = state
+            self.kept += state.parts
         return state
 
-    def _spread(self, state: _State, route: Route, times: int) -> None:
-        """Add to a state what one subschema costs, and all that looks at the same value with it."""
-        own = self._own[route]
-        state.value += own.value * times
-        state.byte += own.byte * times
-        state.digit += own.digit * times
-        state.numbers += own.numbers * times
-        state.bounds += own.bounds * times
-        state.child += own.child * times
-        state.key_byte += own.key_byte * times
-        state.unique_inside += own.is_unique * times
-        if own.max_length is not None:
-            state.max_length = (
-                own.max_length if state.max_length is None else min(own.max_length, state.max_length)
-            )
-        for kind, key, there in self._inside(route):
-            state.entries_for(kind, key)[there] += times
-        for _, there in self._schema.in_place(route):
-            if (route, there) not in self._cycles:
-                self._spread(state, there, times * own.times)
-            elif (route, there) not in state.followed:
-                state.followed.add((route, there))
-                self._spread(state, there, 1)
+    def _made(self, entries: Entries, unique: int) -> _State:
+        looks = self._looks(entries)
+        is_idle = not entries and not unique
+        state = _State(is_idle, unique, len(entries) + len(looks), value=_UNIQUE_NS * unique)
+        for route, times in looks.items():
+            own = self._own[route]
+            state.value += own.value * times
+            state.byte += own.byte * times
+            state.digit += own.digit * times
+            state.numbers += own.numbers * times
+            state.bounds += own.bounds * times
+            state.child += own.child * times
+            state.key_byte += own.key_byte * times
+            state.unique_inside += own.is_unique * times
+            if own.max_length is not None:
+                known = own.max_length if state.max_length is None else state.max_length
+                state.max_length = min(own.max_length, known)
+            for kind, key, there in self._inside(route):
+                state.entries_for(kind, key)[there] = times
+                state.parts += 1
+        return state
+
+    def _looks(self, entries: Entries) -> Entries:
+        """How often each subschema looks at a value, those that ``entries`` lead to included.
+
+        It takes a step for each reference, not one for each way through them: ways multiply.
+        A reference that closes a cycle is followed once.
+        """
+        looks = dict(entries)
+        waiting = list(entries)
+        for here in waiting:
+            for _, there in self._schema.in_place(here):
+                if there not in looks:
+                    looks[there] = 0
+                    waiting.append(there)
+                looks[there] += (here, there) in self._cycles
+        for here in sorted(waiting, key=self._rank.__getitem__, reverse=True):
+            times = looks[here] * self._own[here].times
+            for _, there in self._schema.in_place(here):
+                if (here, there) not in self._cycles:
+                    looks[there] += times
+        return looks
+
+
+def _known(state: _State, key: _Key, *_entries: Entries) -> _State:
+    """The state below, if it was made before; see ``Costs._inner``."""
+    inner = state.known.get(key)
+    if inner is None:
+        raise TooCostly(None)
+    return inner
+
+
+def _below(
+    value: dict[str, Json] | list[Json], state: _State, inner: _Inner
+) -> Iterator[tuple[Json, _State]]:
+    """What is in a value and looked at."""
+    pairs: Iterator[tuple[Json, _State]]
+    if isinstance(value, dict):
+        pairs = ((member, _member(state, name, inner)) for name, member in value.items())
+        if state.names:  # so that their state is one of those that are passed
+            pairs = chain([(None, inner(state, _NAMES, state.names))], pairs)
+    elif state.positions:
+        pairs = ((item, _item(state, index, inner)) for index, item in enumerate(value))
+    else:
+        item_state = _item(state, _ANY, inner)
+        pairs = ((item, item_state) for item in value) if not item_state.is_idle else iter(())
+    return (pair for pair in pairs if not pair[1].is_idle)
+
+
+def _spent_on_names(value: Mapping[str, Json], state: _State, inner: _Inner) -> int:
+    if not state.key_byte and not state.names:
+        return 0
+    length = sum(map(_bytes, value))
+    names = inner(state, _NAMES, state.names)
+    return (state.key_byte + names.byte) * length + names.value * len(value)
+
+
+def _member(state: _State, name: str, inner: _Inner) -> _State:
+    if name not in state.members:
+        return inner(state, ("any member", ""), state.any_member)
+    return inner(state, ("member", name), state.members[name], state.any_member)
+
+
+def _item(state: _State, index: int, inner: _Inner) -> _State:
+    if index not in state.positions:
+        return inner(state, ("item", _ANY), state.any_item)
+    return inner(state, ("item", index), state.positions[index], state.any_item)
 
 
 def _for_members(schema: dict[str, Json], route: Route) -> Iterator[tuple[str, str | int, Route]]:

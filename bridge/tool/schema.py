@@ -123,6 +123,24 @@ class Schema:
             waiting += new
         return waiting
 
+    def counts_in_place(self, routes: Iterable[Route]) -> dict[Route, int]:
+        """How many subschemas ``everywhere_in_place`` finds for each of ``routes``.
+
+        Routes are numbered for this: to hash one takes its length, and together these walks are quadratic.
+        """
+        number = {route: index for index, route in enumerate(self.positions)}
+        near = [[number[there] for _, there in self.in_place(route)] for route in self.positions]
+        counts = {}
+        for route in routes:
+            waiting = [number[route]]
+            found = set(waiting)
+            for here in waiting:
+                new = [there for there in near[here] if there not in found]
+                found.update(new)
+                waiting += new
+            counts[route] = len(found)
+        return counts
+
     def names(self, route: Route = ()) -> dict[str, list[Route]]:
         """The properties that are spoken of in place, each with its own schemas; ``not`` included."""
         names: dict[str, list[Route]] = {}

@@ -1,6 +1,7 @@
 """What validation may cost. No test takes the time: what is accepted is held to the budget by the walk that is exact."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import codec
-from bridge.diagnostics import InvalidSpec
+from bridge.diagnostics import InvalidSpec, Route
 from bridge.errors import InvalidCall, UnusableReply
 from bridge.spec import Json
 from bridge.tool.arguments import MAX_BYTES, Arguments, OutputSchema, Unchecked
-from bridge.tool.costs import LIMIT_NS, MAX_VISITS, QUICK_NS, SLOW_NUMBER, Costs, TooCostly
+from bridge.tool.costs import LIMIT_NS, MAX_PARTS, MAX_VISITS, QUICK_NS, SLOW_NUMBER, Costs, TooCostly
 from bridge.tool.patterns import nanoseconds_per_byte
-from bridge.tool.schema import Schema
+from bridge.tool.schema import MAX_SUBSCHEMAS, Schema
 from tests.tool import hostile
 
 BIG = 2**70
@@ -85,6 +86,10 @@ def test_a_value_costs_what_it_makes_a_keyword_do(schema: dict[str, Json], littl
         ({"items": {}}, {"items": {"required": ["a"] * 99}}),
         ({"items": {}}, {"items": {"dependentRequired": {"a": ["b"] * 99}}}),
         ({"items": {}}, {"items": {"anyOf": [{"const": 1}] * 5}}),
+        (
+            {"items": {"anyOf": [{"type": "null"}] * 9}},
+            {"items": {"anyOf": [{"anyOf": [{"type": "null"}] * 9}] * 9}},
+        ),
         ({"items": {}}, {"items": {"dependentSchemas": {"a": {"anyOf": [{}] * 9}}}}),
         ({"items": {"anyOf": [{}] * 9}}, {"items": {"unevaluatedItems": False, "anyOf": [{}] * 9}}),
         (
@@ -97,6 +102,95 @@ def test_a_schema_costs_what_it_asks_of_each_value(schema: dict[str, Json], dear
     value = [{"a": 1}] * 100
     assert 2 * cost(schema, value) < cost(dearer, value)
     assert costs(dearer).free < costs(schema).free
+
+
+class Counting(Schema):
+    """Counts how often it is asked what looks at the same value."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self, root: dict[str, Json]) -> None:
+        super().__init__(root)
+        self.asked = 0
+
+    def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
+        self.asked += 1
+        return super().in_place(route)
+
+
+def _multiplied(leaf: dict[str, Json]) -> dict[str, Json]:
+    """``leaf`` looks at each of the arguments 1600 times."""
+    definitions = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 40} for n in range(2)}
+    argument: dict[str, Json] = {"$ref": "#/$defs/a0"}
+    return {"properties": {"a": argument, "b": argument}, "$defs": definitions | {"a2": leaf}}
+
+
+def test_ways_that_multiply_are_counted_without_a_step_for_each() -> None:
+    schema = Counting(_multiplied({"properties": {f"q{n}": True for n in range(1500)}}))
+    counted, before = Costs(schema, len), schema.asked
+    counted.require({"a": {f"q{n}": 1 for n in range(10)}, "b": {}})
+    assert schema.asked - before < 10 * len(schema.positions)
+    with pytest.raises(TooCostly):
+        Costs(Schema(_multiplied({"const": 1.5})), len).require({"a": 1e-300})
+
+
+def test_unevaluated_in_many_places_is_counted_in_few_steps() -> None:
+    many = {"allOf": [{"minLength": n} for n in range(MAX_SUBSCHEMAS // 4)]}
+    asking: dict[str, Json] = {"unevaluatedProperties": True, "$ref": "#/$defs/many"}
+    schema = Counting({"properties": {f"p{n}": asking for n in range(500)}, "$defs": {"many": many}})
+    Costs(schema, len)
+    assert schema.asked < 10 * len(schema.positions)
+
+
+def _choices(length: int) -> dict[str, Json]:
+    """A value's states are the sets of places that ``length`` steps through ``a`` and ``b`` lead to: up to 2**length."""
+    definitions: dict[str, Json] = {
+        f"s{n}": {"properties": {key: {"$ref": f"#/$defs/s{n + 1}"} for key in "ab"}}
+        for n in range(1, length)
+    }
+    first: Json = {"$ref": "#/$defs/s0"}
+    definitions["s0"] = {"properties": {"a": {"allOf": [first, {"$ref": "#/$defs/s1"}]}, "b": first}}
+    definitions[f"s{length}"] = {"type": "object"}
+    return {"properties": {"r": first}, "$defs": definitions}
+
+
+def _tree(depth: int) -> Json:
+    return {name: _tree(depth - 1) for name in "ab"} if depth else {}
+
+
+def test_a_value_that_needs_too_many_states_is_refused_each_time_and_few_are_kept() -> None:
+    counted = costs(_choices(20))
+    for start in ("ab", "ba", "aa", "bb"):
+        small: Json = {"r": {start[0]: {start[1]: _tree(4)}}}
+        large: Json = {"r": {start[0]: {start[1]: _tree(13)}}}
+        assert not counted.is_quick(small)
+        for _ in range(2):
+            counted.require(small)
+            assert counted.is_quick(small)
+            with pytest.raises(TooCostly):
+                counted.require(large, 10 * LIMIT_NS)
+            assert counted.kept <= 2 * MAX_PARTS
+
+
+def test_the_states_of_names_are_among_those_that_are_passed() -> None:
+    many: dict[str, Json] = {"allOf": [{"minLength": n} for n in range(1000)]}
+    arguments: dict[str, Json] = {f"p{n}": {"propertyNames": {"$ref": "#/$defs/many"}} for n in range(30)}
+    counted = costs({"properties": arguments, "$defs": {"many": many}})
+    counted.require({"p0": {"a": 1}})
+    with pytest.raises(TooCostly):
+        counted.require({name: {"a": 1} for name in arguments})
+    assert counted.kept <= 2 * MAX_PARTS
+
+
+def test_a_quick_check_makes_no_state() -> None:
+    compiled, _ = Arguments.compile({"properties": {name: {"items": {"multipleOf": 0.01}} for name in "ab"}})
+    compiled.check({})
+    numbers = [1.25] * 300
+    for arguments in ({"a": numbers}, {"b": numbers}):
+        with pytest.raises(Unchecked):
+            compiled.check(arguments, quick=True)
+        assert compiled.check(arguments) == arguments
+        assert compiled.check(arguments, quick=True) == arguments
 
 
 def test_what_no_subschema_looks_at_costs_nothing() -> None:
