@@ -182,7 +182,7 @@ class _Search:
 
     def visit(self, route: Route, value: Json, path: Route) -> None:
         """Tell what departs at ``route`` or below it, if anything does and there is room."""
-        if len(self.found) >= self._most:
+        if self._is_full():
             return
         if self._clock() > self._until:
             self.is_late = True
@@ -213,9 +213,13 @@ class _Search:
         if self._told == told:
             self._tell(path, _AS_A_WHOLE.format(excerpt(value)))
 
+    def _is_full(self) -> bool:
+        """Whether no more is said: what goes on to compare names would do so for nothing."""
+        return len(self.found) >= self._most
+
     def _tell(self, path: Route, text: str) -> None:
         self._told += 1
-        if len(self.found) < self._most:
+        if not self._is_full():
             self.found[Departure(path, text)] = None
 
     def reference(self, below: Route, operand: Json, value: Json, path: Route) -> None:
@@ -305,12 +309,14 @@ class _Search:
         siblings = self._schema.positions[below[:-1]]
         known = siblings.get("properties", {})
         patterns = siblings.get("patternProperties", ())
-        rest = [
+        rest = (
             name
             for name in islice(value, _MOST_NAMES)
             if name not in known and not any(self._judge.keeps("pattern", each, name) for each in patterns)
-        ]
+        )
         for name in rest:
+            if self._is_full():
+                return
             if operand is False:
                 self._tell((*path, name), unknown(name, known))
             else:
@@ -322,6 +328,8 @@ class _Search:
         if operand is False and keywords.isdisjoint({"patternProperties", "additionalProperties"}):
             known = self._schema.names(below[:-1])
             for name in islice(value, _MOST_NAMES):
+                if self._is_full():
+                    return
                 if name not in known:
                     self._tell((*path, name), unknown(name, known))
 

@@ -1,5 +1,8 @@
+from collections.abc import Iterator
+
 import pytest
 
+from bridge.diagnostics import Route
 from bridge.spec import Json
 from bridge.tool.arguments import _Library
 from bridge.tool.departures import excerpt, find, place, pointer
@@ -175,3 +178,34 @@ def test_a_search_that_takes_too_long_says_what_it_found_so_far() -> None:
     ):
         search = find(tree, _Library(tree), value, clock=iter(ticks).__next__)
         assert [f"{place(each.path)}: {each.text}" for each in search] == found
+
+
+class Names(dict[str, Json]):
+    """An object that counts which of its names are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for name in list(self.keys()):
+            self.looked_at += 1
+            yield name
+
+
+class Never:
+    """Nothing is valid."""
+
+    def fits(self, route: Route, value: Json) -> bool:
+        del route, value
+        return False
+
+    def keeps(self, keyword: str, operand: Json, value: Json) -> bool:
+        del operand, value
+        return keyword == "type"
+
+
+@pytest.mark.parametrize("keyword", ["additionalProperties", "unevaluatedProperties"])
+def test_no_more_names_are_compared_than_are_told(keyword: str) -> None:
+    value = Names({f"n{number}": 0 for number in range(900)})
+    tree = Schema({"properties": {"name": {}}, keyword: False})
+    assert len(find(tree, Never(), value)) == 5
+    assert value.looked_at <= 10
