@@ -109,11 +109,16 @@ def _is_exact(content: bytes, value: Json) -> bool:
         return False
     if written[around : len(written) - around] == content:
         return True
-    if b"0" * 19 in content.translate(_DIGITS_TO_ZERO) and _LONG_INTEGER.search(content):
+    if has_long_digits(content) and _LONG_INTEGER.search(content):
         return False
     if b"\\" in content and any(colon in content for colon in _ESCAPED_COLONS):
         return False
     return written.count(b":") == content.count(b":")
+
+
+def has_long_digits(content: bytes) -> bool:
+    """Whether 19 digits stand in a row: an integer past 64 bits has that many at least."""
+    return b"0" * 19 in content.translate(_DIGITS_TO_ZERO)
 
 
 def _may_be_deep(content: bytes) -> bool:

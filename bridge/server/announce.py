@@ -46,6 +46,8 @@ CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
 SESSION_HEADER: Final = "mcp-session-id"
 OPENING: Final = "restbridge.opening"
 """What the scope of a request has that opens a session, until that is there: it counts already."""
+ARGUMENTS: Final = "restbridge.arguments"
+"""What the scope of a tools/call has whose arguments are parsed, and not shown to the SDK."""
 _PATIENCE: Final = 1.0
 """Seconds in which a session must take a notification."""
 

@@ -24,7 +24,7 @@ from bridge.server.announce import Session, caller_in
 from bridge.server.facts import ALIKE
 from bridge.server.gate import Again, Gate, call_key
 from bridge.server.handlers import ToolServer
-from bridge.server.large_bodies import LARGE_BODY
+from bridge.server.large_bodies import is_large
 from bridge.server.logs import fit
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
@@ -73,7 +73,6 @@ class Express:
         self._gate = gate
         self._server = server
         self._path = path
-        self._longest = min(gate.max_body, LARGE_BODY)
         self._admits = lru_cache(maxsize=256)(self._is_admitted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +110,7 @@ class Express:
 
     def _asked(self, head: _Head, first: Message, caller: Caller) -> _Asked | None:
         body: bytes = first.get("body", b"")
-        if first.get("more_body") or len(body) > self._longest:
+        if first.get("more_body") or len(body) > self._gate.max_body or is_large(body):
             return None
         request = plain.request(body)
         if request is None:

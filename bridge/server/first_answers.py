@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from bridge.codec import NotJson, decode, encode
 from bridge.registry import Snapshot
 from bridge.server.facts import ALIKE, CAPABILITIES, INSTRUCTIONS, SERVER_INFO, TTL, page
+from bridge.server.request_id import is_id
 from bridge.spec import Json
 
 MODERN: Final = "2026-07-28"
@@ -137,8 +138,8 @@ class _Talk:
                 {"params": {}},
             ):
                 return self._initialized(line)
-            case {"jsonrpc": "2.0", "id": str() | int() as id, "method": str(method), **rest} if (
-                type(id) is not bool and b"\\u" not in line and rest.keys() <= {"params"}
+            case {"jsonrpc": "2.0", "id": id, "method": str(method), **rest} if (
+                is_id(id) and b"\\u" not in line and rest.keys() <= {"params"}
             ):
                 result = self._result(method, rest.get("params", {}), line, str(id))
                 if result is not None:

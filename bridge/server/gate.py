@@ -25,12 +25,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.caller import Caller
-from bridge.codec import quote
+from bridge.codec import encode, quote
 from bridge.errors import InvalidCall, TooMany
 from bridge.server import plain
-from bridge.server.announce import OPENING, SESSION_HEADER, Announcer, caller_in
+from bridge.server.announce import ARGUMENTS, OPENING, SESSION_HEADER, Announcer, caller_in
 from bridge.server.frames import Refused, is_call, parse
-from bridge.server.large_bodies import LARGE_BODY, LargeBodies
+from bridge.server.large_bodies import LargeBodies, is_large
 from bridge.server.lines import MAX_BYTES
 from bridge.server.refusals import Refusals
 
@@ -64,7 +64,8 @@ StepUpCheck: TypeAlias = Callable[[JSONRPCRequest, Scope], ErrorReply | None]
 class Gate:
     """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
 
-    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` and ``step_up`` answer calls that are not made. Without ``sessions`` there is nothing
+    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` and ``step_up`` answer calls that are not made.
+    ``alone_reads_arguments`` says whether the SDK can do without those of a call. Without ``sessions`` there is nothing
     to get or to delete.
     """
 
@@ -77,6 +78,7 @@ class Gate:
         *,
         any_address: bool,
         refuse_call: RefuseCall,
+        alone_reads_arguments: Callable[[str, Caller], bool],
         step_up: StepUpCheck | None = None,
         sessions: bool = True,
         max_body: int = MAX_BYTES,
@@ -93,6 +95,7 @@ class Gate:
         self._any_address = any_address
         self._sessions = sessions
         self._refuse_call = refuse_call
+        self._alone_reads_arguments = alone_reads_arguments
         self._step_up = step_up
         self._large_bodies = LargeBodies()
 
@@ -174,6 +177,8 @@ class Gate:
             self.refusals.tell(scope, challenge.status_code, challenge.text)
             await challenge(scope, receive, send)
             return
+        if is_call(message) and is_large(first["body"]):
+            first = self._without_arguments(message, first, scope)
         again = Again(first, receive)
         try:
             is_stream = isinstance(message, JSONRPCRequest) and message.method == "subscriptions/listen"
@@ -184,6 +189,26 @@ class Gate:
             await self._too_many(error, scope, id)(scope, receive, send)
         finally:
             again.end()
+            scope.pop(ARGUMENTS, None)
+
+    def _without_arguments(self, message: JSONRPCRequest, first: Message, scope: Scope) -> Message:
+        """A large tools/call as the SDK has to see it: it would parse the arguments again, in the event loop."""
+        params = message.params or {}
+        name, arguments = params.get("name"), params.get("arguments")
+        if not (
+            isinstance(name, str)
+            and isinstance(arguments, dict)
+            and self._alone_reads_arguments(name, caller_in(scope))
+        ):
+            return first
+        scope[ARGUMENTS] = arguments
+        frame = {
+            "jsonrpc": "2.0",
+            "id": message.id,
+            "method": message.method,
+            "params": {**params, "arguments": {}},
+        }
+        return {**first, "body": encode(frame)}
 
     def over_rate(self, scope: Scope) -> TooMany | None:
         """Count a request, once; what is wrong if its caller sends too many."""
@@ -202,7 +227,7 @@ class Gate:
         Raises ``Refused`` where there is none, and ``TooMany`` where that is known before anything large is parsed.
         """
         over_rate = self.over_rate(scope)
-        if len(body) <= LARGE_BODY:
+        if not is_large(body):
             return parse(body), over_rate
         if over_rate:
             raise over_rate

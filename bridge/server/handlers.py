@@ -36,7 +36,7 @@ from bridge.errors import BridgeError, TooMany
 from bridge.events import CallFinished, Ear, Event
 from bridge.invoke import invoke
 from bridge.registry import Registry, Snapshot, VisibleTools
-from bridge.server.announce import CALLING, Announcer, Context, caller_in, caller_of
+from bridge.server.announce import ARGUMENTS, CALLING, Announcer, Context, caller_in, caller_of
 from bridge.server.facts import INSTRUCTIONS, NAME, TTL, page
 from bridge.server.limits import Limits
 from bridge.server.listings import Listings
@@ -134,9 +134,15 @@ class ToolServer(Server[TaskGroup]):
             outcome = "not-permitted" if hidden else "unknown-tool"
             self.refuse(params.name, outcome, Inbound(caller, fit(ctx.request_id)), hidden)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean(params.name[:_NAME_LENGTH])}")
-        headers = ctx.request.headers.raw if ctx.request else ()
+        headers, scope = (ctx.request.headers.raw, ctx.request.scope) if ctx.request else ((), {})
+        arguments = scope.pop(ARGUMENTS, params.arguments or {})
         inbound = Inbound(caller, fit(ctx.request_id), headers)
-        return await self.call(tool, params.arguments or {}, inbound)
+        return await self.call(tool, arguments, inbound)
+
+    def alone_reads_arguments(self, name: str, caller: Caller) -> bool:
+        """Whether the SDK may do without the arguments of a call: it compares those that are mirrored into headers."""
+        tool = self.seen(caller).find(name)
+        return tool is None or tool.is_plain
 
     def seen(self, caller: Caller) -> Snapshot | VisibleTools:
         """The tools that are there for somebody now."""

@@ -92,6 +92,7 @@ async def serve_http(
         LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
         refuse_call=server.refuse_call,
+        alone_reads_arguments=server.alone_reads_arguments,
         step_up=StepUp(server, access, resource).challenge if access and resource else None,
         sessions=server.alone,
         max_body=limits.body,

@@ -1,29 +1,42 @@
 """Large bodies are parsed in a worker thread, one at a time. Callers whose bodies wait take turns.
 
 To parse 4 MiB of JSON can take half a second, in which nothing else would be answered. What waits is bounded in bytes.
+A body of some KiB is large, too, where it holds many values: a long text is parsed a hundred times faster.
 """
 
 from collections import Counter
 from typing import Final
 
 from anyio import to_thread
-from mcp_types import INVALID_REQUEST, JSONRPCMessage, JSONRPCRequest
+from mcp_types import JSONRPCMessage
 
 from bridge.caller import Caller
-from bridge.codec import encode
+from bridge.codec import encode, has_long_digits
 from bridge.errors import InvalidCall, NotSent, TooMany
-from bridge.server.frames import Refused, is_call, parse
+from bridge.server.frames import is_call, parse
 from bridge.spec import Limits
 from bridge.tool.arguments import MAX_BYTES
 from bridge.upstream.limits import Slots, Turn
 
 LARGE_BODY: Final = 128 * 1024
-"""Bytes of a body past which it is large: smaller ones are parsed within a few milliseconds."""
+"""Bytes of a body past which it is large, whatever it holds."""
+_SMALL_BODY: Final = 8 * 1024
+"""Bytes of a body up to which it is not, whatever it holds."""
+_MAX_MARKS: Final = 4096
+"""Brackets, braces, commas and escapes that a body between these two may have. A text of 128 KiB has some 2000."""
+_MARKS: Final = (b"[", b"{", b",", b"\\")
 MAX_WAITING_BYTES: Final = 64 * 1024**2
 MAX_WAITING_BYTES_PER_CALLER: Final = 16 * 1024**2
 """Bytes of large bodies that wait to be parsed; the second holds where callers have names."""
 _RETRY_AFTER_SECONDS: Final = 5
 _PATIENCE_SECONDS: Final = 30.0
+
+
+def is_large(body: bytes) -> bool:
+    """Whether to parse a body can take more than one or two milliseconds."""
+    if len(body) <= _SMALL_BODY:
+        return False
+    return len(body) > LARGE_BODY or sum(map(body.count, _MARKS)) > _MAX_MARKS or has_long_digits(body)
 
 
 class LargeBodies:
@@ -37,7 +50,7 @@ class LargeBodies:
     async def parse(self, body: bytes, caller: Caller) -> tuple[JSONRPCMessage, InvalidCall | None]:
         """The message in a body, and what is wrong with its arguments, if they are too large.
 
-        Raises ``Refused`` where there is no message, or none that may be large, and ``TooMany`` where too many bytes wait.
+        Raises ``Refused`` where there is no message, and ``TooMany`` where too many bytes wait.
         """
         who, size = caller.identity, len(body)
         if caller.name is not None and self._bytes[who] + size > MAX_WAITING_BYTES_PER_CALLER:
@@ -58,10 +71,7 @@ class LargeBodies:
 
 def _parsed(body: bytes) -> tuple[JSONRPCMessage, InvalidCall | None]:
     message = parse(body)
-    if not is_call(message):
-        id = message.id if isinstance(message, JSONRPCRequest) else None
-        raise Refused(INVALID_REQUEST, f"Only tools/call may have more than {LARGE_BODY} bytes", id)
-    if len(encode((message.params or {}).get("arguments"))) <= MAX_BYTES:
+    if not is_call(message) or len(encode((message.params or {}).get("arguments"))) <= MAX_BYTES:
         return message, None
     text = f"The arguments are larger than {MAX_BYTES} bytes; nothing was sent. Send less at a time."
     return message, InvalidCall("arguments-too-large", text)

@@ -14,6 +14,7 @@ from bridge.caller import ANYBODY, Caller
 from bridge.codec import NotJson, decode, encode
 from bridge.server.frames import is_too_rich
 from bridge.server.handlers import ToolServer
+from bridge.server.request_id import is_id
 from bridge.spec import Json
 from bridge.tool.compiler import Tool
 
@@ -33,7 +34,7 @@ class Request(NamedTuple):
 
 
 def request(body: bytes) -> Request | None:
-    """One whole request, with no word that does not belong there, and no lone surrogate."""
+    """One whole request, with no word that does not belong there, a short id, and no lone surrogate."""
     if not body.startswith(b"{") or b"\\ud" in body or b"\\uD" in body or is_too_rich(body):
         return None
     try:
@@ -43,7 +44,7 @@ def request(body: bytes) -> Request | None:
     if type(frame) is not dict or frame.keys() not in _KEYS or frame["jsonrpc"] != "2.0":
         return None
     id, method, params = frame["id"], frame["method"], frame.get("params", {})
-    if type(id) not in (int, str) or type(method) is not str or type(params) is not dict:
+    if not is_id(id) or type(method) is not str or type(params) is not dict:
         return None
     return Request(id, method, params)
 

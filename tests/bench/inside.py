@@ -164,6 +164,7 @@ async def _measure(rounds: int, calls: int, bridge: Bridge, _stop: anyio.Event) 
         LOCAL_NAMES,
         any_address=False,
         refuse_call=server.refuse_call,
+        alone_reads_arguments=server.alone_reads_arguments,
     )
     sdk = Starlette(routes=[Route(PATH, gate)])
     took: dict[str, list[float]] = defaultdict(list)

@@ -258,6 +258,7 @@ async def status_of(what: Wild, session: str, served: Served, *, stopping: bool 
         LOCAL_NAMES,
         any_address=False,
         refuse_call=server.refuse_call,
+        alone_reads_arguments=server.alone_reads_arguments,
     )
     if stopping:
         gate.stopping.set()

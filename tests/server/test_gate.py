@@ -25,7 +25,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def gate(
-    *names: str, app: ASGIApp = echo, any_address: bool = False, sessions: bool = True, emit: Ear = ignore
+    *names: str,
+    app: ASGIApp = echo,
+    any_address: bool = False,
+    sessions: bool = True,
+    emit: Ear = ignore,
+    alone_reads_arguments: bool = True,
 ) -> Gate:
     known = LOCAL_NAMES | set(names)
     return Gate(
@@ -35,6 +40,7 @@ def gate(
         known,
         any_address=any_address,
         refuse_call=lambda *_: b"",
+        alone_reads_arguments=lambda _name, _caller: alone_reads_arguments,
         sessions=sessions,
     )
 
@@ -166,6 +172,22 @@ async def test_a_body_is_declared_as_json(media_type: str, status: int) -> None:
 async def test_what_is_no_message_is_answered_without_the_sdk(body: bytes, code: int) -> None:
     reply = await send(gate(), body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "alone", "whole"),
+    [
+        ("x", {"a": [0] * 5000}, True, False),
+        ("x", {"a": [0] * 5000}, False, True),
+        ("x", [0] * 5000, True, True),
+    ],
+)
+async def test_the_sdk_sees_large_arguments_only_where_it_needs_them(
+    name: str, arguments: object, *, alone: bool, whole: bool
+) -> None:
+    body = json.dumps(request("tools/call", 1, name=name, arguments=arguments)).encode()
+    reply = await send(gate(alone_reads_arguments=alone), body)
+    assert (reply.json()["size"] == len(body)) is whole
 
 
 async def test_a_body_past_the_limit_is_refused() -> None:

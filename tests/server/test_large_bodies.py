@@ -3,16 +3,19 @@ import json
 import anyio
 import httpx
 import pytest
+from mcp.server.context import CallNext, HandlerResult
 
 from bridge.caller import ANYBODY, Caller
 from bridge.errors import TooMany
 from bridge.events import CallFinished
+from bridge.server.announce import Context
 from bridge.server.frames import Refused
 from bridge.server.large_bodies import (
     LARGE_BODY,
     MAX_WAITING_BYTES,
     MAX_WAITING_BYTES_PER_CALLER,
     LargeBodies,
+    is_large,
 )
 from bridge.upstream.limits import Turn
 from tests.server.support import Json, Served, Session, call, request
@@ -59,7 +62,7 @@ async def test_nothing_but_a_call_may_be_large(served: Served, web: httpx.AsyncC
             reply = await session.post(message)
             error = reply.json()
             assert (reply.status_code, error["id"]) == (400, message.get("id"))
-            assert error["error"]["message"] == "Only tools/call may have more than 131072 bytes"
+            assert error["error"]["message"] == "Only tools/call may have more than 65536 bytes"
         reply = await session.post(b"[1," + b" " * LARGE_BODY)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, -32700)
 
@@ -82,6 +85,46 @@ async def test_large_arguments_that_are_too_deep_are_refused_by_their_check(
         await session.open()
         reply = await session.post(deep % (b"[" * 190, b"]" * 190, b"x" * LARGE_BODY))
     assert "nested more than 64 deep" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("body", "large"),
+    [
+        (b"[]," * 2700, False),  # short
+        (b"x, " * 4000 + b"x" * 110_000, False),  # a long text
+        (b"x" * (LARGE_BODY + 1), True),
+        (b"[]," * 2800, True),
+        (rb"\ud800" * 5000, True),
+        (b"9" * 4200 + b"x" * 5000, True),
+    ],
+)
+def test_a_body_is_large_for_what_it_holds(body: bytes, *, large: bool) -> None:
+    assert is_large(body) is large
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_the_sdk_does_not_parse_rich_arguments_again(
+    served: Served, web: httpx.AsyncClient, *, express: bool
+) -> None:
+    seen: list[object] = []
+
+    async def watch(ctx: Context, call_next: CallNext) -> HandlerResult:
+        seen.append((ctx.params or {}).get("arguments"))
+        return await call_next(ctx)
+
+    served.server.middleware.append(watch)
+    message = call("strict")
+    message["params"]["arguments"] = {"n": [0] * 5000}
+    async with served.http(express=express) as url:
+        session = Session(web, url)
+        await session.open()
+        seen.clear()
+        for asks in (session.ask, session.ask_modern):
+            answer = await asks(message)
+            assert "- n: [0," in answer["result"]["content"][0]["text"]
+            answer = await asks(message | {"params": message["params"] | {"name": "unknown"}})
+            assert answer["error"]["message"] == "Unknown tool: unknown"
+    assert seen == [{}] * 4
 
 
 async def test_what_waits_to_be_parsed_is_bounded() -> None:
