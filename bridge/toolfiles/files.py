@@ -3,11 +3,12 @@
 import errno
 import os
 import stat
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -17,6 +18,8 @@ from bridge.toolfiles.document import MAX_BYTES
 
 MAX_FOLDERS: Final = 16
 """Folders within each other."""
+MAX_WATCHED: Final = 256
+"""Folders that are watched for events: to set a watch takes some 40 µs, in which nothing else runs."""
 
 _OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -360,6 +363,29 @@ def _read(descriptor: int) -> tuple[Look, Content] | None:
     if len(data) != before.size:
         return before, Finding("not-a-file", "found no file of a disk; copy it here")
     return before, data
+
+
+def watchable(folders: AbstractSet[Folder]) -> AbstractSet[Folder]:
+    """The folders to watch, at most ``MAX_WATCHED``: directories take turns, and in each the folders at its top do.
+
+    So one team's many folders leave the others theirs.
+    """
+    if len(folders) <= MAX_WATCHED:
+        return folders
+    ordered = sorted(folders, key=lambda folder: (folder.relative.count("/"), folder))
+    of_tops = _in_turns(ordered, lambda folder: (folder.rank, folder.relative.partition("/")[0]))
+    return frozenset(_in_turns(of_tops, lambda folder: folder.rank)[:MAX_WATCHED])
+
+
+def _in_turns(folders: Iterable[Folder], group: Callable[[Folder], object]) -> list[Folder]:
+    """The first of each group, then the second of each, and so on."""
+    turns: Counter[object] = Counter()
+    numbered = []
+    for folder in folders:
+        key = group(folder)
+        numbered.append((turns[key], folder))
+        turns[key] += 1
+    return [folder for _, folder in sorted(numbered, key=itemgetter(0))]
 
 
 def spoken_of(

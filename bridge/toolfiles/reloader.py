@@ -5,8 +5,10 @@ another machine, files behind links, a directory that was removed and made again
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, Literal
 
@@ -30,6 +32,8 @@ _LAG: Final = 0.5
 """Seconds by which another process may be later to serve what both were told of."""
 _REST: Final = 60.0
 """Seconds between two attempts to watch, at most; but never less than a poll."""
+_REARM: Final = 1.0
+"""Seconds from one set of watches to the next, at least: to set them takes the event loop's time."""
 _LONGEST: Final = 4 * GONE
 """How long a reload that was asked for waits for files that move, in seconds."""
 
@@ -64,7 +68,10 @@ class Reloader:
         self._everything = False
         self._asked = False
         self._woken = anyio.Event()
-        self._armed: set[Folder] = set()
+        self._armed: AbstractSet[Folder] = frozenset()
+        self._armed_at = -math.inf
+        self._rearm_due: float | None = None
+        self._crowded = False
         self._rearm = anyio.Event()
         self._found_by_poll = False
         self._unheard: list[float] = []
@@ -95,7 +102,7 @@ class Reloader:
                 tasks.start_soon(self._watch)
             next_poll = anyio.current_time() + self._poll
             while True:
-                times = [next_poll, self._settling.due, self._announceable]
+                times = [next_poll, self._settling.due, self._announceable, self._rearm_due]
                 wait = min(time for time in times if time is not None) - anyio.current_time()
                 with anyio.move_on_after(max(wait, 0)):
                     await self._woken.wait()
@@ -134,8 +141,11 @@ class Reloader:
         now = anyio.current_time()
         look = partial(self._shelf.look, now, paths, everything=everything, bytes_too=bytes_too)
         await to_thread.run_sync(look)
-        if self._settling.folders != self._armed:
+        if self._rearm_due is None and self._settling.watchable != self._armed:
+            self._rearm_due = self._armed_at + _REARM
+        if self._rearm_due is not None and self._rearm_due <= anyio.current_time():
             self._rearm.set()
+            self._rearm_due = None
 
     async def _swap(self, loaded: Loaded, started: float) -> SnapshotReplaced:
         """Serve what was loaded from now on, and tell of it."""
@@ -179,7 +189,9 @@ class Reloader:
         """
         rest = self._poll
         while True:
-            self._rearm, self._armed = anyio.Event(), self._settling.folders
+            self._rearm, self._armed = anyio.Event(), self._settling.watchable
+            self._armed_at, self._rearm_due = anyio.current_time(), None
+            self._tell_of_crowds()
             try:
                 await self._listen()
             except FileNotFoundError:  # a directory went in this very moment: a poll sees it come back
@@ -195,6 +207,15 @@ class Reloader:
                     )
                     _log.warning(message, type(problem).__name__, self._poll)
                 await anyio.sleep(rest)
+
+    def _tell_of_crowds(self) -> None:
+        found, watched = len(self._settling.folders), len(self._armed)
+        was_crowded, self._crowded = self._crowded, found > watched
+        if self._crowded and not was_crowded:
+            message = "%d of %d folders are watched; changes in the others are found every %g s"
+            _log.warning(message, watched, found, self._poll)
+        elif was_crowded and not self._crowded:
+            _log.info("all folders are watched again")
 
     async def _listen(self) -> None:
         folders = self._shelf.directories.paths(self._armed)

@@ -11,6 +11,7 @@ no descriptor is left     it stays what it was, and is read at the next poll
 """
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from bridge.toolfiles.files import (
     look,
     read,
     survey,
+    watchable,
 )
 
 QUIET: Final = 0.05
@@ -49,7 +51,7 @@ class Settling:
 
     ``moved`` are the places whose contents became others; who has taken note of them clears it.
     ``last_good`` answers the bytes of a file when it was last right. ``folders`` and ``blind`` are those
-    of the last look at all.
+    of the last look at all; ``watchable`` are the folders to watch for events.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Settling:
         self.contents: dict[Place, Content] = {}
         self.moved: set[Place] = set()
         self.folders: set[Folder] = set()
+        self.watchable: AbstractSet[Folder] = frozenset()
         self.blind: dict[Place, Finding] = {}
         self._directories = directories
         self._last_good = last_good
@@ -90,6 +93,7 @@ class Settling:
             self.folders = self.folders | found.folders
         else:
             self.folders = found.folders
+        self.watchable = watchable(self.folders)
         for place in {**found.looks, **self._known, **self._changes}:
             seen = found.looks.get(place)
             if seen or found.sees(place):

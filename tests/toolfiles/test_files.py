@@ -11,7 +11,9 @@ from bridge.toolfiles import files
 from bridge.toolfiles.document import MAX_BYTES
 from bridge.toolfiles.files import (
     MAX_FOLDERS,
+    MAX_WATCHED,
     Directories,
+    Folder,
     Look,
     OutsideBytes,
     Place,
@@ -20,6 +22,7 @@ from bridge.toolfiles.files import (
     read,
     spoken_of,
     survey,
+    watchable,
 )
 
 
@@ -278,6 +281,25 @@ def test_a_folder_that_may_not_be_listed_hides_its_files_alone(open_folder: Path
     assert [seen.relative for seen in found.looks] == ["b.yaml"]
     assert not found.sees(Place(0, "closed/a.yaml", str(open_folder)))
     assert found.sees(Place(0, "closed.yaml", str(open_folder)))
+
+
+def folders(rank: int, *relatives: str) -> set[Folder]:
+    return {Folder(rank, relative, 1, number) for number, relative in enumerate(relatives)}
+
+
+def test_few_folders_are_all_watched() -> None:
+    few = folders(0, *(f"{number}/" for number in range(MAX_WATCHED)))
+    assert watchable(few) == few
+
+
+def test_many_folders_of_one_team_take_no_watch_from_the_others() -> None:
+    many = folders(0, "", "a/", *(f"a/{number}/" for number in range(5000)))
+    others = folders(0, "b/", "b/x/", "b/x/y/", "z/") | folders(1, "", "c/")
+    chosen = watchable(many | others)
+    assert len(chosen) == MAX_WATCHED
+    assert chosen >= others
+    tops = folders(0, *(f"{number}/" for number in range(5000)))
+    assert watchable(tops | folders(1, "", "c/", "c/x/")) >= folders(1, "", "c/", "c/x/")
 
 
 def test_a_path_is_shown_on_one_line() -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from bridge.events import Event
-from bridge.toolfiles.files import Directories, Folder, look
+from bridge.toolfiles.files import MAX_WATCHED, Directories, Folder, look
 from tests.toolfiles.descriptors import descriptors_left
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
 from tests.toolfiles.service import Service, serving
@@ -165,6 +165,57 @@ async def test_watching_comes_back_after_descriptors_ran_out(
     assert len(told) == 2
     assert "looking every 0.1 s until that works again" in told[0]
     assert told[1] == "watching for changes again"
+
+
+async def test_of_many_folders_some_are_watched(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bridge")
+    for number in range(MAX_WATCHED + 1):
+        (root / "many" / str(number)).mkdir(parents=True)
+    (root / "other").mkdir()
+
+    def logged() -> list[str]:
+        return [record.message for record in caplog.records if "watched" in record.message]
+
+    async with serving(root, poll=60) as service:
+        (root / "other" / "b.yaml").write_text(tool("new"))
+        await service.says("new", "b")
+        crowded = f"{MAX_WATCHED} of {MAX_WATCHED + 4} folders are watched; changes in the others are found every 60 s"
+        assert logged() == [crowded]
+        shutil.move(root / "many", root.parent)
+        with anyio.fail_after(30):
+            while len(logged()) == 1:
+                await anyio.wait_all_tasks_blocked()
+        assert logged() == [crowded, "all folders are watched again"]
+
+
+async def test_a_directory_that_is_missing_at_first_is_watched_once_it_is_there(root: Path) -> None:
+    hidden = shutil.move(root, root.with_name("elsewhere"))
+    async with serving(root, poll=60) as service:
+        await anyio.wait_all_tasks_blocked()
+        shutil.move(hidden, root)
+        service.reloader.ask()
+        await service.says("old")
+        (root / "a.yaml").write_text(tool("new"))
+        await service.says("new")
+
+
+async def test_watches_are_set_at_most_once_a_second(root: Path) -> None:
+    armed = []
+
+    class Counted(Directories):
+        def paths(self, folders: Iterable[Folder]) -> list[Path]:
+            armed.append(anyio.current_time())
+            return super().paths(folders)
+
+    async with serving(root, directories=Counted((str(root),))) as service:
+        for number in range(6):
+            (root.parent / "new").mkdir()
+            (root.parent / "new" / f"b{number}.yaml").write_text(tool("new"))
+            (root.parent / "new").rename(root / str(number))
+            await service.says("new", f"b{number}")
+        (root / "5" / "late.yaml").write_text(tool("late"))
+        await service.says("late", "late")
+    assert all(after - before >= 1 for before, after in pairwise(armed))
 
 
 async def test_every_tenth_poll_looks_at_the_bytes(root: Path) -> None:
