@@ -172,6 +172,12 @@ def invalid(code: str, message: str, *route: str | int, offset: int | None = Non
     return InvalidSpec(Finding(code, message, route, offset=offset))
 
 
+_FEW: Final = 20
+"""Findings for which a near word is searched; of one file no more are reported."""
+_LONGEST: Final = 200
+"""Characters of a word that are compared with others."""
+
+
 class Findings:
     """Collects what a row of checks finds, so that one run reports everything."""
 
@@ -214,6 +220,11 @@ class Findings:
             return None
 
     @property
+    def are_few(self) -> bool:
+        """Whether the next finding is worth the search for a near word."""
+        return len(self._all) < _FEW
+
+    @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(f for f in self._all if f.severity == "error")
 
@@ -248,8 +259,8 @@ class _Collecting:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like it, in whatever case, if one is."""
-    by_lower = {each.lower(): each for each in known}
-    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    by_lower = {each.lower(): each for each in known if len(each) <= _LONGEST}
+    near = get_close_matches(word[:_LONGEST].lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[near[0]] if near else None
 
 

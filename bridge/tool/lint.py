@@ -58,9 +58,8 @@ def check_arguments(schema: Schema, findings: Findings) -> None:
         _check_name(name, routes[0], findings)
     for index, name in enumerate(_required(schema.root)):
         if isinstance(name, str) and name not in names:
-            message = (
-                f"{name} is required, and no property{did_you_mean(name, names) or '; add it to properties'}"
-            )
+            near = did_you_mean(name, names) if findings.are_few else ""
+            message = f"{name} is required, and no property{near or '; add it to properties'}"
             findings.error("unknown-argument", message, "required", index)
     _check_mirrored_headers(schema, findings)
     for route, position in schema.positions.items():
@@ -107,14 +106,18 @@ def _check_references(schema: Schema, route: Route, position: dict[str, Json], f
             continue
         if not reference.startswith("#"):
             advice = next(
-                (f"write {each}" for each in _definitions(schema) if each.endswith(f"/{reference}")),
+                (
+                    f"write {each}"
+                    for each in _definitions(schema, findings)
+                    if each.endswith(f"/{reference}")
+                ),
                 "copy it under $defs and write #/$defs/…",
             )
             message = f"a reference to another document is never fetched; {advice}"
             findings.error("external-ref", message, *route, keyword)
         elif schema.follow(reference) is None:
             hint = (
-                did_you_mean(reference, _definitions(schema))
+                did_you_mean(reference, _definitions(schema, findings))
                 or "; write it under $defs and refer to #/$defs/…"
             )
             findings.error("unresolved-ref", f"{reference} leads to no schema{hint}", *route, keyword)
@@ -123,7 +126,7 @@ def _check_references(schema: Schema, route: Route, position: dict[str, Json], f
 def _check_keywords(route: Route, position: dict[str, Json], findings: Findings) -> None:
     for keyword, value in position.items():
         if keyword not in KEYWORDS and not keyword.startswith("x-") and keyword != "$recursiveRef":
-            hint = _HINTS.get(keyword) or did_you_mean(keyword, KEYWORDS)
+            hint = _HINTS.get(keyword) or (did_you_mean(keyword, KEYWORDS) if findings.are_few else "")
             if isinstance(value, dict) and isinstance(value.get("type"), str):
                 hint = "; put an argument under properties, or let it begin with x-"
             hint = hint or "; take it out, or let it begin with x-"
@@ -139,8 +142,10 @@ def _check_keywords(route: Route, position: dict[str, Json], findings: Findings)
         )
 
 
-def _definitions(schema: Schema) -> list[str]:
-    """A reference to each, as it is written."""
+def _definitions(schema: Schema, findings: Findings) -> list[str]:
+    """A reference to each, as it is written; none once there are many findings."""
+    if not findings.are_few:
+        return []
     places = [(name, schema.root.get(name)) for name in ("$defs", "definitions")]
     return [f"#/{name}/{key}" for name, value in places if isinstance(value, dict) for key in value]
 

@@ -120,7 +120,7 @@ class Keys:
         if homes.get(key, route) != route:
             return key, homes[key]
         word = _SYNONYMS.get(key)
-        if word not in homes and word not in shapes:
+        if word not in homes and word not in shapes and self._findings.are_few:
             word = nearest(key, shapes) or nearest(key, homes.keys() - {key})
         return word, route if word is None or word in shapes else homes[word]
 

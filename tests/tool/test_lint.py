@@ -112,3 +112,17 @@ def test_a_nearly_right_reference_or_keyword_is_named() -> None:
     first, second = (finding.message for finding in findings)
     assert first.endswith("did you mean #/$defs/Order?")
     assert second.endswith("did you mean minLength?")
+
+
+def test_near_words_are_searched_for_some_of_many_mistakes() -> None:
+    names = [f"name{number}" for number in range(30)]
+    wrong: list[dict[str, Json]] = [
+        {"properties": {"name": {}}, "required": names, "additionalProperties": False},
+        {"$defs": {"name": {}}, "allOf": [{"$ref": f"#/$defs/{name}"} for name in names]},
+        {"allOf": [{f"minimum{number}": 1} for number in range(30)]},
+    ]
+    for schema in wrong:
+        findings = Findings()
+        lint.check(Schema(schema), findings)
+        lint.check_arguments(Schema(schema), findings)
+        assert sum("; did you mean " in finding.message for finding in findings) in {19, 20}

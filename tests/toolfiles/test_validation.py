@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from bridge.diagnostics import Finding, Findings, InvalidSpec
+from bridge.diagnostics import Finding, Findings, InvalidSpec, nearest
 from bridge.spec import Json, Method, ToolSpec, UpstreamSpec, Words
 from bridge.toolfiles.validation import PRIVATE, validate, validate_tool, validate_upstream
 
@@ -23,6 +23,17 @@ def found(value: dict[str, Json], *, name: str = "get_thing") -> list[Finding]:
         return list(validate_tool(name, value)[1])
     except InvalidSpec as problem:
         return list(problem.findings)
+
+
+def test_near_words_are_searched_for_some_of_many_unknown_keys() -> None:
+    many = [finding.message for finding in found(TOOL | {f"descriptio{n}": "" for n in range(30)})]
+    assert sum("did you mean description?" in message for message in many) == 20
+    assert sum("take it out, or let it begin with x-" in message for message in many) == 10
+
+
+def test_no_near_word_is_searched_among_long_ones() -> None:
+    assert nearest("descriptionn", ["description" * 100, "description"]) == "description"
+    assert nearest("description" * 100, ["description" * 100]) is None
 
 
 def test_a_right_file_becomes_a_spec() -> None:
