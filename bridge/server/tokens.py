@@ -4,8 +4,10 @@ RFC 7519 and RFC 9068 for tokens, RFC 7517 for keys. No key that an issuer and a
 """
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -39,6 +41,8 @@ _KEYCLOAK_TYPES: Final = frozenset({"id", "refresh", "offline", "logout"})
 """What Keycloak's tokens of other kinds have as a claim typ; all of them have JWT in the header."""
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """What kind of key signs by an algorithm, as that begins (RFC 7518 3.1)."""
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+"""Three parts in base64url without padding (RFC 7515 2, 7.1): else one token could be shown as several texts."""
 _JWT: Final = jwt.PyJWT(options={"enforce_minimum_key_length": True})
 _TEXTS: Final[Mapping[type[jwt.PyJWTError], str]] = {
     jwt.ExpiredSignatureError: "This token has expired",
@@ -213,10 +217,10 @@ def unverified(text: str) -> tuple[Mapping[str, Any], str | None]:
     """The header of a token and its issuer, as it says; raises ``InvalidToken`` for what is no token."""
     if len(text) > _LONGEST:
         raise InvalidToken("This token is too long")
-    try:
-        header, claims = (decode(base64url_decode(part)) for part in text.split(".")[:2])
-    except ValueError:
-        header = claims = None
+    header = claims = None
+    if _COMPACT.fullmatch(text):
+        with suppress(ValueError):
+            header, claims = (decode(base64url_decode(part)) for part in text.split(".")[:2])
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise InvalidToken("This token cannot be read")
     _check_header(header)

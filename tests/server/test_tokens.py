@@ -220,6 +220,7 @@ WRONG = [
     (token(more="x" * 9000), "This token is too long"),
     (deep(), "This token cannot be read"),
     ("a.b.c", "This token cannot be read"),
+    *((token() + padding, "This token cannot be read") for padding in ("=", "==", "~")),
     ("a.b", "This key is not known here, or counts no more"),
 ]  # fmt: skip
 
