@@ -48,9 +48,6 @@ _MAX_BARE_FRAMING: Final = 64 * 1024
 _FREE_FRAMING: Final = 16 * 1024
 """Bytes of chunk sizes that are always accepted. Past them, each needs ``_CONTENT_PER_FRAMING`` bytes of content."""
 _CONTENT_PER_FRAMING: Final = 8
-_MAX_ARRIVING: Final = 48 * 1024**2
-"""Bytes of requests that may be there in part, of all clients. Past it those that have sent more than ``_SMALL`` are refused."""
-_SMALL: Final = 16 * 1024
 _STOPPING_LINGER_SECONDS: Final = 0.5
 _FIRST_PROBE_SECONDS: Final = 0.05
 _MAX_PROBE_SECONDS: Final = 15.0
@@ -61,7 +58,6 @@ _TOO_MANY_FIELDS: Final = Rejection(431, f"The request has more than {_MAX_FIELD
 _TOO_MANY_BLANKS: Final = Rejection(400, "Too many empty lines before a request.")
 _TRAILERS_TOO_LARGE: Final = Rejection(431, "The trailers or chunk extensions are larger than 64 KiB.")
 _CHUNKS_TOO_SMALL: Final = Rejection(400, "The chunks of the body are too small. Send larger ones.")
-_TOO_MANY_BYTES: Final = Rejection(503, "Too many bytes of requests are on their way; try again later.")
 _TOO_MANY_PIPELINED: Final = Rejection(400, "Too many requests wait for an answer on this connection.")
 _TOO_SLOW: Final = Rejection(408, "The request takes too long.")
 
@@ -161,7 +157,7 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "What was answered is not read.", self._reader.name)
             self.transport.abort()
         elif now >= self._until and not self.transport.is_closing() and not self._is_held():
-            self._refuse(_TOO_SLOW)
+            self.refuse(_TOO_SLOW)
 
     # --- what is read ---
 
@@ -226,18 +222,18 @@ class Connection(HttpToolsProtocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as problem:
-            self._refuse(self._rejection or Rejection(400, f"This is no HTTP request: {problem}"))
+            self.refuse(self._rejection or Rejection(400, f"This is no HTTP request: {problem}"))
             return
         if self._in_head:
             self._head += data
             if len(self._head) > _MAX_HEAD:
-                self._refuse(_HEAD_TOO_LARGE)
+                self.refuse(_HEAD_TOO_LARGE)
             elif len(self.headers) > _MAX_FIELDS:
-                self._refuse(_TOO_MANY_FIELDS)
+                self.refuse(_TOO_MANY_FIELDS)
         elif self._head:
             self._head.clear()
         if self._blank > _MAX_BLANK:
-            self._refuse(_TOO_MANY_BLANKS)
+            self.refuse(_TOO_MANY_BLANKS)
         if was_in_body and self._in_body:
             self._check_framing(len(data))
 
@@ -249,9 +245,9 @@ class Connection(HttpToolsProtocol):
         else:
             self._bare_framing += size
         if self._bare_framing > _MAX_BARE_FRAMING:
-            self._refuse(_TRAILERS_TOO_LARGE)
+            self.refuse(_TRAILERS_TOO_LARGE)
         elif self._framing > _FREE_FRAMING + self._content // _CONTENT_PER_FRAMING:
-            self._refuse(_CHUNKS_TOO_SMALL)
+            self.refuse(_CHUNKS_TOO_SMALL)
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """RFC 9110 7.8: an upgrade that is not spoken is ignored, so the body belongs to this request.
@@ -271,19 +267,18 @@ class Connection(HttpToolsProtocol):
         self._feed(rest)
 
     def _hold(self) -> None:
-        """Count what is there in part."""
+        """Count what is there in part; that may refuse this connection, or another."""
         held = len(self._unparsed) + len(self._head) + self._content
         if held == self._arriving:
             return
-        self._limits.arriving += held - self._arriving
         self._arriving = held
-        if self._limits.arriving > _MAX_ARRIVING and held > _SMALL:
-            self._refuse(_TOO_MANY_BYTES)
+        scope = cast("Scope | None", self.scope)
+        self._limits.arriving.hold(self, caller_in(scope) if scope else ANYBODY, held)
 
     def _forget_unparsed(self) -> None:
         self._unparsed = b""
         self._head.clear()
-        self._limits.arriving -= self._arriving
+        self._limits.arriving.forget(self)
         self._arriving = self._content = 0
 
     def _go_on(self) -> None:
@@ -368,7 +363,7 @@ class Connection(HttpToolsProtocol):
         scope = cast("Scope | None", self.scope)
         self._refusals.tell(scope or {"client": self.client}, status, text, reader)
 
-    def _refuse(self, rejection: Rejection) -> None:
+    def refuse(self, rejection: Rejection) -> None:
         """Refuse the request that is there in part, and all that follows; those before it are answered."""
         self._tell(*rejection)
         self._is_refused = True

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from bridge.caller import Caller
 from bridge.errors import TooMany
+from bridge.server.arriving import Arriving
 from bridge.settingsfile import Bounds, InAll
 from bridge.settingsfile import Limits as LimitWords
 
@@ -49,8 +50,7 @@ class Limits:
 
     def __init__(self, words: LimitWords | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self.words = words or LimitWords()
-        self.arriving = 0
-        """Bytes of bodies of requests that are there in part."""
+        self.arriving = Arriving(self.words.body)
         self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
         written = self._per_caller.written
         self._of_nameless = None if written == Bounds() else written

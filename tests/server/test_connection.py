@@ -221,21 +221,26 @@ async def test_no_answer_comes_in_the_middle_of_another() -> None:
     assert answer.startswith(b"3\r\ngun\r\n0\r\n\r\nHTTP/1.1 408 ")
 
 
-async def test_bodies_on_their_way_are_bounded_and_small_ones_come_through() -> None:
+async def test_a_caller_who_sends_too_much_at_a_time_is_refused_and_no_other() -> None:
     limits = Limits()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
-    large = head + b"100001\r\n\r\n" + bytes(100_000)
+    large = head + b"4000001\r\n\r\n" + bytes(4_000_000)
     async with serving(Patience(), limits) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(large)
+        held = []
         with anyio.fail_after(30):
-            while limits.arriving < 100_000:
-                await anyio.lowlevel.checkpoint()
-        limits.arriving += 64 * 1024**2
-        assert (await told(port, large)).startswith(b"HTTP/1.1 503 ")
-        assert (await told(port, head + b"9\r\n\r\nsmall ", b"one")).startswith(b"HTTP/1.1 200 ")
-        limits.arriving -= 64 * 1024**2
-        writer.write(b"x")
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
-        writer.close()
-        assert limits.arriving == 0
+            for number in range(1, 4):
+                held.append(await asyncio.open_connection("127.0.0.1", port))
+                held[-1][1].write(large)
+                while limits.arriving.total < number * 4_000_000:
+                    await anyio.lowlevel.checkpoint()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head + b"900001\r\n\r\n" + bytes(900_000))
+            refused = await held[0][0].read()
+            assert refused.startswith(b"HTTP/1.1 429 ")
+            for sender in (writer, held[1][1], held[2][1]):
+                sender.write(b"x")
+            for waiting in (reader, held[1][0], held[2][0]):
+                assert (await waiting.read()).startswith(b"HTTP/1.1 200 ")
+        for sender in (writer, *(each for _, each in held)):
+            sender.close()
+        assert limits.arriving.total == 0

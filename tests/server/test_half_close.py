@@ -206,4 +206,4 @@ async def test_what_is_incomplete_when_the_client_closes_its_side_is_dropped() -
                 client.half_close(request(b"slow") + last)
                 assert Replies(await client.rest()).statuses == [200]
         assert app.paths == ["/early", "/slow", "/slow"]
-    assert limits.arriving == 0
+    assert limits.arriving.total == 0
