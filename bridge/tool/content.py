@@ -115,9 +115,11 @@ def stripped(reply: Reply) -> Reply:
 def redacted(
     reply: Reply, redactor: Redactor, *, steps: int = MAX_STEPS, keeps_base64: bool = False
 ) -> Reply:
-    """The reply without secrets, in its headers and its content; the very reply where it holds none.
+    """The reply without secrets, in its headers and their names, and in its content; the very reply where it holds none.
 
-    JSON stays JSON, and what is no text keeps its length. ``keeps_base64`` is for content blocks: see ``Redactor.json``.
+    JSON stays JSON, and what is no text keeps its length. A charset may be wrong, so both the text that it makes of
+    the content and the bytes themselves are redacted. The media type is looked at as it is shown, in lower case.
+    ``keeps_base64`` is for content blocks: see ``Redactor.json``.
     Raises ``Unfinished`` where it may take long, unless there are ``MAX_STEPS``.
     """
     if not redactor:
@@ -126,16 +128,16 @@ def redacted(
         raise Unfinished
     encoding = _declared_encoding(reply) or codec.marked_encoding(reply.content)
     text = reply.content.decode(encoding, "replace").encode() if encoding else reply.content
-    head = "\n".join(reply.headers.values()).encode(errors="replace")
+    head = "\n".join([*reply.headers, *reply.headers.values(), reply.media_type]).encode(errors="replace")
     if not redactor.finds(b"%s\n%s" % (head, text)):
-        # What is declared may not be so.
         return reply._replace(content=redactor.binary(reply.content)) if encoding else reply
     if steps < MAX_STEPS and len(text) > _LONG:
         raise Unfinished
-    headers = {name: redactor.text(value) for name, value in reply.headers.items()}
-    return reply._replace(
-        headers=headers, content=_redacted_content(reply, encoding, redactor, keeps_base64=keeps_base64)
-    )
+    headers = {redactor.text(name): redactor.text(value) for name, value in reply.headers.items()}
+    if redactor.finds(reply.media_type.encode(errors="replace")):
+        headers["content-type"] = redactor.text(reply.media_type)
+    content = _redacted_content(reply, encoding, redactor, keeps_base64=keeps_base64)
+    return reply._replace(headers=headers, content=redactor.binary(content) if encoding else content)
 
 
 def _redacted_content(reply: Reply, encoding: str | None, redactor: Redactor, *, keeps_base64: bool) -> bytes:
@@ -145,7 +147,7 @@ def _redacted_content(reply: Reply, encoding: str | None, redactor: Redactor, *,
     try:
         codec.decode(text)
     except codec.NotJson:
-        if kind_of(reply) not in ("json", "text"):
+        if not encoding and kind_of(reply) not in ("json", "text"):
             return redactor.binary(reply.content)
         text = redactor.text_bytes(text)
     else:

@@ -239,6 +239,45 @@ def test_a_reply_without_secrets_is_the_very_reply() -> None:
     assert redacted(said, Redactor(["s3cret-key"])) is said
 
 
+UTF_16 = "application/octet-stream; charset=utf-16le"
+
+
+def in_both(secret: str) -> bytes:
+    """JSON in UTF-16 that holds a secret, and the bytes of the same secret in UTF-8."""
+    begin, end = (part.encode("utf-16le") for part in (f'{{"a":"{secret}","b":"', '"}'))
+    return begin + secret.encode() + end
+
+
+@pytest.mark.parametrize("content", ["auto", "text", "json", "resource"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        Reply(200, {"content-type": "application/S3CRET-KEY"}, b"\0"),
+        Reply(200, {"content-type": "audio/S3CRET-KEY"}, b"\0"),
+        Reply(200, {"content-type": UTF_16}, "a s3cret-key".encode("utf-16le")),
+        Reply(200, {"content-type": "image/png; charset=utf-16le"}, "a s3cret-key".encode("utf-16le")),
+        Reply(200, {"content-type": UTF_16}, ("a" * 191 + "s3cret-key").encode("utf-16le")),
+        Reply(200, {"content-type": UTF_16}, in_both("s3cret-key")),
+        Reply(200, {"content-type": "text/plain; charset=utf-16le"}, in_both("s3cret-key")),
+        Reply(200, {"content-type": "application/json"}, "\ufeff".encode("utf-16le") + in_both("s3cret-key")),
+    ],
+)
+def test_no_reading_of_a_reply_holds_a_secret(said: Reply, content: str) -> None:
+    safe = redacted(said, Redactor(["s3cret-key"]))
+    for charset in ("utf-8", "utf-16le"):
+        assert "s3cret-k" not in safe.content.decode(charset, "replace")
+    try:
+        given = str(of_reply(safe, response(content=content), tool="try"))
+    except UnusableReply as problem:
+        given = str(problem)
+    assert "s3cret-k" not in given
+
+
+def test_a_secret_in_the_name_of_a_header_is_redacted() -> None:
+    said = Reply(200, {"x-s3cret-key": "1", "x-other": "2"}, b"")
+    assert redacted(said, Redactor(["s3cret-key"])).headers == {"x-[redacted]": "1", "x-other": "2"}
+
+
 @pytest.mark.parametrize(
     "content",
     [b"12", b"-1.5", b"0", b"1e5", b" 12", b"\xef\xbb\xbf12", "12".encode("utf-16"), b"\xfe\xff\x001\x002"],
