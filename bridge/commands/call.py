@@ -47,7 +47,7 @@ def run(
             return _raw(tool, values, caller, emit)
         result = anyio.run(partial(_with_client, partial(_call, tool, values, caller, emit)))
     if format_ == "json":
-        print(json.dumps(_as_sent(result), ensure_ascii=False, indent=2))
+        print(visible(json.dumps(_as_sent(result), ensure_ascii=False, indent=2)))
     else:
         for block in result.content:
             print(_readable(block))
@@ -90,7 +90,7 @@ def _raw(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear) -> int:
     try:
         reply = anyio.run(partial(_with_client, partial(_fetch, tool, values, caller, emit)))
     except BridgeError as error:
-        print(error)
+        print(visible(tool.upstream.redactor().text(str(error))))
         return 1
     reply = redacted(reply, tool.upstream.redactor(*reply.secrets))
     headers = [f"{name}: {value}" for name, value in reply.headers.items()]

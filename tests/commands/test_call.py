@@ -1,7 +1,9 @@
 import json
 import os
 import pwd
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -36,6 +38,34 @@ def test_json_is_the_whole_result(line: Line) -> None:
     assert (code, result["isError"]) == (0, False)
     assert result["structuredContent"]["name"] == "Copper Kettle"
     assert json.loads(result["content"][0]["text"]) == result["structuredContent"]
+
+
+class _Spoofing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = '{"id": "a\x9b31m\u202eb\u200bc\u2028d"}'.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as in the base class
+        """Nothing is logged."""
+
+
+def test_json_for_a_terminal_is_the_same_json_of_visible_characters(line: Line, tools: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Spoofing) as api:
+        Thread(target=api.handle_request, daemon=True).start()
+        (tools / "spoof.upstream.yaml").write_text(
+            f"baseUrl: http://127.0.0.1:{api.server_port}\nauth: {{type: none}}\n"
+        )
+        (tools / "spoof.yaml").write_text(
+            "description: d\nupstream: spoof\nrequest: {method: GET, url: /x}\noutputSchema: {type: object}\n"
+        )
+        code, out, err = line("call", "spoof", "--format", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["structuredContent"] == {"id": "a\x9b31m\u202eb\u200bc\u2028d"}
+    assert out.replace("\n", "").isascii()
 
 
 def test_an_error_carries_its_code(line: Line) -> None:
