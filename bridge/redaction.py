@@ -19,6 +19,7 @@ from functools import cached_property, lru_cache, reduce
 from html import unescape
 from itertools import pairwise
 from operator import itemgetter
+from string import ascii_letters, digits
 from typing import Final, NamedTuple, Self, TypeAlias
 
 _SHORTEST: Final = 8
@@ -36,12 +37,11 @@ _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _CODE: Final = re.compile(
     rb"%[0-9A-Fa-f]{2}"
     rb"|\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[/\"\\])"
-    rb"|&(?:\#[0-9]{1,7}|\#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+    rb"|&(?:\#[0-9]{1,30}|\#[xX][0-9A-Fa-f]{1,29}|[A-Za-z][A-Za-z0-9]{1,31});"
 )
 _CODE_BEGINS: Final = (b"%", b"\\", b"&")
-_CODE_CHARACTERS: Final = frozenset(b"%&#;")
-"""What an encoding of an encoding is made of, apart from letters, digits and the backslash."""
-_BACKSLASH: Final = frozenset(b"\\")
+_CODE_CHARACTERS: Final = frozenset(b"%\\&#;" + ascii_letters.encode() + digits.encode())
+"""What encodings are made of, so that an encoding of one of these may matter: ``%5Cu0073`` is an s."""
 _EVERY_BYTE: Final = frozenset(range(256))
 _BEYOND_ESCAPES: Final = frozenset(range(0xF0, 0xF5))
 """First bytes of characters that JSON escapes as a surrogate pair (RFC 8259, 7)."""
@@ -252,9 +252,9 @@ class Redactor:
             found.update(self._code_candidates(content[start : start + _CHUNK + _LONGEST_CODE]))
         if not found:
             return {}
+        if not ({ord('"'), ord("\\")} & self._alphabet or b"\\\\u" in content or b"\\\\/" in content):
+            found.discard(b"\\\\")  # as in the paths of Windows, where no escape comes of it
         alphabet = self._alphabet | _CODE_CHARACTERS
-        if ord('"') in alphabet or b"\\\\u" in content or b"\\\\/" in content:
-            alphabet |= _BACKSLASH
         if any(is_number and needle in content for needle, is_number in self._needles):
             alphabet = _EVERY_BYTE  # in %2012345678 a blank stands before the number, no digit
         codes = {code: _decoded(code) for code in found if _CODE.fullmatch(code)}
@@ -288,10 +288,11 @@ class Redactor:
             self.look()
             return codes.get(match[0], match[0])
 
-        if len(codes) > _FEW_CODES or b"\\\\" in content:
+        last = [code for code, text in codes.items() if not _CODE_CHARACTERS.isdisjoint(text)]
+        if len(codes) > _FEW_CODES or len(last) > 1 or b"\\\\" in content:
             return _CODE.sub(undone, content)
-        # What gives a character that another encoding could begin with comes last, so that none is undone twice.
-        for code in sorted(codes, key=lambda code: not _CODE_CHARACTERS.isdisjoint(codes[code])):
+        # What gives a character that another encoding could hold comes last, so that none is undone twice.
+        for code in sorted(codes, key=last.__contains__):
             content = content.replace(code, codes[code])
         return content
 

@@ -26,6 +26,16 @@ def in_ascii(secret: str) -> str:
     return json.dumps(secret)[1:-1]
 
 
+def escaped(text: str) -> str:
+    """Every character as JSON may escape it."""
+    units = text.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "JSON in ASCII": in_ascii,
@@ -43,6 +53,16 @@ FORMS: dict[str, Callable[[str], str]] = {
     "HTML in hexadecimal": lambda secret: "".join(f"&#x{ord(each):X};" for each in secret),
     "HTML by names": lambda secret: html.escape(secret).replace("/", "&sol;").replace("+", "&plus;"),
     "HTML in JSON of Go": lambda secret: in_ascii(html.escape(secret)).replace("&", "\\u0026"),
+    "HTML with zeros": lambda secret: "".join(f"&#{ord(each):012d};" for each in secret),
+    "HTML with zeros in hexadecimal": lambda secret: "".join(f"&#x{ord(each):020x};" for each in secret),
+    "percent of JSON": lambda secret: quote(escaped(secret)),
+    "percent of every byte of JSON": lambda secret: percent(escaped(secret)),
+    "percent of every byte of percent": lambda secret: percent(percent(secret)),
+    "percent of every byte of HTML": lambda secret: percent("".join(f"&#{ord(each)};" for each in secret)),
+    "JSON of HTML": lambda secret: escaped("".join(f"&#x{ord(each):x};" for each in secret)),
+    "JSON with an escaped backslash": lambda secret: escaped(secret).replace("\\", "\\u005c"),
+    "HTML of JSON": lambda secret: escaped(secret).replace("\\", "&#92;"),
+    "HTML of JSON by names": lambda secret: escaped(secret).replace("\\", "&bsol;"),
     "hexadecimal": lambda secret: secret.encode().hex(),
     "hexadecimal in upper case": lambda secret: secret.encode().hex().upper(),
 }
@@ -103,6 +123,19 @@ def test_base64_shows_no_more_of_a_secret_than_the_digits_that_it_shares(
 )
 def test_only_the_secret_of_a_text_is_replaced(text: str, redacted: str) -> None:
     assert Redactor(["short", "t0kén/s3cret"]).text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        percent(escaped(SECRET).replace("\\", "&bsol;")),
+        escaped(SECRET).replace("\\", "\\\\\\\\"),
+        escaped(SECRET).replace("\\", "%5C%5C"),
+        percent(percent(percent(SECRET))),
+    ],
+)
+def test_any_three_encodings_in_one_another_are_undone(written: str) -> None:
+    assert Redactor([SECRET]).text(written) == "[redacted]"
 
 
 def test_at_most_three_encodings_in_one_another_are_undone() -> None:
