@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections import Counter
+from itertools import islice
 from typing import Any, Final, NoReturn, TypeAlias
 
 import orjson
@@ -18,6 +19,14 @@ Json: TypeAlias = Any
 
 MAX_DEPTH: Final = 200
 """How many arrays and objects may stand one in another in what is decoded."""
+
+FREE_CONTAINERS: Final = 128 * 1024
+BYTES_OF_CONTAINER: Final = 16
+"""Arrays and objects past the first ``FREE_CONTAINERS`` stand for this many bytes each, on average.
+
+An object takes some 200 bytes of memory, and 2 bytes to write. What is decoded thus takes up to 20 times the memory of
+its text, most of it for short strings; without the bound it would be 50 times.
+"""
 
 _WRITTEN_DEPTH: Final = 254
 """orjson refuses to write what is nested deeper."""
@@ -33,11 +42,14 @@ _BOMS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),  # after UTF-32, whose mark begins with this one
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_OPENING: Final = re.compile(rb'(?:[^"\[{]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[\[{]', re.DOTALL)
 _CONTAINERS: Final = (dict, list, tuple)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ESCAPE: Final = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair: stays
-    r"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    r"(?:[^\\]++"
+    r"|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair: stays
+    r"|(?!u[dD][89a-fA-F][0-9a-fA-F]{2}).)){1,4096}+"  # many at once: each match is kept until all are found
+    r"|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})",
     re.DOTALL,
 )
 
@@ -46,19 +58,28 @@ class NotJson(ValueError):
     """Not JSON, or more than JSON can say; the text says where and what, and shows no content."""
 
 
+class TooManyContainers(NotJson):
+    """More arrays and objects than are decoded; the text says how many may be."""
+
+
 def decode(data: bytes | str) -> Json:
     """The one value that ``data`` says, exactly; raises ``NotJson``.
 
     Bytes are UTF-8 unless a byte order mark says otherwise; what is not Unicode becomes U+FFFD.
     Refused, as RFC 8259 leaves it open: NaN and infinities, numbers past a float's range, integers
-    past the interpreter's limit of digits, duplicate keys, nesting past ``MAX_DEPTH``.
+    past the interpreter's limit of digits, duplicate keys, nesting past ``MAX_DEPTH``. ``TooManyContainers`` comes
+    before all of these.
     """
     content = clean(data).encode() if isinstance(data, str) else data
+    _require_few_containers(content)
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _decode_strictly(_text(content))
-    return value if _is_exact(content, value) else _decode_strictly(_text(content))
+    if _is_exact(content, value):
+        return value
+    del value  # else it would stay in memory next to what follows
+    return _decode_strictly(_text(content))
 
 
 def encode(value: Json) -> bytes:
@@ -93,6 +114,17 @@ def clean(text: str) -> str:
 def quote(text: str, limit: int = 40) -> str:
     """At most ``limit`` characters of foreign text as a JSON string in ASCII, fit for a message."""
     return json.dumps(text[:limit]) + ("…" if len(text) > limit else "")
+
+
+def _require_few_containers(content: bytes) -> None:
+    """Raise ``TooManyContainers``; brackets and braces in strings are not containers."""
+    most = max(FREE_CONTAINERS, len(content) // BYTES_OF_CONTAINER)
+    if len(content) <= most or content.count(b"[") + content.count(b"{") <= most:
+        return
+    encoding = marked_encoding(content)
+    text = content.decode(encoding, "replace").encode() if encoding else content
+    if next(islice(_OPENING.finditer(text), most, None), None):
+        raise TooManyContainers(f"it holds more than {most} arrays and objects")
 
 
 def _is_exact(content: bytes, value: Json) -> bool:

@@ -37,7 +37,7 @@ CODES: Final[Mapping[str, str]] = {
     "protocol-error": "The API does not speak HTTP as it should.",
     "proxy-failed": "The proxy cannot be reached, or refused, or wants other credentials.",
     "reply-cut": "The connection ended before the reply did.",
-    "reply-too-large": "The reply is larger than `maxBytes`.",
+    "reply-too-large": "The reply is larger than `maxBytes`, or holds too many arrays and objects.",
     "result-drift": "The reply departs from `outputSchema`.",
     "result-too-large": "The result is larger than `response.maxBytes` and cannot be cut, or too large to be checked in time.",
     "timeout": "The call took longer than `timeout`.",

@@ -1,13 +1,26 @@
 import json
 import math
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.codec import MAX_DEPTH, Json, NotJson, clean, decode, encode, encode_soon, quote
+from bridge.codec import (
+    BYTES_OF_CONTAINER,
+    FREE_CONTAINERS,
+    MAX_DEPTH,
+    Json,
+    NotJson,
+    TooManyContainers,
+    clean,
+    decode,
+    encode,
+    encode_soon,
+    quote,
+)
 
 VALUES = st.recursive(
     st.none()
@@ -197,3 +210,53 @@ def test_foreign_text_is_quoted_in_ascii_and_bounded() -> None:
 )
 def test_what_takes_long_to_write_is_not_written_soon(value: Json, written: bytes | None) -> None:
     assert encode_soon(value) == written
+
+
+@pytest.mark.parametrize("inner", ["[]", "{}", '{"a":1}', "[[]]"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_more_arrays_and_objects_than_memory_is_for_are_not_decoded(inner: str, encoding: str) -> None:
+    text = f"[{','.join([inner] * FREE_CONTAINERS)}]"
+    with pytest.raises(TooManyContainers, match=f"^it holds more than {FREE_CONTAINERS} arrays and objects$"):
+        decode(text.encode(encoding))
+
+
+def test_a_longer_text_may_hold_more_arrays_and_objects() -> None:
+    most = 2 * FREE_CONTAINERS
+    inner = b"[]," * (most - 2) + b"[]"
+    size = most * BYTES_OF_CONTAINER
+    assert len(decode((b"[%s]" % inner).ljust(size))) == most - 1
+    with pytest.raises(TooManyContainers):
+        decode((b"[[],%s]" % inner).ljust(size))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 2 * FREE_CONTAINERS, '\\"{' * FREE_CONTAINERS, "ab{\u5b5b\n" * FREE_CONTAINERS]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_brackets_in_strings_are_no_arrays_and_objects(text: str, encoding: str) -> None:
+    assert decode(json.dumps([text, {}]).encode(encoding)) == [text, {}]
+
+
+_PAIRS = [b'{"\xc3\xa9%03d":"z%03d"}' % (each % 1000, each % 1000) for each in range(FREE_CONTAINERS - 2)]
+
+
+@pytest.mark.parametrize("more", [b"", b",12345678901234567890"])
+def test_a_value_takes_at_most_twenty_times_the_memory_of_its_text(more: bytes) -> None:
+    content = b"[%s%s]" % (b",".join(_PAIRS), more)
+    tracemalloc.start()
+    try:
+        value = decode(content)
+        assert tracemalloc.get_traced_memory()[0] < 20 * len(content)
+        assert value[0] == {"\xe9000": "z000"}
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [rb"%s\ud800" % (rb"\n" * 1_000_000), rb"\ud800" * 350_000])
+def test_escapes_of_lone_surrogates_take_little_memory(content: bytes) -> None:
+    tracemalloc.start()
+    try:
+        decode(b'"%s"' % content)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(content)
+    finally:
+        tracemalloc.stop()

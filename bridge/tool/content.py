@@ -60,6 +60,10 @@ def document(reply: Reply) -> Json:
     try:
         encoding = _declared_encoding(reply)
         value = codec.decode(reply.content.decode(encoding, "replace") if encoding else reply.content)
+    except codec.TooManyContainers as problem:
+        message = f"The reply of the API server is too large to be read: {problem}."
+        advice = "Ask for less, if this tool's arguments can; else tell the user."
+        raise UnusableReply("reply-too-large", message, advice=advice) from problem
     except codec.NotJson as problem:
         declared = reply.media_type or "no Content-Type"
         message = (

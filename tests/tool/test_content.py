@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from bridge.codec import FREE_CONTAINERS
 from bridge.errors import UnusableReply
 from bridge.exchange import Reply
 from bridge.redaction import NO_SECRETS, Redactor
@@ -76,6 +77,15 @@ def test_a_reply_that_is_no_json_names_its_type_and_shows_its_beginning() -> Non
     assert len(str(caught.value)) < 500
     with pytest.raises(UnusableReply, match="with no Content-Type, which"):
         document(reply("x"))
+
+
+def test_json_of_too_many_objects_is_a_reply_that_is_too_large() -> None:
+    error = refused(reply(f"[{','.join(['{}'] * FREE_CONTAINERS)}]", "application/json"))
+    assert error.code == "reply-too-large"
+    assert str(error) == (
+        f"The reply of the API server is too large to be read: it holds more than {FREE_CONTAINERS} arrays and objects."
+        " Ask for less, if this tool's arguments can; else tell the user."
+    )
 
 
 def test_a_projection_may_see_status_and_headers() -> None:
