@@ -3,13 +3,15 @@
 import asyncio
 import ssl
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import httpx
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from bridge.errors import UnusableReply
 from bridge.exchange import Reply
 from bridge.upstream import failures
 from bridge.upstream.decoding import Content
@@ -25,6 +27,10 @@ half a microsecond, and the event loop may read 2 MiB at once.
 _PARSED_AT_ONCE: Final = 16 * 1024
 """Bytes after which the bounds are checked: one read may return 256 KiB of the smallest chunks."""
 _MOST_FIELDS: Final = 256
+_THREADS: Final = 2
+"""Worker threads in which large replies are put together."""
+
+_workers: Final = RunVar[CapacityLimiter]("restbridge_large_replies")
 
 WAITING: Final = "waiting for an answer"
 READING: Final = "reading the answer"
@@ -40,14 +46,34 @@ class Progress:
         self.sent = False
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A reply whose last byte has come; ``complete`` as in ``Reply``."""
+
+    status: int
+    headers: dict[str, str]
+    content: Content
+    complete: bool
+
+    async def reply(self) -> Reply:
+        """The reply with its whole content; raises ``UnusableReply``."""
+        if self.content.is_large:
+            content = await to_thread.run_sync(
+                self.content.finish, abandon_on_cancel=True, limiter=_limiter()
+            )
+        else:
+            content = self.content.finish()
+        return Reply(self.status, self.headers, content, self.complete)
+
+
 class Incoming:
     """A reply as it comes, of which ``limit`` bytes may be content; the ``on_`` are what llhttp tells.
 
-    ``reply`` is set when it is whole, or fails as httpx does, with a code of ``failures``, or as ``Content``.
+    ``arrived`` is set when it is whole, or fails as httpx does, with a code of ``failures``, or as ``Content``.
     """
 
     def __init__(self, limit: int, progress: Progress, *, has_content: bool) -> None:
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.arrived: asyncio.Future[Arrived] = asyncio.get_running_loop().create_future()
         self.is_last = True
         """Whether the connection ends with it."""
         self._limit = limit
@@ -68,7 +94,7 @@ class Incoming:
     def feed(self, data: bytes) -> None:
         """Bytes from the connection. Those after a whole reply end the connection, and change nothing else."""
         for start in range(0, len(data), _PARSED_AT_ONCE):
-            if self.reply.done():
+            if self.arrived.done():
                 self.is_last = True
                 return
             self._parse(data[start : start + _PARSED_AT_ONCE])
@@ -92,7 +118,7 @@ class Incoming:
 
     def lost(self, error: BaseException | None) -> None:
         """The connection has ended, and with it a reply whose length was not told."""
-        if self.reply.done():
+        if self.arrived.done():
             return
         if error is None and self._content and self._ends_with_connection:
             self._finish(complete=False)
@@ -153,18 +179,22 @@ class Incoming:
 
     def _finish(self, *, complete: bool) -> None:
         assert self._content
-        try:
-            reply = Reply(self._status, self._headers, self._content.finish(), complete)
-        except UnusableReply as problem:
-            self._fail(problem)
-        else:
-            self.reply.set_result(reply)
+        self.arrived.set_result(Arrived(self._status, self._headers, self._content, complete))
 
     def _fail(self, error: BaseException) -> None:
         """Where it was raised is nobody's business, and would hold all that has been read."""
         self.is_last = True
         error.__traceback__ = None
-        self.reply.set_exception(error)
+        self.arrived.set_exception(error)
+
+
+def _limiter() -> CapacityLimiter:
+    try:
+        return _workers.get()
+    except LookupError:
+        limiter = CapacityLimiter(_THREADS)
+        _workers.set(limiter)
+        return limiter
 
 
 def _texts(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

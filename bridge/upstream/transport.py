@@ -114,7 +114,8 @@ class Transport:
         is_answered, was_sent = False, progress.sent
         progress.phase, progress.sent = WAITING, True
         try:
-            reply = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
+            arrived = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
+            reply = await arrived.reply()
             if reply.status == 407 and self._absolute:  # from the proxy, not from the API (RFC 9110 15.5.8)
                 raise httpx.ProxyError("proxy-failed credentials")
             is_answered = True

@@ -16,9 +16,8 @@ from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from bridge.exchange import Reply
 from bridge.upstream.addresses import Resolver
-from bridge.upstream.incoming import Incoming, Progress
+from bridge.upstream.incoming import Arrived, Incoming, Progress
 
 _NO_TIMEOUT: Final = ClientTimeout()
 _REST: Final = 55.0
@@ -82,11 +81,13 @@ class Line:
         """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
         return not self._pipe.is_closing() and not self._unseen.poll(0)
 
-    def ask(self, data: bytes, limit: int, progress: Progress, *, has_content: bool) -> asyncio.Future[Reply]:
+    def ask(
+        self, data: bytes, limit: int, progress: Progress, *, has_content: bool
+    ) -> asyncio.Future[Arrived]:
         """Write a request; its reply ``has_content`` unless it is one to HEAD, whatever its headers say."""
         self._incoming = Incoming(limit, progress, has_content=has_content)
         self._pipe.write(data)
-        return self._incoming.reply
+        return self._incoming.arrived
 
     def arrived(self, data: bytes) -> None:
         """Bytes that nobody asked for, if there is no exchange: they end the connection (RFC 9112 9.2)."""

@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -69,3 +70,27 @@ def test_the_limit_holds_for_the_wire_too() -> None:
     empty = gzip.compress(b"")
     with pytest.raises(UnusableReply, match="larger"):
         content("gzip", *[empty] * 100)
+
+
+def test_a_bomb_is_not_unpacked_before_it_has_come() -> None:
+    limit = 16_000_000
+    bomb = gzip.compress(bytes(limit))
+    gathered = Content(limit, "gzip", 200)
+    tracemalloc.start()
+    try:
+        gathered.feed(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert gathered.is_large
+    assert gathered.finish() == bytes(limit)
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(1000, False), (1_100_000, True)])
+def test_content_is_large_past_one_mebibyte(*, size: int, is_large: bool) -> None:
+    gathered = Content(2_000_000, "", 200)
+    for _ in range(2000):
+        gathered.feed(b"x" * (size // 2000))
+    gathered.feed(b"x" * (size % 2000))
+    assert gathered.is_large == is_large
+    assert gathered.finish() == b"x" * size

@@ -46,7 +46,7 @@ async def test_connections_that_rest_too_long_are_closed(caller: Caller, faulty:
 async def test_a_reply_that_nobody_waits_for_any_more_is_dropped(fed: bytes, error: Exception | None) -> None:
     incoming = Incoming(100, Progress(), has_content=True)
     incoming.feed(fed)
-    incoming.reply.cancel()
+    incoming.arrived.cancel()
     incoming.lost(error)
     assert incoming.is_last
-    assert incoming.reply.cancelled()
+    assert incoming.arrived.cancelled()
