@@ -24,7 +24,7 @@ CODES: Final[Mapping[str, str]] = {
     "connect-timeout": "No connection within `timeout.connect`.",
     "dns-failed": "The API's name leads to no address.",
     "http-STATUS": "The API answered with this status, which the tool does not take for a success.",
-    "incomplete-reply": "Nothing shows that a reply is whole: it is not JSON, or a number alone.",
+    "incomplete-reply": "Nothing shows that a reply is whole: it is not JSON, a number alone, or empty.",
     "invalid-arguments": "The arguments do not fit `inputSchema`.",
     "invalid-blocks": "The projection was to answer MCP content blocks, and did not.",
     "nested-argument": "An array or object stands where only text can.",

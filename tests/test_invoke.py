@@ -241,6 +241,15 @@ async def test_a_reply_that_is_cut_leaves_open_what_became_of_an_unsafe_request(
     assert words(result).endswith("It may have been carried out; check before repeating.")
 
 
+async def test_an_empty_reply_without_a_length_says_that_an_unsafe_request_was_carried_out(
+    bridge: Bridge,
+) -> None:
+    bridge.reply = b"HTTP/1.1 201 Created\r\n\r\n"
+    result = await bridge.call(request=POST)
+    assert result.meta == {"restbridge/error": "incomplete-reply", "restbridge/executed": True}
+    assert words(result).startswith("The request was carried out (201). Do not repeat it. Nothing shows")
+
+
 async def test_of_a_safe_request_that_was_not_answered_it_is_said_that_it_changed_nothing(
     bridge: Bridge,
 ) -> None:

@@ -53,9 +53,12 @@ class Result:
 def document(reply: Reply) -> Json:
     """The JSON that a reply says, None for an empty one; raises ``UnusableReply``.
 
-    JSON shows its own end, but for a number: what was received of ``12345`` could be ``12``.
+    JSON shows its own end, but for a number: what was received of ``12345`` could be ``12``. Of any of it that could be
+    nothing: a connection that is lost looks like one that ends (RFC 9112, 8).
     """
     if not reply.content.strip():
+        if not reply.complete:
+            raise _incomplete()
         return None
     try:
         encoding = _declared_encoding(reply)
@@ -196,7 +199,7 @@ def of_reply(
     Raises ``UnusableReply``. Only text is held to ``response.maxBytes``, and what is given as a
     resource: pictures and sound cost a model by what they show, and were bounded when they were read.
     """
-    if not reply.content:
+    if not reply.content and reply.complete:
         return Result([_block(f"The API answered {reply.status} and sent no content.")])
     kind = kind_of(reply) if response.content == "auto" else response.content
     if kind in ("json", "blocks"):

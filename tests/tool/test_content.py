@@ -243,6 +243,17 @@ def test_a_reply_without_a_length_is_taken_only_if_it_is_json() -> None:
         assert error.code == "incomplete-reply"
 
 
+@pytest.mark.parametrize("content_type", ["", "application/json", "text/plain", "image/png"])
+@pytest.mark.parametrize("words", [{}, {"content": "json"}, {"content": "text"}, {"content": "resource"}])
+def test_an_empty_reply_without_a_length_may_have_lost_all(content_type: str, words: dict[str, Json]) -> None:
+    assert refused(reply("", content_type, complete=False), **words).code == "incomplete-reply"
+    for content in ("", " "):
+        with pytest.raises(UnusableReply):
+            document(reply(content, content_type, complete=False))
+    with pytest.raises(UnusableReply):
+        whole(reply("", content_type, complete=False))
+
+
 def test_a_reply_without_secrets_is_the_very_reply() -> None:
     said = Reply(200, {"content-type": "application/json"}, b'{"a":"%41"}')
     assert redacted(said, NO_SECRETS) is said
@@ -301,7 +312,7 @@ def test_a_number_without_a_length_may_be_the_beginning_of_another(content: byte
     assert isinstance(document(reply(content, "application/json")), int | float)
 
 
-@pytest.mark.parametrize("content", ["12\n", "[12]", '"12"', "true", "null", '{"a": 1}', ""])
+@pytest.mark.parametrize("content", ["12\n", "[12]", '"12"', "true", "null", '{"a": 1}'])
 def test_other_json_shows_its_end(content: str) -> None:
     whole_one, ended = (
         document(reply(content, "application/json", complete=known)) for known in (True, False)
