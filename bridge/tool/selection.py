@@ -410,7 +410,8 @@ def _comparator(node: Node) -> Selection:
         if type(one) is str and type(other) is str:
             budget.charge(min(len(one), len(other)) >> 5)
         elif isinstance(one, list | dict) and isinstance(other, list | dict) and len(one) == len(other):
-            budget.charge((budget.written(one) + budget.written(other)) >> 3)
+            # 4 steps a pair of entries: one comparison of all of them runs, which nothing can interrupt.
+            budget.charge((budget.written(one) + budget.written(other)) >> 1)
         return compare(one, other)
 
     return Selection(select, left.steps + right.steps + 1, left.created + right.created, factor=0)
@@ -459,7 +460,7 @@ def _charge_function(name: str, arguments: list[Json], budget: Budget) -> None:
         case "join", [str(separator), list(parts)]:
             budget.charge(0, texts + len(separator) * len(parts))
         case "contains", [list(parts), list() | dict()]:
-            budget.charge(budget.written(parts) >> 3)
+            budget.charge(budget.written(parts))  # 4 steps an entry, as in a comparison
         case "to_string", [list() | dict() as whole]:
             budget.charge(0, 4 * budget.written(whole))  # escapes, and a copy as bytes
 

@@ -1,6 +1,7 @@
 """Compiled projections against jmespath's own interpreter, on generated expressions and documents."""
 
 import jmespath
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
@@ -9,7 +10,7 @@ from jmespath.parser import Parser
 from bridge import codec
 from bridge.spec import Json
 from bridge.tool.projection import MAX_STEPS, Projection
-from bridge.tool.selection import Budget, Selection
+from bridge.tool.selection import Budget, OverBudget, Selection
 
 NAMES = st.sampled_from("abc")
 NUMBERS = st.integers(-3, 3)
@@ -64,6 +65,15 @@ def selected(expression: str, document: Json) -> tuple[Selection, Json]:
         return selection, selection.select(document, Budget(MAX_STEPS))
     except (JMESPathError, TypeError) as problem:
         return selection, type(problem)
+
+
+@pytest.mark.parametrize("expression", ["[{a}] == [{b}]", "contains([[{a}]], [{b}])"])
+def test_a_comparison_that_nothing_can_interrupt_is_short(expression: str) -> None:
+    document: Json = {"a": [1] * 70_000, "b": [1.0] * 70_000}
+    once, often = (expression.format(a=",".join("a" * times), b=",".join("b" * times)) for times in (1, 12))
+    assert selected(once, document)[1] is True
+    with pytest.raises(OverBudget):
+        selected(often, document)
 
 
 @settings(max_examples=180)
