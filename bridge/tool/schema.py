@@ -4,7 +4,7 @@ Nothing here validates a value. A *route* leads from the root to a subschema; a 
 at the same value as its parent (``allOf``, ``$ref`` …) is *in place*.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final
 from urllib.parse import unquote
@@ -59,7 +59,7 @@ _TYPE_OF: Final[Mapping[type, str]] = {
 class Schema:
     """A schema that can be walked, whatever is wrong with it; raises ``InvalidSpec`` past the bounds."""
 
-    __slots__ = ("_anchors", "_in_place", "positions", "root")
+    __slots__ = ("_anchors", "_in_place", "_required", "_types", "positions", "root")
 
     def __init__(self, root: dict[str, Json]) -> None:
         self.root = root
@@ -67,6 +67,8 @@ class Schema:
         """Every subschema, an object or a boolean, by its route; the root first."""
         self._in_place: dict[Route, list[tuple[str, Route]]] = {}
         self._anchors: dict[str, Route] = {}
+        self._required: dict[Route, frozenset[str]] = {}
+        self._types: dict[Route, frozenset[str]] = {}
         waiting: list[tuple[Route, Json]] = [((), root)]
         for route, schema in waiting:
             self.positions[route] = schema
@@ -149,21 +151,27 @@ class Schema:
                 names.setdefault(name, []).append((*here, "properties", name))
         return names
 
-    def required(self, route: Route = (), seen: frozenset[Route] = frozenset()) -> frozenset[str]:
+    def required(self, route: Route = ()) -> frozenset[str]:
         """The properties that every valid value has, as far as references, allOf, anyOf and oneOf tell."""
+        return self._learned(route, self._required, self._learn_required)
+
+    def _learn_required(self, route: Route) -> frozenset[str]:
         schema = self.positions[route]
-        if route in seen or not isinstance(schema, dict):
+        if not isinstance(schema, dict):
             return frozenset()
         names = frozenset(schema.get("required", ()))
         for sure, group in self._groups(route):
-            inner = [self.required(there, seen | {route}) for there in group]
+            inner = [self._required.get(there, frozenset()) for there in group]
             names |= frozenset.union(*inner) if sure else frozenset.intersection(*inner)
         return names
 
-    def types(self, route: Route, seen: frozenset[Route] = frozenset()) -> frozenset[str]:
+    def types(self, route: Route) -> frozenset[str]:
         """The JSON types that a valid value may have; ``number`` comes with ``integer``."""
+        return self._learned(route, self._types, self._learn_types)
+
+    def _learn_types(self, route: Route) -> frozenset[str]:
         schema = self.positions[route]
-        if route in seen or not isinstance(schema, dict):
+        if not isinstance(schema, dict):
             return TYPES
         types, word = TYPES, schema.get("type")
         if isinstance(word, str) and route not in self._in_place and _VALUES.isdisjoint(schema):
@@ -173,9 +181,31 @@ class Schema:
         if not _VALUES.isdisjoint(schema):
             types &= {type_of(value) for value in schema.get("enum", [schema.get("const")])}
         for sure, group in self._groups(route):
-            inner = [self.types(there, seen | {route}) for there in group]
+            inner = [self._types.get(there, TYPES) for there in group]
             types &= frozenset.intersection(*inner) if sure else frozenset.union(*inner)
         return _shared(types)
+
+    def _learned(
+        self, route: Route, known: dict[Route, frozenset[str]], learn: Callable[[Route], frozenset[str]]
+    ) -> frozenset[str]:
+        """What is ``known`` of a route. It is learned once, after all that looks at the same value.
+
+        Where references close a cycle, nothing is known yet of where the last one leads.
+        """
+        if route in known:
+            return known[route]
+        found = {route}
+        waiting = [(route, iter(self.in_place(route)))]
+        while waiting:
+            here, rest = waiting[-1]
+            new = next((there for _, there in rest if there not in found and there not in known), None)
+            if new is None:
+                known[here] = learn(here)
+                waiting.pop()
+            else:
+                found.add(new)
+                waiting.append((new, iter(self.in_place(new))))
+        return known[route]
 
     def _groups(self, route: Route) -> Iterator[tuple[bool, list[Route]]]:
         """What holds in place besides: all of a group (True), or one of it."""

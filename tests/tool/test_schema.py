@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 
 from bridge.diagnostics import InvalidSpec, Route
@@ -143,3 +145,26 @@ def test_a_schema_that_is_too_deep_or_too_wide_is_refused() -> None:
         with pytest.raises(InvalidSpec) as caught:
             Schema(schema)
         assert [finding.code for finding in caught.value.findings] == ["schema-too-large"]
+
+
+def test_types_and_required_names_are_learned_once_where_ways_multiply() -> None:
+    looks = 0
+
+    class Counting(Schema):
+        __slots__ = ()
+
+        def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
+            nonlocal looks
+            looks += 1
+            return super().in_place(route)
+
+    definitions: dict[str, Json] = {
+        f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 40} for n in range(10)
+    }
+    definitions["a10"] = {"type": "string", "required": ["x"], "anyOf": [{"$ref": "#/$defs/a10"}, True]}
+    argument: dict[str, Json] = {"$ref": "#/$defs/a0"}
+    schema = Counting({"properties": {f"p{n}": argument for n in range(400)}, "$defs": definitions})
+    for n in range(400):
+        assert schema.types(("properties", f"p{n}")) == {"string"}
+        assert schema.required(("properties", f"p{n}")) == {"x"}
+    assert looks < 10 * len(schema.positions)
