@@ -26,7 +26,7 @@ CODES: Final[Mapping[str, str]] = {
     "bad-template": "A URL template breaks its grammar, or its path has a dot segment.",
     "bad-url": "An address is not http or https, could be read in two ways, or is never contacted.",
     "bare-literal": "A warning: true, false or null without backticks is a field's name in JMESPath.",
-    "body-not-allowed": "A GET or HEAD has a body.",
+    "body-not-allowed": "A GET, HEAD or OPTIONS has a body.",
     "combined-schema": "A warning: anyOf, oneOf or allOf at the top, where some clients drop the tool.",
     "content-conflict": "Two keys want the reply in different forms.",
     "contradicting-hint": "A warning: an annotation says something else than the method or another key.",

@@ -32,6 +32,7 @@ from bridge.tool.headers import (
     check_cookie,
     check_forwarded,
     check_header,
+    is_of_proxies,
     place,
 )
 from bridge.tool.projection import Projection
@@ -351,15 +352,21 @@ def _size(size: float) -> str:
 
 
 def _check_overridden(spec: ToolSpec, upstream: Upstream, findings: Findings) -> None:
-    """Headers of a tool that the upstream file sets or forwards, and does not give away."""
+    """Headers of a tool that only its upstream file may set, unless that file names them under ``overridable``."""
     words = upstream.spec
     theirs = {name_key(name) for name in (*words.headers, *words.forward_headers)}
-    theirs -= {name_key(name) for name in words.overridable}
+    given = {name_key(name) for name in words.overridable}
     for name in spec.request.headers:
-        if name_key(name) in theirs:
+        key = name_key(name)
+        if key not in given and (key in theirs or is_of_proxies(name)):
             message = (
                 f"the upstream {upstream.name} sets {name}; take it out here, or add it to overridable there"
             )
+            if key not in theirs:
+                message = (
+                    f"{name} may choose another path, host, method or client than the request has; "
+                    "take it out, or set it in the upstream file"
+                )
             findings.error("reserved-name", message, "request", "headers", name, at_key=True)
 
 

@@ -38,6 +38,16 @@ METHOD_PARAMETER: Final = "_method"
 """The parameter of a query or a form, or the key of a JSON body, by which they do."""
 REPLACES_METHOD: Final = "{name} would replace the method; write the method that is meant as request.method"
 
+_PATH_HEADERS: Final = frozenset({"x-original-url", "x-original-uri", "x-rewrite-url"})
+_PROXY_HEADERS: Final = _PATH_HEADERS | {
+    "forwarded",
+    "x-host",
+    "x-original-host",
+    "x-original-method",
+    "x-real-ip",
+}
+"""Headers next to ``X-Forwarded-…`` by which proxies tell an API the path, host, method or client of a request."""
+
 _KEPT: Final = {
     "authorization": "what callers show to the bridge is for the bridge alone, and auth is how calls authenticate",
     "cookie": "what callers show to the bridge is for the bridge alone",
@@ -45,6 +55,8 @@ _KEPT: Final = {
     "content-encoding": "it is for what has the body to say",
     "range": "the reply would be a part",
     **dict.fromkeys(METHOD_HEADERS, "the method is for the tool to say"),
+    **dict.fromkeys(_PATH_HEADERS, "the path is for the tool to say"),
+    "x-original-method": "the method is for the tool to say",
     "accept": "what the reply may be is for the tool to say",
     "accept-encoding": "it is for the bridge to read the reply",
 }
@@ -78,6 +90,12 @@ class Field:
 def place(kind: str, name: str) -> str:
     """Where a header, query parameter or cookie goes, as ``header x-key``; equal for names that some server reads as one."""
     return f"{kind} {name_key(name)}"
+
+
+def is_of_proxies(name: str) -> bool:
+    """Whether an API may take another path, host, method or client from this header than those of the request."""
+    key = name_key(name)
+    return key.startswith("x-forwarded-") or key in _PROXY_HEADERS
 
 
 def check_forwarded(name: str, reserved: frozenset[str]) -> None:

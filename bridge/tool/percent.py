@@ -2,11 +2,12 @@
 
 One rule for a path segment, whatever it is put together from: it is no dot segment, and an upstream
 that decodes it once more than it should still sees no dot segment, no further segment, no control.
+Servers that are lenient are meant, too: see ``is_dotted`` and ``_decoded``.
 """
 
 import re
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from bridge.errors import InvalidCall
 
@@ -14,6 +15,21 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_~.-]*\Z")
 _PLAIN_SEGMENT: Final = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_~.-]+\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR: Final = re.compile(r"[/\\]")
+_BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_FOLDED: Final = str.maketrans(
+    {
+        **dict.fromkeys("\u2024\ufe52\uff0e", "."),
+        **dict.fromkeys("\u2025\ufe30", ".."),
+        **dict.fromkeys("\u037e\ufe14\ufe54\uff1b", ";"),
+        **dict.fromkeys("\ufe68\uff3c", "\\"),
+        "\uff0f": "/",
+    }
+)
+"""What NFKC makes of all characters that become a dot, a separator or a semicolon (Unicode, UAX 15)."""
+_OVERLONG: Final = re.compile(
+    r"%(?:C[01]|E0%[89][0-9A-F]|F0%8[0-9A-F]%[89AB][0-9A-F])%[89AB][0-9A-F]", re.IGNORECASE
+)
+"""UTF-8 with more bytes than its character needs (RFC 3629 10)."""
 
 
 def encode(argument: str, text: str) -> str:
@@ -63,16 +79,27 @@ def encode_path(argument: str, text: str) -> str:
 
 
 def is_dotted(text: str) -> bool:
-    """Whether one of the segments is a dot segment, also for servers that cut parameters (``..;x``)."""
-    return "." in text and any(segment.partition(";")[0] in (".", "..") for segment in _SEPARATOR.split(text))
+    """Whether one of the segments is a dot segment.
+
+    It is one, too, for servers that cut parameters (``..;x``), drop blanks and controls, or fold wide characters.
+    """
+    if not text.isascii():
+        text = text.translate(_FOLDED)
+    if "." not in text:
+        return False
+    segments = [segment.partition(";")[0] for segment in _SEPARATOR.split(text)]
+    return any(_BLANK.sub("", segment) in (".", "..") for segment in segments)
 
 
 def leads_elsewhere(path: str) -> bool:
-    """Whether a segment of an encoded path is, or may be decoded to, a dot segment or more segments."""
+    """Whether a segment of an encoded path is, or may be decoded to, a dot segment or more segments, or holds a control."""
     if "/." not in path and "%" not in path:
         return False
-    segments = [unquote(segment) for segment in path.split("/")]
-    return any(is_dotted(segment) or _changes_when_decoded(segment) for segment in segments)
+    segments = [_decoded(segment) for segment in path.split("/")]
+    return any(
+        is_dotted(segment) or _CONTROL.search(segment) or _changes_when_decoded(segment)
+        for segment in segments
+    )
 
 
 def not_unicode(argument: str) -> InvalidCall:
@@ -85,11 +112,26 @@ def _changes_when_decoded(text: str) -> bool:
     if "%" not in text:
         return False
     count = len(_SEPARATOR.findall(text))
-    once = unquote(text)
+    once = _decoded(text)
     return any(
         is_dotted(decoded) or len(_SEPARATOR.findall(decoded)) != count or _CONTROL.search(decoded)
-        for decoded in (once, unquote(once))
+        for decoded in (once, _decoded(once))
     )
+
+
+def _decoded(text: str) -> str:
+    """``text`` without its percent-encoding, also as servers decode it that take overlong UTF-8."""
+    decoded = unquote(text)
+    return unquote(_OVERLONG.sub(_shortened, text)) if "\ufffd" in decoded else decoded
+
+
+def _shortened(overlong: re.Match[str]) -> str:
+    """The character that an overlong sequence stands for."""
+    lead, *rest = unquote_to_bytes(overlong[0])
+    code = lead & 0x0F
+    for byte in rest:
+        code = code << 6 | byte & 0x3F
+    return chr(code)
 
 
 def _unsafe(argument: str, why: str) -> InvalidCall:

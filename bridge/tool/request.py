@@ -269,13 +269,10 @@ class _Parts:
 
     def _written_body(self) -> Body | None:
         route = _BODY
-        if self._spec.method in ("GET", "HEAD"):
+        if self._spec.method in SAFE_METHODS:
             message = f"{self._spec.method} has no body; write request.query, or choose another method"
             self.findings.error("body-not-allowed", message, *route, at_key=True)
             return None
-        if self._spec.method in SAFE_METHODS and METHOD_PARAMETER in body_names(self._spec.body):
-            message = _reserved(METHOD_PARAMETER)
-            self.findings.error("reserved-name", message, *route, METHOD_PARAMETER, at_key=True)
         return compile_body(self._spec.body, self._content_type, self._arguments, self.findings, *route)
 
     def _place_leftovers(self) -> None:
@@ -315,7 +312,7 @@ class _Parts:
 
 
 def _reserved(name: str) -> str:
-    """Why a query parameter, or a key of the body, is no tool's to set."""
+    """Why a tool may not set a query parameter."""
     is_method = name_key(name) == name_key(METHOD_PARAMETER)
     return (REPLACES_METHOD if is_method else _RESERVED).format(name=name)
 

@@ -24,7 +24,9 @@ from bridge.tool.text import NAME, Placeholder, secrets_in, to_text, unknown
 _TOKEN: Final = re.compile(r"\{(?P<expression>[^{}]*)\}|(?P<literal>[^{}]+)|[{}]")
 _VARIABLE: Final = re.compile(rf"(?P<name>{NAME})(?::(?P<prefix>[1-9][0-9]{{0,3}})|(?P<explode>\*))?\Z")
 _WRONG: Final = re.compile(r"[\x00-\x20\x7f\"#<>\\^`|\ud800-\udfff]|%(?![0-9A-Fa-f]{2})")
-_LITERAL: Final = "%/:?@!$&'()*+,;="  # RFC 3986 pchar, / and ?; the rest is encoded
+_LITERAL: Final = "%/:?@!$&'()*+,="
+"""RFC 3986 pchar, / and ?; the rest is encoded. In a query ``;`` is too: some servers end a parameter there, as at ``&``."""
+_ENCODED_CONTROL: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_~./-]*")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z]+://")
 _SEGMENT: Final = re.compile(r"[^/?{}]+")
@@ -331,7 +333,7 @@ class _Parser:
             self._add_to_pairs(text, offset)
         else:
             path, mark, query = text.partition("?")
-            self._path += [_encoded(path)] if path else []
+            self._path += [_encoded(path, ";")] if path else []
             if mark:
                 self._pairs.append((offset + len(path), []))
                 self._add_to_pairs(query, offset + len(path) + 1)
@@ -403,7 +405,10 @@ class _Parser:
         path = "".join(
             [part if isinstance(part, str) else "/x" if part.operator == "/" else "x" for part in self._path]
         )
-        if leads_elsewhere(path):
+        if control := _ENCODED_CONTROL.search(text.partition("?")[0]):
+            message = "the path has an encoded control character, where some servers cut it; take it out"
+            self._error(message, control.start())
+        elif leads_elsewhere(path):
             dotted = (part.start() for part in _SEGMENT.finditer(text) if leads_elsewhere(f"/{part[0]}"))
             message = "the path has a . or .. segment, plain or encoded; write where it leads"
             self._error(message, next(dotted, 0))
@@ -417,8 +422,8 @@ class _Parser:
                 self._error("a query parameter without a name; write name=value or take it out", offset)
 
 
-def _encoded(literal: str) -> str:
-    return literal if _PLAIN.fullmatch(literal) else quote(literal, safe=_LITERAL, errors="replace")
+def _encoded(literal: str, kept: str = "") -> str:
+    return literal if _PLAIN.fullmatch(literal) else quote(literal, safe=_LITERAL + kept, errors="replace")
 
 
 def _pair_name(parts: list[Part]) -> str:

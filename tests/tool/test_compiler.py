@@ -181,6 +181,25 @@ def test_headers_of_the_upstream_win_over_names_that_a_server_reads_alike() -> N
     )
 
 
+def test_a_tool_may_not_choose_another_path_or_host_by_a_header() -> None:
+    names = ["X-Original-URL", "X_Rewrite_URL", "X-Original-Method", "X-Host", "Forwarded", "X-Real-IP"]
+    for name in [*names, "X-Forwarded-Host", "X-Forwarded-Prefix", "x-forwarded-for"]:
+        with pytest.raises(InvalidSpec) as problem:
+            tool(request={"headers": {name: "mine"}})
+        assert findings(problem) == [("reserved-name", f"request/headers/{name}")]
+    over = upstream(headers={"X-Forwarded-Host": "shop.example"}, overridable=["X-Forwarded-Host"])
+    sent = tool(over=over, request={"headers": {"X-Forwarded-Host": "a.example"}}).request.build({}).headers
+    assert sent[1:] == (("X-Forwarded-Host", "a.example"),)
+
+
+def test_a_tool_that_is_safe_by_its_method_has_no_body() -> None:
+    schema: Json = {"properties": {"b": {"type": "object"}}}
+    for kind in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
+        with pytest.raises(InvalidSpec) as problem:
+            tool("OPTIONS", request={"body": "{b}", "contentType": kind}, inputSchema=schema)
+        assert findings(problem) == [("body-not-allowed", "request/body")]
+
+
 def test_a_key_is_sent_alone_where_a_server_reads_names_alike() -> None:
     in_query = upstream(auth={"type": "apiKey", "in": "query", "name": "api_key", "value": "correct-horse"})
     for request in ({"query": {"api.key": 1}}, {"url": "/x?API_KEY=1"}):
@@ -325,8 +344,12 @@ def test_what_is_doubtful_is_a_warning() -> None:
         ({"headers": {"Host": "b.example"}}, [("reserved-name", "headers/Host")]),
         ({"headers": {"X-A": "1", "x-a": "2"}}, [("duplicate-header", "headers/x-a")]),
         (
-            {"headers": {"X-A": "1"}, "forwardHeaders": ["X_A", "X_HTTP_Method"]},
-            [("duplicate-header", "forwardHeaders/0"), ("reserved-name", "forwardHeaders/1")],
+            {"headers": {"X-A": "1"}, "forwardHeaders": ["X_A", "X_HTTP_Method", "X-Original-URL"]},
+            [
+                ("duplicate-header", "forwardHeaders/0"),
+                ("reserved-name", "forwardHeaders/1"),
+                ("reserved-name", "forwardHeaders/2"),
+            ],
         ),
         (
             {

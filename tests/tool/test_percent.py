@@ -40,7 +40,23 @@ def test_a_plain_value_is_one_segment_with_every_byte_but_unreserved_encoded(tex
 
 
 @pytest.mark.parametrize(
-    "text", [".", "..", "../x", "a/..", "a/./b", "..\\x", "a\\..", "..;", "x/..;a/b", "/.."]
+    "text",
+    [
+        ".",
+        "..",
+        "../x",
+        "a/..",
+        "a/./b",
+        "..\\x",
+        "a\\..",
+        "..;",
+        "x/..;a/b",
+        "/..",
+        ".. ",
+        " ..",
+        "\uff0e\uff0e",
+        "\u2025\uff0fx",
+    ],
 )
 def test_dot_segments_are_refused(text: str) -> None:
     refused(text, "holds a . or .. segment")
@@ -121,6 +137,22 @@ def test_a_path_has_no_empty_segments(text: str) -> None:
         ("/a/%252e", True),
         ("/a/%25252e%25252e", True),
         ("/a/b%252fc", True),
+        ("/a/..%20/b", True),
+        ("/a/%2e%c2%a0.", True),
+        ("/a/..%00", True),
+        ("/a%0Ab", True),
+        ("/a/..%ef%bc%8fb", True),
+        ("/a/%ef%bc%8e%ef%bc%8e", True),
+        ("/a/%e2%80%a5;x", True),
+        ("/a/%c0%ae%C0%AE", True),
+        ("/a/%e0%80%ae.", True),
+        ("/a/%f0%80%80%ae", True),
+        ("/a/%c0%a52e", True),
+        ("/a/..%c1%9cb", True),
+        ("/a/%25c0%25ae", True),
+        ("/a/%c1%81", False),
+        ("/caf%e9", False),
+        ("/a/%ef%bc%8e%20%e2%84%85", False),
     ],
 )
 def test_a_whole_path_is_judged_as_servers_may_decode_it(path: str, leads: bool) -> None:  # noqa: FBT001 - a table

@@ -185,6 +185,11 @@ def test_arguments_never_leave_their_segment_or_parameter(first: Any, second: An
     assert parse_qsl(parts.query, keep_blank_values=True) == [("a", str(first)), ("b", str(second))]
 
 
+def test_a_semicolon_begins_no_parameter_of_the_query() -> None:
+    template = Template.parse("/a;v=1/x?a=1;_method=DELETE&b;c=2{&q}")
+    assert template.expand({"q": "1;2"}) == "/a;v=1/x?a=1%3B_method=DELETE&b%3Bc=2&q=1%3B2"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -196,6 +201,11 @@ def test_arguments_never_leave_their_segment_or_parameter(first: Any, second: An
         ("/a/../b", ["3: the path has a . or .. segment"]),
         ("/a/..{/id}", ["3: the path has a . or .. segment"]),
         ("/a/%2e%2E", ["3: the path has a . or .. segment"]),
+        ("/a/..%20/b", ["3: the path has a . or .. segment"]),
+        ("/a/..%ef%bc%8fb", ["3: the path has a . or .. segment"]),
+        ("/%c0%ae%c0%ae/b", ["1: the path has a . or .. segment"]),
+        ("/a/..%00/b", ["5: the path has an encoded control character, where some servers cut it"]),
+        ("/a%7F{?q}", ["2: the path has an encoded control character"]),
         ("/a b c d", ['2: " " cannot stand in a URL; write %20']),
         ("/a b#c", ['2: " " cannot stand in a URL; write %20', "4: a fragment is never sent; write %23"]),
         ("/a?q=<%zz>", ["5: an argument is {name}", '6: "%" cannot stand in a URL; write %25']),
