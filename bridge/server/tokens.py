@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -21,8 +21,6 @@ from bridge.spec import Json
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """What is at an https address or a file's path; raises ``OSError``, whose text is shown, where there is nothing."""
-
-Keys: TypeAlias = tuple[dict[str, Json], ...]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -43,6 +41,10 @@ _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """What kind of key signs by an algorithm, as that begins (RFC 7518 3.1)."""
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 """Three parts in base64url without padding (RFC 7515 2, 7.1): else one token could be shown as several texts."""
+_PUBLIC_MEMBERS: Final = ("kty", "kid", "alg", "use", "key_ops", "n", "e", "crv", "x", "y")
+"""All that is kept of a key. From ``d`` of an RSA key PyJWT would compute the prime factors: seconds for a large ``n``."""
+_MAX_MODULUS_CHARACTERS: Final = 2732
+"""Base64url characters of an RSA key's ``n``: 16384 bits, the most that OpenSSL verifies with, after a zero byte."""
 _JWT: Final = jwt.PyJWT(options={"enforce_minimum_key_length": True})
 _TEXTS: Final[Mapping[type[jwt.PyJWTError], str]] = {
     jwt.ExpiredSignatureError: "This token has expired",
@@ -52,6 +54,23 @@ _TEXTS: Final[Mapping[type[jwt.PyJWTError], str]] = {
     jwt.InvalidAlgorithmError: "This token is signed in a way that does not count here",
     jwt.InvalidKeyError: "The key of this token cannot be used, or is too short",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key of an issuer; ``members`` are those of ``_PUBLIC_MEMBERS`` that it has (RFC 7517 4, RFC 7518 6)."""
+
+    members: Mapping[str, Json]
+    _built: dict[str, jwt.PyJWK] = field(default_factory=dict, compare=False, repr=False)
+
+    def build(self, algorithm: str) -> jwt.PyJWK:
+        """The key as PyJWT has it, built once for each algorithm; raises ``jwt.PyJWTError``."""
+        if algorithm not in self._built:
+            self._built[algorithm] = jwt.PyJWK(dict(self.members), algorithm)
+        return self._built[algorithm]
+
+
+Keys: TypeAlias = tuple[PublicKey, ...]
 
 
 class InvalidToken(Exception):
@@ -71,7 +90,7 @@ class Token:
     scopes: frozenset[str]
     expires: float
     claims: Mapping[str, Json]
-    key: Mapping[str, Json]
+    key: PublicKey
 
     @property
     def counts(self) -> bool:
@@ -104,7 +123,7 @@ class TokenIssuer:
         self._reading = anyio.Lock()
         self._told: str | None = None
 
-    def has(self, key: Mapping[str, Json]) -> bool:
+    def has(self, key: PublicKey) -> bool:
         return self.keys is not None and key in self.keys
 
     async def freshen(self, *, at_once: bool = False) -> None:
@@ -121,11 +140,11 @@ class TokenIssuer:
             raise InvalidToken(_TEXTS[jwt.InvalidAlgorithmError])
         key = await self._key(header.get("kid"), algorithm)
         try:
-            if key.get("alg", algorithm) != algorithm:
+            if key.members.get("alg", algorithm) != algorithm:
                 raise jwt.InvalidAlgorithmError
             claims = _JWT.decode(
                 text,
-                jwt.PyJWK(dict(key), algorithm),
+                key.build(algorithm),
                 [algorithm],
                 audience=self.entry.audience,
                 issuer=self.entry.issuer,
@@ -164,7 +183,7 @@ class TokenIssuer:
             return _NONE
         return frozenset(word for word in words if isinstance(word, str) and self.entry.may_grant(word))
 
-    async def _key(self, kid: object, algorithm: str) -> Mapping[str, Json]:
+    async def _key(self, kid: object, algorithm: str) -> PublicKey:
         """One that is there is not waited for; of others the issuer is asked."""
         if found := self._known(kid, algorithm):
             return found
@@ -176,10 +195,10 @@ class TokenIssuer:
                 return found
         raise InvalidToken("This token is signed by a key that its issuer does not have")
 
-    def _known(self, kid: object, algorithm: str) -> Mapping[str, Json] | None:
-        fitting = [key for key in self.keys or () if key.get("kty") == _KINDS[algorithm[:2]]]
+    def _known(self, kid: object, algorithm: str) -> PublicKey | None:
+        fitting = [key for key in self.keys or () if key.members.get("kty") == _KINDS[algorithm[:2]]]
         if kid is not None:
-            return next((key for key in fitting if key.get("kid") == kid), None)
+            return next((key for key in fitting if key.members.get("kid") == kid), None)
         if len(fitting) > 1:
             raise InvalidToken("This token does not name its key (kid), and its issuer has several")
         return fitting[0] if fitting else None
@@ -255,7 +274,7 @@ def _check_kind(header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
 
 
 def _usable(content: bytes) -> Keys:
-    """The keys for signatures of a key set; raises ``OSError`` if it is none."""
+    """The keys for signatures of a key set, without private members; raises ``OSError`` if it is none."""
     try:
         found = decode(content)
     except NotJson:
@@ -263,10 +282,16 @@ def _usable(content: bytes) -> Keys:
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list):
         raise OSError("found no key set (RFC 7517): an object whose keys is a list")
-    return tuple(key for key in keys if isinstance(key, dict) and _is_for_signatures(key))
+    return tuple(
+        PublicKey({name: key[name] for name in _PUBLIC_MEMBERS if name in key})
+        for key in keys
+        if isinstance(key, dict) and _is_for_signatures(key)
+    )
 
 
 def _is_for_signatures(key: Mapping[str, Json]) -> bool:
-    """RFC 7517 4.2 and 4.3."""
-    operations = key.get("key_ops", ["verify"])
+    """By its use (RFC 7517 4.2 and 4.3) and its size."""
+    operations, modulus = key.get("key_ops", ["verify"]), key.get("n")
+    if isinstance(modulus, str) and len(modulus) > _MAX_MODULUS_CHARACTERS:
+        return False
     return key.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations

@@ -11,6 +11,7 @@ import anyio
 import httpx
 import jwt
 import pytest
+from jwt.algorithms import RSAAlgorithm
 from jwt.utils import base64url_encode
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -23,7 +24,7 @@ from bridge.server.door import Door
 from bridge.server.gate import ErrorReply, error_reply
 from bridge.server.refusals import Refusals
 from bridge.server.resource import Resource
-from bridge.server.tokens import InvalidToken, NoKeys, TokenIssuer, unverified
+from bridge.server.tokens import InvalidToken, NoKeys, PublicKey, TokenIssuer, unverified
 from bridge.settingsfile import Access as AccessWords
 from bridge.settingsfile import Issuer
 from bridge.spec import ToolSpec
@@ -598,6 +599,54 @@ async def test_keys_of_several_kinds_may_have_one_id_or_none() -> None:
     known = TokenIssuer(issuer("keys"), fetch, _ignore)
     for kid, algorithm, named in (("rsa-1", "RS256", "x"), ("ed-1", "EdDSA", "x"), ("ec-1", "ES256", None)):
         assert await shows(known, token(kid, algorithm, header={"kid": named})) == "ann"
+
+
+async def test_of_a_published_key_the_public_members_alone_are_used() -> None:
+    modulus = base64url_encode(b"\xff" * 1536).decode()
+    private_rsa = {"kty": "RSA", "kid": "own", "n": modulus, "e": "AQAB", "d": modulus}
+    own = RSAAlgorithm.to_jwk(private("rsa-1"), as_dict=True) | {
+        "kid": "rsa-1",
+        "x5c": ["x"],
+        "key_ops": ["verify"],
+    }
+
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": [private_rsa, own, public("ed-1")]}).encode()
+
+    known = TokenIssuer(issuer("keys"), fetch, _ignore)
+    for _ in range(2):
+        assert await shows(known, token("rsa-1", "RS256")) == "ann"
+    forged = token("rsa-1", "RS256", header={"kid": "own"})
+    assert await shows(known, forged) == "The signature of this token is wrong"
+    assert known.keys is not None
+    assert [set(key.members) for key in known.keys] == [
+        {"kty", "kid", "n", "e"},
+        {"kty", "kid", "n", "e", "key_ops"},
+        {"kty", "kid", "crv", "x"},
+    ]
+
+
+async def test_a_published_key_is_built_once_for_each_algorithm() -> None:
+    key = PublicKey(public("rsa-1"))
+    assert key.build("RS256") is key.build("RS256")
+    assert key.build("PS256").algorithm_name == "PS256"
+    assert key == PublicKey(public("rsa-1"))
+
+
+async def test_an_rsa_key_past_16384_bits_is_not_used() -> None:
+    def rsa(size: int) -> dict[str, str]:
+        modulus = base64url_encode(b"\xff" * size).decode()
+        return {"kty": "RSA", "kid": str(size), "n": modulus, "e": "AQAB"}
+
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": [rsa(2048), rsa(2050)]}).encode()
+
+    known = TokenIssuer(issuer("keys"), fetch, _ignore)
+    shown = [token("rsa-1", "RS256", header={"kid": kid}) for kid in ("2048", "2050")]
+    assert [await shows(known, each) for each in shown] == [
+        "The signature of this token is wrong",
+        "This token is signed by a key that its issuer does not have",
+    ]
 
 
 async def test_an_issuer_whose_entry_changes_keeps_its_keys() -> None:
