@@ -20,7 +20,7 @@ from bridge.errors import InvalidCall, NotSent, UnusableReply, UpstreamError
 from bridge.events import Ear, TokenAsked
 from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream
-from bridge.spec import Auth, OAuth2, TokenExchangeAuth
+from bridge.spec import Auth, Json, OAuth2, TokenExchangeAuth
 from bridge.upstream.failures import LATER, OPERATOR
 
 Ask: TypeAlias = Callable[[Request, Upstream, float], Awaitable[Reply]]
@@ -53,6 +53,7 @@ _OF_THE_CALLER: Final = frozenset(
 _LOG_IN: Final = "Tell the user, who may have to log in."
 _LIFE: Final = 300.0
 """Seconds that a token is taken to live of which nothing is said."""
+_MAX_LIFE_SECONDS: Final = 366 * 86400
 _EARLY: Final = 30.0
 """Seconds before its end from which on another token is asked for, but no more than a tenth of its life."""
 _AGAIN: Final = 5.0
@@ -265,24 +266,30 @@ def _read(reply: Reply, upstream: Upstream, now: float) -> Token:
         raise NoToken("no-token", message, str(reply.status))
     if reply.status != 200:
         error, said = words.get("error"), words.get("error_description")
+        error = error if isinstance(error, str) else ""
         why = error if error in _ERRORS else reply.status
         is_theirs = isinstance(upstream.spec.auth, TokenExchangeAuth) and why in _OF_THE_CALLER
         message = (
             f"The {server.server} gives no token for this call ({why}). {_LOG_IN if is_theirs else OPERATOR}"
         )
-        told = (word if isinstance(word, str) else "" for word in (error or str(reply.status), said))
-        raise NoToken("token-refused", message, *told)
+        raise NoToken(
+            "token-refused", message, error or str(reply.status), said if isinstance(said, str) else ""
+        )
     text, kind, life = words.get("access_token"), words.get("token_type"), words.get("expires_in", _LIFE)
     if not isinstance(text, str) or not _TOKEN.fullmatch(text) or str(kind).lower() != "bearer":
         message = f"The {server.server} gives no Bearer token (RFC 6750) that could be used. {OPERATOR}"
         raise NoToken("no-token", message, "no-bearer-token")
-    seconds = max(0.0, float(life)) if isinstance(life, int | float | str) and _is_number(life) else _LIFE
+    seconds = _seconds(life)
     return Token(text, now + seconds - min(_EARLY, seconds / 10), now + seconds)
 
 
-def _is_number(life: float | str) -> bool:
-    """Some servers write it as a text."""
-    return not isinstance(life, str) or (life.isascii() and life.isdigit())
+def _seconds(life: Json) -> float:
+    """How long a token is valid, as ``expires_in`` says it; some servers write it as a text of digits."""
+    if isinstance(life, str) and life.isascii() and life.isdigit():
+        life = float(life)
+    if not isinstance(life, int | float):
+        return _LIFE
+    return float(max(0, min(life, _MAX_LIFE_SECONDS)))
 
 
 def _unreached(problem: UpstreamError, server: Upstream) -> NoToken:

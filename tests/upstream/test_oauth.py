@@ -168,6 +168,17 @@ async def test_they_all_hear_that_there_is_none(caller: Caller, server: Authoriz
     assert event.said == "not a token: [redacted] of [redacted]"
 
 
+@pytest.mark.parametrize("error", [{"code": 7}, ["invalid_client"], 7, None])
+async def test_an_error_that_is_no_text_is_told_by_its_status(
+    caller: Caller, server: Authorization, error: Any
+) -> None:
+    server.refusal = {"error": error, "error_description": {"a": 1}}
+    with pytest.raises(NotSent, match=r"gives no token for this call \(400\)"):
+        await ask(caller, upstream(server, OWN))
+    (event,) = (event for event in caller.events if isinstance(event, TokenAsked))
+    assert (event.outcome, event.error, event.said) == ("token-refused", "400", "")
+
+
 async def test_who_shows_a_token_that_has_ended_is_told_to_log_in(
     caller: Caller, server: Authorization
 ) -> None:
@@ -423,7 +434,20 @@ async def test_a_server_that_is_not_there_is_told_of(caller: Caller, server: Aut
 
 
 @pytest.mark.parametrize(
-    ("life", "requests"), [(3600, 1), (0, 2), ("3600", 1), ("soon", 1), (None, 1), (-5, 2)]
+    ("life", "requests"),
+    [
+        (3600, 1),
+        (0, 2),
+        ("3600", 1),
+        ("soon", 1),
+        (None, 1),
+        (-5, 2),
+        (10**400, 1),
+        ("9" * 400, 1),
+        (1e300, 1),
+        ([], 1),
+    ],
+    ids=lambda value: repr(value)[:8],
 )
 async def test_a_token_is_used_as_long_as_it_lives(
     caller: Caller, server: Authorization, life: Any, requests: int
