@@ -77,10 +77,10 @@ _ALERTS: Final = {
     "unrecognized_name": "name",
 }
 """Alerts (RFC 8446 6.2) by the variant of the code that explains them."""
-WITHOUT_PROCESSING: Final = ("tls-failed certificate", "proxy-failed credentials")
+WITHOUT_PROCESSING: Final = ("tls-failed certificate",)
 """Faults that show that the API did not read the request, although it was sent.
 
-In TLS 1.3 a server checks the client certificate while the first request is already on its way.
+A 407 for an API over http is none: it may be the API's own, passed on by the proxy. In TLS 1.3 a server checks the client certificate while the first request is already on its way.
 """
 
 

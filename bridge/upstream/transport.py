@@ -116,7 +116,7 @@ class Transport:
         try:
             arrived = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
             reply = await arrived.reply()
-            if reply.status == 407 and self._absolute:  # from the proxy, not from the API (RFC 9110 15.5.8)
+            if reply.status == 407 and self._absolute:  # most likely from the proxy (RFC 9110 15.5.8)
                 raise httpx.ProxyError("proxy-failed credentials")
             is_answered = True
         except httpx.TransportError as fault:

@@ -366,12 +366,17 @@ async def test_a_proxy_that_refuses_is_told_from_the_upstream(
 async def test_a_proxy_that_wants_other_credentials_is_not_taken_for_the_api(
     caller: Caller, scheme: str
 ) -> None:
-    """It is asked once: others may count wrong passwords. Not a byte reached the API, so a POST was not carried out."""
+    """It is asked once, as it may count wrong passwords.
+
+    An API over http gets the request before the answer comes, and may have sent the 407 itself.
+    """
+    kind = NotSent if scheme == "https" else NotAnswered
     async with forward("407 Proxy Authentication Required") as proxy:
         for method in ("GET", "POST"):
             to = upstream(f"{scheme}://shop.test", proxy=f"http://user:secret@{proxy.place}")
-            with anyio.fail_after(5), pytest.raises(NotSent, match="wants other credentials") as caught:
+            with anyio.fail_after(5), pytest.raises(kind, match="wants other credentials") as caught:
                 await caller.send(to, method=method)
+            assert type(caught.value) is kind
             assert caught.value.code == "proxy-failed"
             assert "secret" not in str(caught.value)
     assert len(proxy.heads) == 2
