@@ -12,7 +12,7 @@ from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from pathlib import PurePath
 from typing import Final, assert_never
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from bridge.diagnostics import Finding, Findings, Route, did_you_mean
 from bridge.egress import host_refusal
@@ -164,6 +164,14 @@ def resolved(text: str, sources: Sources, findings: Findings, *route: str | int)
     return found
 
 
+def client_credentials(client_id: str, secret: str) -> str:
+    """What ``client_secret_basic`` sends after the word Basic (RFC 6749 2.3.1).
+
+    A blank becomes %20: some servers do not read a + as one.
+    """
+    return b64encode(f"{quote(client_id, safe='')}:{quote(secret, safe='')}".encode()).decode()
+
+
 class _Texts:
     """Resolves the texts of one file, and collects what it meets; ``until`` is what a missing one means."""
 
@@ -208,7 +216,10 @@ class _Texts:
                 update["client_id"] = self.resolved(auth.client_id, "auth", "clientId", secret=True)
                 self._check(update["client_id"], "text", "auth", "clientId")
                 if auth.client_secret is not None:
-                    update["client_secret"] = self._secret(auth.client_secret, "clientSecret", "text")
+                    secret = update["client_secret"] = self._secret(
+                        auth.client_secret, "clientSecret", "text"
+                    )
+                    self.secrets += [quote(secret, safe=""), client_credentials(update["client_id"], secret)]
                 return auth.model_copy(update=update)
             case NoAuth():
                 return auth

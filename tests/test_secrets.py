@@ -1,6 +1,8 @@
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -320,6 +322,28 @@ def test_secret_are_the_values_of_auth_but_a_plain_user_name_places_in_headers_a
         "us%65r:p%40ss",
         "dXNlcjpwQHNz",
     }
+
+
+@pytest.mark.parametrize("said", ["Basic {pair}", "{quoted}", "{quoted_twice}", "{secret}"])
+def test_a_client_secret_is_redacted_as_its_token_endpoint_gets_it(said: str) -> None:
+    secret = "s3cr/et+with%odd=chars99"
+    auth = {
+        "type": "oauth2",
+        "flow": "clientCredentials",
+        "tokenUrl": "https://login.test/token",
+        "clientId": "the bridge",
+        "clientSecret": secret,
+    }
+    quoted = quote(secret, safe="")
+    text = said.format(
+        pair=b64encode(f"the%20bridge:{quoted}".encode()).decode(),
+        quoted=quoted,
+        quoted_twice=quote(quoted, safe=""),
+        secret=secret,
+    )
+    assert resolved(auth=auth).redactor().text(f"from {text} here") == (
+        f"from {'Basic ' * said.startswith('Basic')}[redacted] here"
+    )
 
 
 def test_the_base_url_and_the_name_of_a_key_are_no_secrets() -> None:

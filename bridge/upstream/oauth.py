@@ -8,18 +8,17 @@ import asyncio
 import math
 import re
 import time
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from bridge.codec import NotJson, decode
 from bridge.errors import InvalidCall, NotSent, UnusableReply, UpstreamError
 from bridge.events import Ear, TokenAsked
 from bridge.exchange import Reply, Request
-from bridge.secrets import Upstream
+from bridge.secrets import Upstream, client_credentials
 from bridge.spec import Auth, Json, OAuth2, TokenExchangeAuth
 from bridge.upstream.failures import LATER, OPERATOR
 
@@ -216,19 +215,14 @@ def _request(auth: Auth, subject: str | None) -> Request:
     form = dict(_form(auth, subject))
     headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json")]
     if auth.client_secret is not None and auth.client_authentication == "client_secret_basic":
-        pair = f"{_encoded(auth.client_id)}:{_encoded(auth.client_secret)}"
-        headers.append(("Authorization", f"Basic {b64encode(pair.encode()).decode()}"))
+        credentials = client_credentials(auth.client_id, auth.client_secret)
+        headers.append(("Authorization", f"Basic {credentials}"))
     else:
         form["client_id"] = auth.client_id
         if auth.client_secret is not None:
             form["client_secret"] = auth.client_secret
     path = urlsplit(auth.token_url).path
     return Request("POST", auth.token_url, tuple(headers), urlencode(form).encode(), template=path)
-
-
-def _encoded(text: str) -> str:
-    """As in a form, but for blanks, whose + some servers take for one."""
-    return quote(text, safe="")
 
 
 def _form(auth: OAuth2, subject: str | None) -> Iterator[tuple[str, str]]:
