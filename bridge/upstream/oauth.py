@@ -8,8 +8,9 @@ import asyncio
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlencode, urlsplit
@@ -61,6 +62,8 @@ _SOON: Final = 2.0
 """Seconds that a call waits for another token while the last one could serve."""
 _VAIN: Final = 10.0
 """Seconds for which an API that did not take a new token either is not offered another."""
+_RECENT_TOKENS: Final = 3
+"""Tokens of one caller that are redacted, the last one among them."""
 _LEAST: Final = 1.0
 """Seconds that a call must have left to ask once more, where another one had no answer in its time."""
 _MOST: Final = 2000
@@ -86,14 +89,20 @@ class NoToken(NotSent):
 
 @dataclass(slots=True)
 class _Kept:
-    """The token of one caller; while one is ``coming``, all who need it wait for that, and learn if there is none.
+    """The token of one caller; while one is ``coming``, all calls that need it wait, and get it or the reason for none.
 
+    ``recent`` are the last tokens that were got, as an API may show the one before in its reply.
     ``vain_until``: the API did not take the last one that was got anew either, and until then none is.
     """
 
     token: Token | None = None
-    coming: asyncio.Future[NoToken | None] | None = None
+    coming: asyncio.Future[Token | NoToken] | None = None
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=_RECENT_TOKENS))
     vain_until: float = 0.0
+
+    def secrets(self, *used: Token) -> tuple[str, ...]:
+        """What to redact in the reply to a call that was sent with ``used``."""
+        return tuple(dict.fromkeys((*self.recent, *(token.text for token in used))))
 
 
 class Tokens:
@@ -112,7 +121,7 @@ class Tokens:
         ask: Ask,
         deadline: float,
     ) -> tuple[Reply, tuple[str, ...]]:
-        """The reply to a call that is made with a token, and the tokens: with another one where the first is refused.
+        """The reply to a call that is made with a token, and the tokens to redact: another is used if the first is refused.
 
         ``subject`` is the token that the caller shows, ``deadline`` is on the event loop's clock. Raises ``InvalidCall``
         if there is no subject and one is needed, and ``NotSent`` if the authorization server gives no token, besides
@@ -128,13 +137,13 @@ class Tokens:
         if reply.status != 401:
             kept.vain_until = 0.0
         if reply.status != 401 or loop.time() < kept.vain_until:
-            return reply, (token.text,)
+            return reply, kept.secrets(token)
         if kept.token is token:
             kept.token = None
         another = await get()
         reply = await call(another.text)
         kept.vain_until = loop.time() + _VAIN if reply.status == 401 else 0.0
-        return reply, (token.text, another.text)
+        return reply, kept.secrets(token, another)
 
     def _of(self, upstream: Upstream, subject: str | None) -> _Kept:
         auth = upstream.spec.auth
@@ -170,8 +179,11 @@ class Tokens:
                 return await self._asked(kept, upstream, subject, ask)
             coming = kept.coming
             await asyncio.wait([coming])
-            if not coming.cancelled() and (problem := coming.result()):
-                raise NoToken(problem.code, str(problem))
+            if not coming.cancelled():
+                outcome = coming.result()
+                if isinstance(outcome, NoToken):
+                    raise NoToken(outcome.code, str(outcome))
+                return outcome  # even if it has ended already: all would ask, one after another
         return kept.token
 
     async def _asked(self, kept: _Kept, upstream: Upstream, subject: str | None, ask: Ask) -> Token:
@@ -185,8 +197,9 @@ class Tokens:
         try:
             reply = await ask(_request(upstream.spec.auth, subject), server, _SOON if last else math.inf)
             kept.token = token = _read(reply, upstream, loop.time())
+            kept.recent.append(token.text)
             outcome = "ok"
-            coming.set_result(None)
+            coming.set_result(token)
         except UpstreamError as problem:
             told = problem if isinstance(problem, NoToken) else _unreached(problem, server)
             redactor = server.redactor(*([subject] if subject else []))
@@ -195,8 +208,8 @@ class Tokens:
             now = loop.time()
             if last and now < last.ends and outcome == "no-token":
                 kept.token = last._replace(stale=min(now + _AGAIN, last.ends))
-                coming.set_result(None)
-                return last
+                coming.set_result(kept.token)
+                return kept.token
             if problem.code != "timeout":  # others who wait may have more time
                 coming.set_result(told)
             raise told from problem

@@ -107,6 +107,30 @@ async def test_an_endpoint_may_have_a_query(caller: Caller, server: Authorizatio
     ]
 
 
+async def test_all_who_wait_get_one_token_even_if_it_has_ended(caller: Caller, server: Authorization) -> None:
+    to = upstream(server, OWN, limits={"concurrency": 50})
+    server.tokens["fixed"] = BRIDGE
+    server.failing = {"access_token": "fixed", "token_type": "bearer", "expires_in": 0}
+    seen: list[str] = []
+
+    async def call() -> None:
+        seen.append(you(await ask(caller, to)))
+
+    await at_once(server, call, 20)
+    assert seen == [BRIDGE] * 20
+    assert len(server.asked) == 1
+
+
+async def test_the_tokens_before_are_secrets_of_a_reply_as_well(
+    caller: Caller, server: Authorization
+) -> None:
+    to = upstream(server, OWN)
+    server.life = -1
+    used = [(await ask(caller, to)).secrets[-1] for _ in range(4)]
+    assert len(set(used)) == 4
+    assert (await ask(caller, to)).secrets[:2] == tuple(used[2:])
+
+
 async def test_each_caller_has_a_token_of_their_own(caller: Caller, server: Authorization) -> None:
     to = upstream(server, EXCHANGE | {"requestedTokenType": "urn:ietf:params:oauth:token-type:access_token"})
     subjects = {name: token(sub=name) for name in ("ann", "bob", "cid")}
