@@ -27,6 +27,10 @@ SCALARS: Final = ("string", "integer", "number", "boolean")
 NAME: Final = r"\$?[0-9]*[A-Za-z_][A-Za-z0-9_.-]*"
 """Names that can stand in braces; not plain numbers, which are counts in regular expressions."""
 
+_HINTS: Final = 20
+"""Placeholders of one text for which a near word is searched."""
+_SEARCHED: Final = 100
+"""Arguments among which it is searched."""
 _SECRET: Final = re.compile(r"\$\{(?:env|file):")
 _FOREIGN: Final = re.compile(
     rf"\$\{{({NAME})\}}|\{{\{{({NAME})\}}\}}|:({NAME})|<({NAME})>|%({NAME})%|\$([A-Za-z_]\w*)"
@@ -158,13 +162,19 @@ def foreign_in_url(url: str, arguments: Arguments) -> Iterator[Finding]:
 def unknown(
     placeholders: Iterable[Placeholder], arguments: Arguments, *, escapable: bool = True
 ) -> Iterable[Finding]:
-    """A finding for each that is neither argument nor builtin; ``escapable`` where ``{{name}}`` is text."""
+    """A finding for each that is neither argument nor builtin; ``escapable`` where ``{{name}}`` is text.
+
+    Only the first ones get a near word: a search for thousands would take minutes.
+    """
+    hints = _HINTS
     for part in placeholders:
         builtin = part.name.startswith("$")
         known = BUILTINS if builtin else tuple(arguments.properties)
         if part.name in known or is_builtin(part.name):
             continue
-        near = nearest(part.name, known) or nearest(part.name.rpartition(".")[2], known)
+        searched = known[:_SEARCHED] if hints > 0 else ()
+        hints -= 1
+        near = nearest(part.name, searched) or nearest(part.name.rpartition(".")[2], searched)
         if near:
             advice = f"did you mean {{{near}}}?"
         else:

@@ -104,6 +104,13 @@ def test_what_cannot_be_filled_in_is_found_at_its_brace(text: str, found: list[s
     assert [f"{f.offset}: {f.message} [{f.code}]" for f in findings] == found
 
 
+def test_near_words_are_searched_for_some_of_many_placeholders() -> None:
+    findings = Findings()
+    with findings.at():
+        Text.parse("{idd} " * 30).check(ARGUMENTS)
+    assert [" did you mean {id}?" in finding.message for finding in findings] == [True] * 20 + [False] * 10
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
