@@ -148,6 +148,17 @@ def _is_exact(content: bytes, value: Json) -> bool:
     return written.count(b":") == content.count(b":")
 
 
+def may_be_deeper(value: Json, depth: int) -> bool:
+    """Whether more than ``depth`` arrays and objects may stand one in another; False is certain."""
+    for _ in range(_WRITTEN_DEPTH - depth):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False
+
+
 def has_long_digits(content: bytes) -> bool:
     """Whether 19 digits stand in a row: an integer past 64 bits has that many at least."""
     return b"0" * 19 in content.translate(_DIGITS_TO_ZERO)

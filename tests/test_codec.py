@@ -19,6 +19,7 @@ from bridge.codec import (
     decode,
     encode,
     encode_soon,
+    may_be_deeper,
     quote,
 )
 
@@ -260,3 +261,15 @@ def test_escapes_of_lone_surrogates_take_little_memory(content: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 20 * len(content)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("depth", "deeper"), [(0, False), (64, False), (65, True), (200, True)])
+def test_depth_is_known_without_a_walk(depth: int, *, deeper: bool) -> None:
+    value: Any = 1
+    for number in range(depth):
+        value = [value] if number % 2 else {"a": value}
+    assert may_be_deeper(value, 64) is deeper
+
+
+def test_what_cannot_be_written_may_be_deeper() -> None:
+    assert may_be_deeper([2**64], 64)

@@ -561,7 +561,12 @@ def _require_json(arguments: dict[str, Json], content: bytes) -> None:
     if len(content) > MAX_BYTES:
         message = f"The arguments are larger than {MAX_BYTES} bytes; nothing was sent. Send less at a time."
         raise InvalidCall("arguments-too-large", message)
-    if not content or content.count(b"[") + content.count(b"{") > MAX_DEPTH or "\ufffd".encode() in content:
+    has_many = content.count(b"[") + content.count(b"{") > MAX_DEPTH
+    if (
+        not content
+        or "\ufffd".encode() in content
+        or (has_many and codec.may_be_deeper(arguments, MAX_DEPTH))
+    ):
         for name, value in arguments.items():
             _look_closely(name, value)
 
