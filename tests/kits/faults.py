@@ -83,6 +83,8 @@ _WITHOUT_ID: Final = frozenset(
     ]
 )
 """Right replies in which no id can stand."""
+_ASKED_FOR_PROXY: Final = "proxy_credentials"
+"""A 407 to a request over http: nothing tells whether the API has seen it."""
 _BROKEN: Final = {
     "refused": "connect-refused",
     "nameless": "dns-failed",
@@ -92,7 +94,7 @@ _BROKEN: Final = {
     "https_to_http": "tls-failed",
     "http_to_https": "reply-cut",
     "client_certificate": "tls-failed",
-    "proxy_credentials": "proxy-failed",
+    _ASKED_FOR_PROXY: "proxy-failed",
 }
 """Upstreams to which there is no way at all."""
 _SLOW_RESOLVER: Final = ("nameless", "connect-timeout")
@@ -185,7 +187,7 @@ def _problem(fault: str, id: str, code: str, text: str, *, unsafe: bool) -> str:
         return "" if fault in _WITHOUT_ID or id in text else "another call's"
     if unsafe and (expected in _UNUSABLE) != text.startswith(_DONE):
         return "whether it was done"
-    if unsafe and (expected in _CUT) != (_MAYBE in text):
+    if unsafe and (expected in _CUT or fault == _ASKED_FOR_PROXY) != (_MAYBE in text):
         return "whether it may have been done"
     return ""
 
@@ -274,11 +276,11 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
             "https_to_http": faulty.url.replace("http", "https"),
             "http_to_https": (await tls(authority.server("127.0.0.1"))).replace("https", "http"),
             "client_certificate": f"https://127.0.0.1:{await stack.enter_async_context(refuse(asking))}",
-            "proxy_credentials": "http://shop.test",
+            _ASKED_FOR_PROXY: "http://shop.test",
         }
         for upstream, url in urls.items():
             text = _UPSTREAM.format(url=url, ca=authority.file)
-            if upstream == "proxy_credentials":
+            if upstream == _ASKED_FOR_PROXY:
                 text += f"proxy: http://{proxy.place}\n"
             (tools / f"{upstream}.upstream.yaml").write_text(text)
         await to_thread.run_sync(large_bomb)
