@@ -108,7 +108,7 @@ def _judged(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """What is typed is judged as the same word of an entry under ``access.apiKeys``."""
 
     def judge(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
-        from bridge.commands.configuring import wrong_key
+        from bridge.commands.settings_from_options import wrong_key
 
         if problem := wrong_key(field, value):
             raise click.BadParameter(problem)
@@ -200,7 +200,7 @@ def _settings(
         from bridge.settings import Settings
 
         return Settings(**({"directories": (_DEFAULT,)} | typed))
-    from bridge.commands.configuring import settings
+    from bridge.commands.settings_from_options import settings
 
     return settings(config, typed, lenient=lenient)
 

@@ -19,15 +19,15 @@ from bridge.events import CallFinished, CallStarted, Ear
 from bridge.exchange import Reply, Request
 from bridge.redaction import Redactor
 from bridge.spec import Json, may_change
-from bridge.tool import bounds, content
-from bridge.tool.arguments import Unchecked
 from bridge.tool.compiler import Tool
-from bridge.tool.content import Result
-from bridge.tool.headers import forwarded
-from bridge.tool.outcome import error_result, status_error
-from bridge.tool.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
-from bridge.upstream import failures
+from bridge.tool.projection.projection import MAX_STEPS, QUICK_STEPS, Unfinished, is_nothing
+from bridge.tool.request.headers import forwarded
+from bridge.tool.result import bounds, content
+from bridge.tool.result.content import Result
+from bridge.tool.result.errors import error_result, status_error
+from bridge.tool.schema.arguments import Unchecked
 from bridge.upstream.client import Client
+from bridge.upstream.http import failures
 from bridge.upstream.retry import retry_after
 
 _LARGE: Final = 128 * 1024

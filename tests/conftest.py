@@ -3,6 +3,8 @@
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.serving.fixtures"]
+
 # Nothing is timed in a test.
 hypothesis.settings.register_profile(
     "bridge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

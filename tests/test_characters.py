@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from bridge.characters import deceptive
-from bridge.tool.bounds import stripped, visible
+from bridge.tool.result.bounds import stripped, visible
 
 BELONGING = [
     "👩‍🔬 👨‍👩‍👧‍👦 🏳️‍🌈 ❤️‍🔥 👍🏽 🧑🏽‍🚀 👁️‍🗨️",  # joiners in emoji

@@ -17,7 +17,7 @@ import pytest
 from bridge import diagnostics, errors, settingsfile, spec
 from bridge.cli import main
 from bridge.secrets import Sources
-from bridge.toolfiles.configuration import read_configuration
+from bridge.toolfiles.settings_file import read_configuration
 from tests.commands.shop import serving_shop
 from tests.kits.faults import EXPECTED
 
@@ -163,7 +163,7 @@ def test_every_verb_is_listed() -> None:
     verbs = {path.stem for path in (ROOT / "bridge/commands").glob("*.py")}
     listed = next(table for table in tables() if "restbridge serve" in table)
     assert {verb.removeprefix("restbridge ").split()[0] for verb in listed} == verbs - {
-        "__init__", "arguments", "configuring", "live", "loading", "operating", "report", "serving", "workers",
+        "__init__", "arguments", "loading", "settings_from_options",
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from bridge.redaction import Redactor
 from bridge.secrets import Sources, Upstream
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
-from bridge.tool.content import Result
+from bridge.tool.result.content import Result
 from bridge.upstream.client import Client
 
 pytestmark = pytest.mark.anyio

@@ -14,10 +14,10 @@ from bridge.diagnostics import InvalidSpec
 from bridge.errors import InvalidCall, UnusableReply
 from bridge.exchange import Reply, Request
 from bridge.spec import Json, RequestSpec, ResponseSpec
-from bridge.tool.arguments import Arguments
-from bridge.tool.content import of_reply
-from bridge.tool.projection import Projection
-from bridge.tool.request import RequestTemplate
+from bridge.tool.projection.projection import Projection
+from bridge.tool.request.builder import RequestTemplate
+from bridge.tool.result.content import of_reply
+from bridge.tool.schema.arguments import Arguments
 from tests.npm import MODULES
 
 pytestmark = pytest.mark.skipif(

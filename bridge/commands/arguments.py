@@ -8,7 +8,7 @@ import click
 
 from bridge import codec
 from bridge.spec import Json
-from bridge.tool.arguments import Arguments
+from bridge.tool.schema.arguments import Arguments
 
 _EXAMPLES: Final[Mapping[str, str]] = {
     "array": """:='["a", "b"]'""",

@@ -14,17 +14,18 @@ import click
 
 from bridge.caller import Caller, Inbound
 from bridge.codec import quote
-from bridge.commands import arguments, loading, report
+from bridge.commands import arguments, loading
 from bridge.errors import BridgeError
 from bridge.events import Ear, Event, TokenAsked, ignore
 from bridge.exchange import Reply
 from bridge.invoke import fetch, invoke
-from bridge.server.audit import Audit
 from bridge.settings import Settings
 from bridge.spec import Json, TokenExchangeAuth, may_change
-from bridge.tool.bounds import visible
+from bridge.telemetry import log_events as report
+from bridge.telemetry.audit import Audit
 from bridge.tool.compiler import Tool
-from bridge.tool.content import Result, redacted
+from bridge.tool.result.bounds import visible
+from bridge.tool.result.content import Result, redacted
 from bridge.upstream.client import Client
 
 _T = TypeVar("_T")

@@ -10,15 +10,15 @@ from typing import Final
 
 import click
 
-from bridge.commands import report
 from bridge.commands.loading import directories, load
 from bridge.diagnostics import Diagnostic
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.toolfiles.configuration import beside_tools, read_configuration
-from bridge.toolfiles.files import Place
+from bridge.telemetry import log_events as report
+from bridge.toolfiles.check.parsed import Told
 from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
-from bridge.toolfiles.words import Told
+from bridge.toolfiles.settings_file import beside_tools, read_configuration
+from bridge.toolfiles.watch.scan import Place
 
 _IDLE: Final[Mapping[State, str]] = {
     "blocked": "not served while the upstream file is wrong",

@@ -17,20 +17,20 @@ import click
 from anyio.abc import TaskStatus
 
 from bridge.address import Address
+from bridge.app.runtime import Transport, over_http, over_stdio, serve
 from bridge.commands import schema
 from bridge.commands.list import table
 from bridge.commands.loading import directories
 from bridge.commands.serve import Beginning, require_loopback
-from bridge.commands.serving import Transport, over_http, over_stdio, serve
 from bridge.demo import samples
 from bridge.demo.shop import create_app
+from bridge.http.server import serve_app
 from bridge.registry import Registry
 from bridge.secrets import Sources
-from bridge.server import logs
-from bridge.server.descriptors import private_stdio
-from bridge.server.first_answers import Before
-from bridge.server.http import serve_app
 from bridge.settings import Settings
+from bridge.stdio.descriptors import private_stdio
+from bridge.stdio.early_answers import Before
+from bridge.telemetry import log_output as logs
 
 _HOST: Final = "127.0.0.1"
 _SHOP_PORT: Final = 8100

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal, assert_never
 
 from bridge.caller import Caller
-from bridge.commands import arguments, loading, report
+from bridge.commands import arguments, loading
 from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.secrets import Upstream
@@ -22,7 +22,8 @@ from bridge.spec import (
     OAuth2,
     TokenExchangeAuth,
 )
-from bridge.upstream.outgoing import Outgoing
+from bridge.telemetry import log_events as report
+from bridge.upstream.request_head import Outgoing
 
 HIDDEN: Final = "[hidden]"
 _MARK: Final = "--restbridge-hidden--"

@@ -5,9 +5,9 @@ import shutil
 import sys
 from typing import Literal
 
-from bridge.commands import report
 from bridge.commands.loading import STATES, load, served
 from bridge.settings import Settings
+from bridge.telemetry import log_events as report
 from bridge.tool.compiler import Tool
 
 

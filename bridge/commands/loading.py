@@ -10,16 +10,16 @@ from typing import Final
 import click
 
 from bridge.codec import quote
-from bridge.commands import report
 from bridge.diagnostics import did_you_mean
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.settingsfile import View
+from bridge.telemetry import log_events as report
 from bridge.tool.compiler import Tool
-from bridge.toolfiles.files import Directories, Owner
 from bridge.toolfiles.loaded import Loaded, State
 from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.watch.scan import Directories, Owner
 
 STATES: Final[Mapping[State, str]] = {
     "good": "is right",

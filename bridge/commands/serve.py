@@ -14,15 +14,15 @@ import click
 
 from bridge.address import Address, is_loopback
 from bridge.commands.loading import chosen_view, directories
-from bridge.commands.report import Told
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
-from bridge.server import logs
-from bridge.server.descriptors import private_stdio
-from bridge.server.first_answers import FirstAnswers
 from bridge.settings import Settings
-from bridge.toolfiles.files import Directories
-from bridge.toolfiles.shelf import Shelf
+from bridge.stdio.descriptors import private_stdio
+from bridge.stdio.early_answers import FirstAnswers
+from bridge.telemetry import log_output as logs
+from bridge.telemetry.log_events import Told
+from bridge.toolfiles.directory import Shelf
+from bridge.toolfiles.watch.scan import Directories
 
 _log: Final = logging.getLogger("bridge")
 
@@ -109,21 +109,21 @@ def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
     places = directories(settings)
     logs.configure(form=settings.log_format)
     if several and http:
-        from bridge.commands.workers import supervise
+        from bridge.app.workers import supervise
 
         return supervise(settings, http)
     beginning = Beginning.load(settings, places, Sources(os.environ), worker, hangups)
     if beginning is None:
         return 1
     if http:
-        from bridge.commands.serving import run_http
+        from bridge.app.runtime import run_http
 
         return run_http(beginning, http, _traces(beginning))
     with private_stdio() as (source, sink), held_signals() as signals:
         first = FirstAnswers(beginning.registry.current, source, sink)
         if settings.express:
             first.start()
-        from bridge.commands.serving import run_stdio
+        from bridge.app.runtime import run_stdio
 
         end_traces = _traces(beginning)
         return run_stdio(beginning, source, sink, first.stop(), signals, end_traces=end_traces)
@@ -136,7 +136,7 @@ def _traces(beginning: Beginning) -> Callable[[], None] | None:
     if named is None or is_off or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     try:
-        from bridge.server.exporting import Exporter
+        from bridge.telemetry.exporter import Exporter
     except ModuleNotFoundError:
         level = logging.DEBUG if beginning.told.silent else logging.WARNING
         _log.log(level, "%s is set, but no traces are made: restbridge[otel] is not installed", named)

@@ -24,9 +24,10 @@ from bridge.spec import (
     UpstreamSpec,
     Words,
 )
-from bridge.tool import baseurl
-from bridge.tool.arguments import Arguments, OutputSchema
-from bridge.tool.headers import (
+from bridge.tool.projection.projection import Projection
+from bridge.tool.request import base_url as baseurl
+from bridge.tool.request.builder import RequestTemplate, body_names
+from bridge.tool.request.headers import (
     METHOD_HEADERS,
     METHOD_PARAMETER,
     check_cookie,
@@ -35,8 +36,7 @@ from bridge.tool.headers import (
     is_of_proxies,
     place,
 )
-from bridge.tool.projection import Projection
-from bridge.tool.request import RequestTemplate, body_names
+from bridge.tool.schema.arguments import Arguments, OutputSchema
 
 _W = TypeVar("_W", bound=Words)
 _Address = TypeVar("_Address")

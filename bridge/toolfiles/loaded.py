@@ -10,9 +10,9 @@ from bridge.registry import Snapshot
 from bridge.secrets import Upstream
 from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool
-from bridge.toolfiles.files import Content, Place
+from bridge.toolfiles.check.parsed import Told, Words
 from bridge.toolfiles.names import Names
-from bridge.toolfiles.words import Told, Words
+from bridge.toolfiles.watch.scan import Content, Place
 
 State: TypeAlias = Literal["good", "kept", "broken", "blocked", "waiting", "disabled", "ignored"]
 """kept: broken, and its last good tool serves on; blocked: its upstream file is broken; waiting: a secret

@@ -20,11 +20,11 @@ from bridge.registry import Snapshot
 from bridge.secrets import Sources, Upstream
 from bridge.spec import UpstreamSpec
 from bridge.tool.compiler import Tool, compile_upstream
-from bridge.toolfiles.claims import Claims
-from bridge.toolfiles.files import Content, Directories, Place
+from bridge.toolfiles.check.parsed import Words, at_top, locate, upstream_words
 from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
-from bridge.toolfiles.settling import Settling
-from bridge.toolfiles.words import Words, at_top, locate, upstream_words
+from bridge.toolfiles.resolution import Claims
+from bridge.toolfiles.watch.debounce import Settling
+from bridge.toolfiles.watch.scan import Content, Directories, Place
 
 
 def load_once(directories: Directories, sources: Sources) -> Loaded:

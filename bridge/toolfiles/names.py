@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from typing import TypeAlias
 
-from bridge.toolfiles.files import Place
+from bridge.toolfiles.watch.scan import Place
 
 Wishes: TypeAlias = Mapping[Place, Collection[str]]
 """The names that files ask for, in order of precedence."""

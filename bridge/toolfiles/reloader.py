@@ -17,10 +17,10 @@ from anyio import to_thread
 from watchfiles import awatch
 
 from bridge.events import SnapshotReplaced
-from bridge.toolfiles.files import Folder
+from bridge.toolfiles.directory import Shelf
 from bridge.toolfiles.loaded import Loaded
-from bridge.toolfiles.settling import GONE
-from bridge.toolfiles.shelf import Shelf
+from bridge.toolfiles.watch.debounce import GONE
+from bridge.toolfiles.watch.scan import Folder
 
 _log: Final = logging.getLogger("bridge")
 

@@ -15,17 +15,17 @@ from bridge.events import Ear, RequestRetried, ignore
 from bridge.exchange import Header, Reply, Request
 from bridge.secrets import Upstream
 from bridge.spec import Limits
-from bridge.upstream import failures
-from bridge.upstream.addresses import Lookup, look_up
 from bridge.upstream.circuit import Circuit
-from bridge.upstream.incoming import Progress
-from bridge.upstream.limits import Slots, Turn
+from bridge.upstream.http import failures
+from bridge.upstream.http.addresses import Lookup, look_up
+from bridge.upstream.http.connection import SETTLE_SECONDS
+from bridge.upstream.http.pool import Pools
+from bridge.upstream.http.reply_reader import Progress
+from bridge.upstream.http.transport import Transport
 from bridge.upstream.oauth import Tokens
-from bridge.upstream.outgoing import Outgoing
-from bridge.upstream.pools import Pools
+from bridge.upstream.request_head import Outgoing
 from bridge.upstream.retry import Retrying, reason
-from bridge.upstream.transport import Transport
-from bridge.upstream.wire import SETTLE_SECONDS
+from bridge.upstream.slots import Slots, Turn
 
 _PREPARING: Final = "getting a token"
 _TO_TELL: Final = 0.05

@@ -21,7 +21,7 @@ from bridge.events import Ear, TokenAsked
 from bridge.exchange import Reply, Request
 from bridge.secrets import Upstream, client_credentials
 from bridge.spec import Auth, Json, OAuth2, TokenExchangeAuth
-from bridge.upstream.failures import LATER, OPERATOR
+from bridge.upstream.http.failures import LATER, OPERATOR
 
 Ask: TypeAlias = Callable[[Request, Upstream, float], Awaitable[Reply]]
 """Sends a request of ours, in the time that there is for a call, and in so many seconds; raises ``UpstreamError``."""

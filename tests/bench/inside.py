@@ -24,21 +24,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
+from bridge.app.runtime import Bridge, serve
 from bridge.caller import ANYBODY
-from bridge.commands import report
 from bridge.commands.serve import Beginning
-from bridge.commands.serving import Bridge, serve
 from bridge.exchange import Reply, Request
+from bridge.http.fast_path_middleware import Express
+from bridge.http.request_guard import LOCAL_NAMES, Gate
+from bridge.http.server import PATH
+from bridge.protocol.handlers import ToolServer
+from bridge.protocol.notifications import Announcer
 from bridge.secrets import Sources, Upstream
-from bridge.server import logs
-from bridge.server.announce import Announcer
-from bridge.server.express import Express
-from bridge.server.gate import LOCAL_NAMES, Gate
-from bridge.server.handlers import ToolServer
-from bridge.server.http import PATH
 from bridge.settings import Settings
 from bridge.spec import Limits
-from bridge.toolfiles.files import Directories
+from bridge.telemetry import log_events as report
+from bridge.telemetry import log_output as logs
+from bridge.toolfiles.watch.scan import Directories
 from bridge.upstream.client import Client
 from tests.bench.messages import ARGUMENTS, READY, Message, initialize, message, modern, of_session, result
 from tests.bench.subjects import bridge_files, is_right

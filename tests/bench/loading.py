@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge.secrets import Sources
-from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.settling import Settling
+from bridge.toolfiles.watch.debounce import Settling
+from bridge.toolfiles.watch.scan import Directories
 from tests.bench.table import row, title
 from tests.proc import cpu, memory
 

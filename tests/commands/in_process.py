@@ -16,12 +16,12 @@ from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bridge import cli
-from bridge.commands import serving
+from bridge.app import runtime as serving
 from bridge.commands.loading import directories
 from bridge.commands.serve import Beginning, _traces
 from bridge.secrets import Sources
-from bridge.server import logs
 from bridge.settings import Settings
+from bridge.telemetry import log_output as logs
 from tests.commands.processes import Log
 
 

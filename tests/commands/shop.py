@@ -8,7 +8,7 @@ from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 
 from bridge.demo.shop import create_app
-from bridge.server.http import serve_app
+from bridge.http.server import serve_app
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 
 from bridge.commands.arguments import read
 from bridge.spec import Json
-from bridge.tool.arguments import Arguments
+from bridge.tool.schema.arguments import Arguments
 
 SCHEMA: dict[str, Json] = {
     "properties": {

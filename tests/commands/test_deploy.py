@@ -19,16 +19,16 @@ from ruamel.yaml import YAML
 
 from bridge.egress import _REFUSED
 from bridge.secrets import Sources
-from bridge.server.metrics import Metrics, Standing
-from bridge.toolfiles.configuration import read_configuration
-from bridge.toolfiles.files import Directories
+from bridge.telemetry.metrics import Metrics, Standing
 from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.settings_file import read_configuration
+from bridge.toolfiles.watch.scan import Directories
 from tests.commands.conftest import ROOT, Line
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import restbridge
 from tests.commands.test_key import new, url_of
 from tests.real_upstreams.processes import free_port, program, running
-from tests.server.support import Session, call
+from tests.serving.served import Session, call
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus.rules.yaml"

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from mcp_types import LATEST_PROTOCOL_VERSION
 
-from bridge.commands.live import LiveSettings
+from bridge.app.settings_watcher import LiveSettings
 from bridge.events import ignore
 from tests.commands.conftest import Line
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import Log, restbridge
 from tests.commands.test_workers import workers_of
-from tests.server.logins import ISSUER, RESOURCE, Login, token
-from tests.server.support import Session
+from tests.serving.logins import ISSUER, RESOURCE, Login, token
+from tests.serving.served import Session
 
 CONFIG = ("--config", "restbridge.yaml")
 

@@ -16,7 +16,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from tests.commands.conftest import Line
 from tests.commands.in_process import serving_in_process
 from tests.real_upstreams.processes import free_port
-from tests.server.logins import Login, token
+from tests.serving.logins import Login, token
 from tests.upstream.authorization import BRIDGE, SECRET, serving_authorization
 
 pytestmark = pytest.mark.anyio

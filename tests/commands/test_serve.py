@@ -13,18 +13,18 @@ import pytest
 from mcp import Client
 
 from bridge.address import Address
+from bridge.app.runtime import Bridge, over_http, run_stdio, serve
 from bridge.caller import UNTOLD
 from bridge.commands.loading import directories
 from bridge.commands.serve import Beginning, _held_hangups, held_signals
-from bridge.commands.serving import Bridge, over_http, run_stdio, serve
+from bridge.http.listeners import bind
 from bridge.secrets import Sources
-from bridge.server.first_answers import Before
-from bridge.server.listeners import bind
 from bridge.settings import Settings
+from bridge.stdio.early_answers import Before
 from tests.commands.conftest import ROOT, Line
 from tests.commands.in_process import collector_kept, ended_when_it_logs, over_stdio, serving_in_process
 from tests.commands.processes import HELLO, request, restbridge
-from tests.server.support import Json, Session, call
+from tests.serving.served import Json, Session, call
 from tests.upstream.conversation import serve_faults
 from tests.upstream.faulty import never_answers
 

@@ -13,12 +13,12 @@ from opentelemetry.util._once import Once
 from bridge.commands.serve import Beginning, _traces
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.toolfiles.files import Directories
+from bridge.toolfiles.watch.scan import Directories
 from tests.commands.collector import Collector, serving_collector
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import HELLO, request, restbridge
-from tests.server.support import META, Session, call
-from tests.server.support import request as asked
+from tests.serving.served import META, Session, call
+from tests.serving.served import request as asked
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +223,7 @@ def test_without_the_extra_it_is_said_once_that_there_are_no_traces(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, worker: int
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setitem(sys.modules, "bridge.server.exporting", None)
+    monkeypatch.setitem(sys.modules, "bridge.telemetry.exporter", None)
     assert _traces(beginning(worker)) is None
     text = "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no traces are made: restbridge[otel] is not installed"
     assert caplog.messages == [text] * (worker == 1)

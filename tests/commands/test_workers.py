@@ -17,14 +17,14 @@ import pytest
 from mcp import Client
 
 from bridge.address import Address
-from bridge.commands.workers import Workers, next_pause, supervise
-from bridge.server.listeners import bind
+from bridge.app.workers import Workers, next_pause, supervise
+from bridge.http.listeners import bind
 from bridge.settings import Settings
 from tests import proc
 from tests.commands.conftest import Line
 from tests.commands.in_process import ended_when_it_logs
 from tests.commands.processes import ROOT, Running, restbridge
-from tests.server.support import Api, Files, Json, Session, call, serving_api, tool_file
+from tests.serving.served import Api, Files, Json, Session, call, serving_api, tool_file
 
 pytestmark = pytest.mark.anyio
 
@@ -206,9 +206,7 @@ def test_workers_are_started_as_this_process_was_and_end_with_their_input(
 
 def test_who_looks_after_workers_does_without_the_sdk() -> None:
     """Whose import costs more than all the rest."""
-    program = (
-        "import sys, bridge.cli, bridge.commands.serve, bridge.commands.workers; print('mcp' in sys.modules)"
-    )
+    program = "import sys, bridge.cli, bridge.commands.serve, bridge.app.workers; print('mcp' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
     assert said.stdout == b"False\n"
 

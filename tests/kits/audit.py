@@ -16,7 +16,7 @@ import httpx
 
 from tests.commands.processes import restbridge
 from tests.kits.figures import Figure, at_least, none_of
-from tests.server.support import Session, request
+from tests.serving.served import Session, request
 from tests.upstream.conversation import Exchange, serve_faults
 
 _AT_ONCE: Final = 2

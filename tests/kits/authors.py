@@ -23,7 +23,7 @@ from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.upstream.client import Client
 from tests.kits.figures import Figure, at_least, at_most
-from tests.tool import hostile
+from tests.tool.schema import hostile
 from tests.upstream.conversation import Exchange, serve_faults
 
 _SIZES: Final = (300, 3_000, 30_000, 300_000, 900_000)

@@ -21,8 +21,8 @@ import httpx
 
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http
-from tests.server.logins import ISSUER, RESOURCE, Login, token
-from tests.server.support import Session, call, request
+from tests.serving.logins import ISSUER, RESOURCE, Login, token
+from tests.serving.served import Session, call, request
 from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 from tests.upstream.conversation import Exchange, serve_faults
 

@@ -24,7 +24,7 @@ from anyio import to_thread
 from bridge.cli import main
 from tests.kits.figures import Figure, at_least, none_of
 from tests.kits.serving import over_http
-from tests.server.support import Session, call, request
+from tests.serving.served import Session, call, request
 from tests.upstream.conversation import Exchange, Fault, serve_faults
 
 _SECRETS: Final = {

@@ -18,8 +18,8 @@ import httpx
 
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, Bridge, over_http
-from tests.server.logins import ISSUER, RESOURCE, Login, token
-from tests.server.support import Session, call, initialize, request
+from tests.serving.logins import ISSUER, RESOURCE, Login, token
+from tests.serving.served import Session, call, initialize, request
 from tests.upstream.conversation import Exchange, serve_faults
 
 _SLOW_SECONDS: Final = 0.1

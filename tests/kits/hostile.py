@@ -27,10 +27,10 @@ import httptools
 from anyio import to_thread
 from anyio.abc import Process
 
+from tests.http.test_framing import AMBIGUOUS, BAD_CHUNKS, JDK, WEBSOCKET
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, Bridge, over_http
-from tests.server.support import META, Json, call, request
-from tests.server.test_framing import AMBIGUOUS, BAD_CHUNKS, JDK, WEBSOCKET
+from tests.serving.served import META, Json, call, request
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _KEY: Final = "key-of-ann"

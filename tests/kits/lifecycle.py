@@ -23,7 +23,7 @@ from bridge.registry import Snapshot
 from bridge.upstream.client import Client
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http, over_pipes
-from tests.server.support import TOOLS, Served, Session, call, cancel, initialize, request, serving_api
+from tests.serving.served import TOOLS, Served, Session, call, cancel, initialize, request, serving_api
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _GRACE: Final = 5

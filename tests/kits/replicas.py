@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from tests.bench.processes import free_port
 from tests.kits.figures import Figure, none_of
 from tests.kits.serving import over_http
-from tests.server.support import Session, call, serving_api, tool_file
+from tests.serving.served import Session, call, serving_api, tool_file
 
 _REPLICAS: Final = 3
 _CALLERS: Final = 6

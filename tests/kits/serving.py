@@ -17,7 +17,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 
 from tests import proc
-from tests.server.support import Pipe
+from tests.serving.served import Pipe
 
 ROOT: Final = Path(__file__).parents[2]
 _URL: Final = re.compile(rb"serving (http://[^\s;]+)[\s;]")

@@ -18,8 +18,8 @@ import anyio
 
 from bridge.secrets import Sources
 from bridge.tool.compiler import Tool
-from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.watch.scan import Directories
 from tests.kits.figures import Figure, at_least, at_most, none_of
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
 from tests.toolfiles.service import Service

@@ -21,13 +21,13 @@ import httpx
 from bridge.errors import InvalidCall
 from bridge.secrets import Sources
 from bridge.spec import RequestSpec
-from bridge.tool.arguments import Arguments
-from bridge.tool.request import RequestTemplate
-from bridge.toolfiles.files import Directories
+from bridge.tool.request.builder import RequestTemplate
+from bridge.tool.schema.arguments import Arguments
 from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.watch.scan import Directories
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, over_http, over_pipes
-from tests.server.support import Pipe, Session, call, request
+from tests.serving.served import Pipe, Session, call, request
 from tests.upstream.conversation import Exchange, serve_faults
 
 _BAD: Final = ROOT / "tests/toolfiles/bad"

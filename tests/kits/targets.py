@@ -13,14 +13,14 @@ from bridge.errors import InvalidCall, UnusableReply
 from bridge.exchange import Reply
 from bridge.secrets import Sources
 from bridge.spec import ResponseSpec
-from bridge.tool.content import Result, document, of_reply, of_value
-from bridge.tool.outcome import upstream_message
-from bridge.tool.percent import leads_elsewhere
-from bridge.tool.projection import Projection
-from bridge.tool.template import Template
-from bridge.toolfiles.files import Content, Directories, Place
+from bridge.tool.projection.projection import Projection
+from bridge.tool.request.percent import leads_elsewhere
+from bridge.tool.request.url_template import Template
+from bridge.tool.result.content import Result, document, of_reply, of_value
+from bridge.tool.result.errors import upstream_message
 from bridge.toolfiles.loader import load
-from bridge.upstream.decoding import Content as Decoding
+from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.upstream.http.decoding import Content as Decoding
 
 _RESPONSE: Final = ResponseSpec.model_validate({"maxBytes": "20kB"})
 _PROJECTION: Final = Projection.compile("items[?n > `1`].{id: id, n: n} || keys(@) || @")

@@ -9,9 +9,9 @@ import anyio
 from bridge.events import Event, SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
-from bridge.toolfiles.files import Directories
+from bridge.toolfiles.directory import Shelf
 from bridge.toolfiles.reloader import Reloader
-from bridge.toolfiles.shelf import Shelf
+from bridge.toolfiles.watch.scan import Directories
 
 
 class Service:

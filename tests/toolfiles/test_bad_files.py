@@ -13,8 +13,8 @@ import pytest
 
 from bridge.diagnostics import CODES, Diagnostic
 from bridge.secrets import Sources
-from bridge.toolfiles.files import Directories
 from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.watch.scan import Directories
 
 BAD = Path(__file__).parent / "bad"
 CASES = sorted(path for path in BAD.glob("*/*") if path.suffix != ".txt")

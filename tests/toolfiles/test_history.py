@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.spec import Json
-from bridge.toolfiles.files import Content, Directories, Place
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load
+from bridge.toolfiles.watch.scan import Content, Directories, Place
 
 _F = TypeVar("_F", ToolFile, UpstreamFile)
 

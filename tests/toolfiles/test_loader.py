@@ -10,12 +10,12 @@ from bridge.diagnostics import CODES, Mark
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.spec import ToolSpec
-from bridge.toolfiles import claims
-from bridge.toolfiles.files import Content, Directories, Owner, Place
+from bridge.toolfiles import resolution as claims
+from bridge.toolfiles.check.parsed import Words, tool_words
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load, load_once
-from bridge.toolfiles.settling import Settling
-from bridge.toolfiles.words import Words, tool_words
+from bridge.toolfiles.watch.debounce import Settling
+from bridge.toolfiles.watch.scan import Content, Directories, Owner, Place
 
 REQUEST = "request: {method: GET, url: /x}\n"
 TOOL = f"description: Get a thing.\nupstream: shop\n{REQUEST}"

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.toolfiles.files import Place
 from bridge.toolfiles.names import Names
+from bridge.toolfiles.watch.scan import Place
 
 
 def place(name: str) -> Place:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from bridge.events import Event
-from bridge.toolfiles.files import MAX_WATCHED, Directories, Folder, look
+from bridge.toolfiles.watch.scan import MAX_WATCHED, Directories, Folder, look
 from tests.toolfiles.descriptors import descriptors_left
 from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
 from tests.toolfiles.service import Service, serving

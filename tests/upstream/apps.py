@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import anyio
 from starlette.types import ASGIApp
 
-from bridge.server.http import serve_app
+from bridge.http.server import serve_app
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.server.logins import RESOURCE, private
+from tests.serving.logins import RESOURCE, private
 from tests.upstream.apps import serving
 
 BRIDGE: Final = "the-bridge"

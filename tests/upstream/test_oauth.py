@@ -11,7 +11,7 @@ from bridge.exchange import Reply, Request
 from bridge.secrets import Sources, Upstream
 from bridge.spec import UpstreamSpec
 from bridge.tool.compiler import compile_upstream
-from tests.server.logins import token
+from tests.serving.logins import token
 from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 from tests.upstream.sending import Caller
 

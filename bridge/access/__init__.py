@@ -1,0 +1,1 @@
+"""Who calls: keys, tokens, and how much each caller may use."""

@@ -1,0 +1,1 @@
+"""The server process: startup, runtime, transports, reload of settings, workers."""

@@ -1,0 +1,1 @@
+"""MCP for both transports and both eras: listing and calling tools, notifications of changes."""

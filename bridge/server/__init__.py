@@ -1,1 +1,0 @@
-"""The serving wing: what clients and operators meet."""

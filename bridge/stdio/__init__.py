@@ -1,0 +1,1 @@
+"""The stdio transport: serving one client, with early answers while the SDK is imported."""

@@ -1,0 +1,1 @@
+"""Log, metrics, audit and traces. Its modules are listeners of events."""

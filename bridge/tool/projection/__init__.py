@@ -1,0 +1,1 @@
+"""JMESPath projections of replies, with a budget of steps and memory."""

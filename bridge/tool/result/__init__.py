@@ -1,0 +1,1 @@
+"""Results of tool calls: content blocks within size limits, and errors."""

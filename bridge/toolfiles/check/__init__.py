@@ -1,0 +1,1 @@
+"""Checks parsed values: they become specs, or diagnostics."""

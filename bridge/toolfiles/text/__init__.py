@@ -1,0 +1,1 @@
+"""Parses YAML: text becomes values with their lines and columns."""

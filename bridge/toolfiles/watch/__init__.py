@@ -1,0 +1,1 @@
+"""Scans the tool directories, and tells when a changed file is stable."""

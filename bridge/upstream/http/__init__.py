@@ -1,0 +1,1 @@
+"""HTTP to APIs: connections, TLS, replies."""

@@ -1,0 +1,394 @@
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from bridge.access.quotas import UNBOUNDED, Kind, Limits
+from bridge.caller import ANYBODY, Caller
+from bridge.errors import TooMany
+from bridge.events import CallFinished
+from bridge.registry import Snapshot
+from bridge.secrets import Sources
+from bridge.settingsfile import Limits as Words
+from bridge.spec import ToolSpec
+from bridge.tool.compiler import compile_tool
+from bridge.upstream.client import Client
+from tests.access.test_credentials import entry, later, letting_in, opened, session_of, words_of
+from tests.serving.served import INITIALIZED, Api, Json, Served, Session, call, initialize, request
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = Caller("ann"), Caller("bob")
+
+
+def words(**said: Any) -> Words:
+    return Words.model_validate(said)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def calls(limits: Limits, caller: Caller) -> str | None:
+    """Why a call may not be made; one that may has ended."""
+    try:
+        limits.count_request(caller)
+        limits.begin_call(caller)
+    except TooMany as error:
+        return str(error)
+    limits.add("calls", caller, -1)
+    return None
+
+
+def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
+    clock = Clock()
+    limits = Limits(words(perCaller={"rate": 30}), clock)
+    assert [calls(limits, ANN) for _ in range(5)] == [None] * 5
+    refused = (
+        "Too many requests in a minute: at most 30 for each caller, 5 of them at once. "
+        "Try again in 2 seconds."
+    )
+    assert calls(limits, ANN) == refused
+    assert calls(limits, BOB) is None
+    assert calls(limits, Caller("ann", issuer="x")) is None  # another Ann
+    clock.seconds += 2
+    assert [calls(limits, ANN), calls(limits, ANN)] == [None, refused]
+    clock.seconds += 60
+    assert [calls(limits, ANN) for _ in range(6)] == [None] * 5 + [refused]
+
+
+def test_a_slow_rate_allows_one_at_once() -> None:
+    clock = Clock()
+    limits = Limits(words(inAll={"rate": 1}), clock)
+    assert calls(limits, ANN) is None
+    clock.seconds += 59.5
+    refused = "Too many requests in a minute: at most 1 in all, 1 of them at once. Try again in 1 second."
+    assert calls(limits, BOB) == refused
+    clock.seconds += 1
+    assert calls(limits, BOB) is None
+
+
+def test_what_is_refused_takes_no_room() -> None:
+    limits = Limits(words(perCaller={"calls": 2}, inAll={"calls": 3, "rate": 60}), Clock())
+    limits.begin_call(ANN)
+    limits.begin_call(ANN)
+    for _ in range(20):
+        with pytest.raises(TooMany):
+            limits.begin_call(ANN)
+    limits.begin_call(BOB)
+    assert calls(limits, BOB) == "Too many calls at a time: at most 3 in all. Try again in 1 second."
+    limits.add("calls", ANN, -1)
+    for _ in range(9):
+        assert calls(limits, BOB) is None
+    for _ in range(20):
+        assert str(calls(limits, BOB)).startswith("Too many requests in a minute: at most 60 in all, 10 of")
+
+
+def test_callers_who_have_nothing_are_forgotten() -> None:
+    clock = Clock()
+    limits = Limits(words(perCaller={"calls": 1, "rate": 1}), clock)
+    limits.begin_call(ANN)
+    for number in range(1999):
+        assert calls(limits, Caller(str(number))) is None
+    clock.seconds += 61
+    assert calls(limits, BOB) is None
+    assert len(limits._each) == 2
+    assert calls(limits, ANN) == "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
+
+
+KINDS: tuple[Kind, ...] = ("calls", "sessions", "streams", "results")
+
+
+def test_by_default_a_caller_with_a_name_leaves_room_for_others() -> None:
+    limits = Limits()
+    for kind in KINDS:
+        most = getattr(limits.words.per_caller, kind)
+        assert most * 4 <= getattr(limits.words.in_all, kind)
+        limits.add(kind, ANN, most)
+        with pytest.raises(TooMany, match="for each caller"):
+            limits.check(kind, ANN)
+        limits.check(kind, BOB)
+        limits.check(kind, ANYBODY)
+
+
+def test_callers_without_a_name_are_bound_by_what_is_written_alone() -> None:
+    limits = Limits(words(perCaller={"calls": 2}))
+    for kind in KINDS[1:]:
+        limits.add(kind, ANYBODY, getattr(limits.words.in_all, kind) - 1)
+        limits.check(kind, ANYBODY)
+    limits.add("calls", ANYBODY, 2)
+    with pytest.raises(TooMany, match="at most 2 for each caller"):
+        limits.check("calls", ANYBODY)
+
+
+def test_over_stdio_nothing_is_bounded() -> None:
+    limits = Limits(UNBOUNDED)
+    for kind in KINDS:
+        limits.add(kind, ANYBODY, 10**9)
+        limits.check(kind, ANYBODY)
+
+
+@pytest.fixture
+def bound(api: Api, client: Client) -> Served:
+    served = Served(
+        api.url, client, limits=words(perCaller={"calls": 1, "sessions": 1, "streams": 1}, body="1kB")
+    )
+    served.show("echo", "hang")
+    return served
+
+
+ACCESS = ("ann", "bob")
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_call_too_many_is_told_to_the_model(
+    bound: Served, api: Api, web: httpx.AsyncClient, *, express: bool
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ann.ask_modern, call("hang"))
+            await api.entered.wait()
+            refused = [await ann.ask(call("echo", 2)), await ann.ask_modern(call("echo", 2))]
+            assert (await bob.ask(call("echo")))["result"]["isError"] is False
+            api.release.set()
+        assert (await ann.ask(call("echo")))["result"]["isError"] is False
+    text = "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
+    for answer in refused:
+        result = answer["result"]
+        assert (result["isError"], result["content"]) == (True, [{"type": "text", "text": text}])
+        assert result["_meta"]["restbridge/error"] == "too-many-calls"
+    outcomes = [(event.caller, event.outcome) for event in bound.events if isinstance(event, CallFinished)]
+    assert outcomes.count(("ann", "too-many-calls")) == 2
+    assert len(outcomes) == 5
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_who_leaves_results_unread_makes_no_more_calls(
+    api: Api, web: httpx.AsyncClient, client: Client, *, express: bool
+) -> None:
+    served = Served(api.url, client, express=express, limits=words(perCaller={"results": "1MiB"}))
+    served.show("echo")
+    access = letting_in(map(entry, ACCESS))
+    async with served.http(access=access) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        served.server.limits.add("results", Caller("ann"), 1024**2)
+        refused = [await ann.ask(call("echo")), await ann.ask_modern(call("echo"))]
+        assert (await bob.ask(call("echo")))["result"]["isError"] is False
+        served.server.limits.add("results", Caller("ann"), -1)
+        assert (await ann.ask(call("echo")))["result"]["isError"] is False
+    for answer in refused:
+        (block,) = answer["result"]["content"]
+        assert block["text"].startswith("Too many bytes of results that wait to be read: at most 1048576 for")
+
+
+async def test_a_session_that_is_idle_ends_and_makes_room(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served.show("echo")
+    async with served.http(idle=0.1) as url:
+        first = Session(web, url)
+        await first.open()
+        with anyio.fail_after(30):
+            while served.server.announcer.sessions or served.server.limits.now["sessions"]:
+                await anyio.lowlevel.checkpoint()
+        assert (await first.post(call("echo"))).status_code == 404
+        await Session(web, url).open()
+
+
+async def test_a_session_too_many_is_refused_until_another_ends(
+    bound: Served, web: httpx.AsyncClient
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann = await opened("ann", web, url)
+        await opened("bob", web, url)
+        reply = await session_of("ann", web, url).post(initialize())
+        assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
+        error = reply.json()
+        assert error["id"] == 0
+        assert error["error"]["message"] == (
+            "Too many sessions: at most 1 for each caller. Try again in 60 seconds."
+        )
+        assert (await web.delete(url, headers=ann.headers)).status_code == 200
+        await opened("ann", web, url)
+
+
+async def test_of_many_sessions_that_are_opened_at_once_none_is_too_many(
+    bound: Served, web: httpx.AsyncClient
+) -> None:
+    statuses: list[int] = []
+
+    async def open_one() -> None:
+        statuses.append((await session_of("ann", web, url).post(initialize())).status_code)
+
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(open_one)
+        assert bound.server.limits.now["sessions"] == 1
+    assert sorted(statuses) == [200] + [429] * 9
+
+
+async def test_what_opens_no_session_leaves_its_room(bound: Served, web: httpx.AsyncClient) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        session = session_of("ann", web, url)
+        assert (await session.post(initialize(), accept="text/html")).status_code == 406
+        assert bound.server.limits.now["sessions"] == 0
+        assert (await session.post(initialize())).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "expired"])
+async def test_sessions_of_a_key_that_is_gone_leave_their_room(
+    api: Api, client: Client, web: httpx.AsyncClient, how: str
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served.show("echo")
+    access = letting_in([entry("ann"), entry("bob")])
+    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
+        tasks.start_soon(access.run)
+        await opened("ann", web, url)
+        reply = await session_of("bob", web, url).post(initialize())
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+        access.replace(words_of([entry("ann", scopes=["more"]), entry("bob")]))  # she is still there
+        assert (await session_of("bob", web, url).post(initialize())).status_code == 503
+        left = [entry("ann", expires=later(0.3))] if how == "expired" else []
+        access.replace(words_of([*left, entry("bob")]))
+        with anyio.fail_after(30):
+            while (await session_of("bob", web, url).post(initialize())).status_code != 200:
+                pass
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+async def test_a_stream_too_many_is_refused_until_another_ends(
+    bound: Served, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann, bob = [await opened(name, web, url) for name in ACCESS]
+        async with ann.hearing(modern=modern), bob.hearing(modern=modern):
+            async with web.stream("GET", url, headers=ann.headers) as reply:
+                assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
+            async with ann.listen(toolsListChanged=True) as events:
+                assert [event async for event in events] == []
+        with anyio.fail_after(30):
+            while True:
+                async with web.stream("GET", url, headers=ann.headers) as reply:
+                    if reply.status_code == 200:
+                        break
+
+
+async def test_what_all_have_together_is_the_servers_to_refuse(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    async with served.http() as url:
+        await Session(web, url).open()
+        reply = await Session(web, url).post(initialize())
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+
+
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, express: bool) -> None:
+    async with bound.http(express=express) as url:
+        session = Session(web, url)
+        message = session.modern(call("echo"))
+        assert (await web.post(url, **message)).status_code == 200
+        message["content"] += b" " * 1000
+        reply = await web.post(url, **message)
+        assert (reply.status_code, reply.json()["error"]["message"]) == (
+            413,
+            "The body of a request may have 1000 bytes",
+        )
+        chunked = httpx.Request("POST", url, headers=message["headers"], content=_pieces(message["content"]))
+        assert (await web.send(chunked)).status_code == 413
+
+
+OVER = "Too many requests in a minute: at most 1 for each caller, 1 of them at once. Try again in"
+
+
+@pytest.mark.parametrize("express", [True, False])
+@pytest.mark.parametrize(
+    "first", [request("tools/list"), request("ping"), call("echo"), call("nosuch"), request("nosuch/method")]
+)
+async def test_every_request_counts_for_the_rate(
+    api: Api, web: httpx.AsyncClient, client: Client, first: Json, *, express: bool
+) -> None:
+    served = Served(api.url, client, limits=words(perCaller={"rate": 1}))
+    served.show("echo")
+    async with served.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+        ann, bob = [session_of(name, web, url) for name in ACCESS]
+        await web.post(url, **ann.modern(first))
+        for name in ("echo", "nosuch"):
+            for asked in (await ann.ask_modern(call(name, 2)), (await ann.post(call(name, 2))).json()):
+                assert (asked["id"], asked["result"]["isError"]) == (2, True)
+                assert asked["result"]["_meta"]["restbridge/error"] == "too-many-calls"
+                assert asked["result"]["content"][0]["text"].startswith(OVER)
+        for reply in (
+            await web.post(url, **ann.modern(request("tools/list", 3))),
+            await ann.post(initialize() | {"id": 3}),
+            await ann.post(request("ping", 3)),
+        ):
+            assert (reply.status_code, reply.json()["id"]) == (429, 3)
+            assert reply.json()["error"]["message"].startswith(OVER)
+            assert 0 < int(reply.headers["retry-after"]) <= 60
+        assert (await ann.post(INITIALIZED)).status_code == 429
+        assert (await ann.post(b"[" * 200_000)).status_code == 429
+        assert (await ann.post(b"nonsense")).status_code == 400
+        assert (await web.get(url, headers=ann.headers)).status_code == 429
+        assert (await bob.ask_modern(call("echo")))["result"]["isError"] is False
+
+
+async def test_a_request_that_a_page_of_others_sends_does_not_count(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client, limits=words(inAll={"rate": 1}))
+    served.show("echo")
+    async with served.http() as url:
+        session = Session(web, url)
+        for _ in range(5):
+            assert (await session.post(call("echo"), origin="https://evil.example")).status_code == 403
+        assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
+
+
+async def test_waiting_calls_of_one_caller_do_not_hold_up_another(
+    api: Api, web: httpx.AsyncClient, client: Client
+) -> None:
+    served = Served(api.url, client)
+    spec = {
+        "description": "x",
+        "request": {"method": "GET", "url": f"{api.url}/hang"},
+        "limits": {"concurrency": 1, "queue": "30s"},
+    }
+    tool, _ = compile_tool("hang", ToolSpec.model_validate(spec), None, Sources({}))
+    served.registry.replace(Snapshot([tool]))
+    ended: list[str] = []
+
+    async def ask(session: Session, name: str) -> None:
+        assert (await session.ask_modern(call("hang")))["result"]["isError"] is False
+        ended.append(name)
+
+    async with served.http(access=letting_in(map(entry, ACCESS))) as url:
+        ann, bob = [session_of(name, web, url) for name in ACCESS]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask, ann, "ann")
+            with anyio.fail_after(30):
+                while served.server.limits.now["calls"] < 20:
+                    await anyio.lowlevel.checkpoint()
+                tasks.start_soon(ask, bob, "bob")
+                while served.server.limits.now["calls"] < 21:
+                    await anyio.lowlevel.checkpoint()
+            api.release.set()
+    assert ended.index("bob") <= 2
+    assert len(ended) == 21

@@ -1,0 +1,94 @@
+import anyio
+import httpx
+import pytest
+
+from bridge.events import RequestRefused
+from bridge.http.admin_routes import Operator
+from bridge.settingsfile import OPERATE_SCOPE
+from tests.access.test_credentials import entry, letting_in, session_of
+from tests.serving.served import Api, Json, Served, call
+
+pytestmark = pytest.mark.anyio
+
+
+async def reload() -> Json:
+    return {"added": ["one"]}
+
+
+async def figures(accept: str) -> tuple[bytes, str]:
+    return b"figures", accept or "text/plain"
+
+
+OPERATOR = Operator(lambda: {"tools": 3}, reload, figures)
+PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
+
+
+def base(url: str) -> str:
+    return url.removesuffix("/mcp")
+
+
+async def test_probes_are_answered_to_all_the_rest_to_operators(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    access = letting_in(
+        [
+            entry("ops", scopes=["x", OPERATE_SCOPE]),
+            entry("ann", scopes=["x"]),
+            entry("prometheus", scopes=["restbridge:metrics"]),
+        ]
+    )
+    async with served.http(access=access, operator=OPERATOR) as url:
+        for path, text in (("/-/healthy", "healthy\n"), ("/-/ready", "ready\n")):
+            reply = await web.get(base(url) + path)
+            assert (reply.status_code, reply.text) == (200, text)
+            assert (await web.post(base(url) + path)).status_code == 405
+        for method, path, body in PATHS:
+            assert (await web.request(method, base(url) + path)).status_code == 401
+            ann, ops = [
+                await web.request(method, base(url) + path, headers=session_of(name, web, url).headers)
+                for name in ("ann", "ops")
+            ]
+            assert ann.status_code == 403
+            assert ann.headers["www-authenticate"].endswith(
+                'error="insufficient_scope", scope="restbridge:operate"'
+            )
+            assert ann.text == f"{path} takes the scope restbridge:operate\n"
+            assert (ops.status_code, ops.json()) == (200, body)
+        for name, expected in (("ops", 200), ("prometheus", 200), ("ann", 403)):
+            headers = session_of(name, web, url).headers | {"accept": "text/x"}
+            reply = await web.get(f"{base(url)}/metrics", headers=headers)
+            assert reply.status_code == expected
+            if expected == 200:
+                assert (reply.text, reply.headers["content-type"]) == ("figures", "text/x")
+        assert (await web.get(f"{base(url)}/metrics")).status_code == 401
+        assert (await web.get(f"{base(url)}/-/reload", headers=ops.request.headers)).status_code == 405
+    assert served.events == [RequestRefused(status) for status in (401, 403, 401, 403, 403, 401)]
+
+
+async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    async with served.http(operator=OPERATOR) as url:
+        for method, path, body in PATHS:
+            reply = await web.request(method, base(url) + path)
+            assert (reply.status_code, reply.json()) == (200, body)
+            evil = {"origin": "https://evil.example"}
+            assert (await web.request(method, base(url) + path, headers=evil)).status_code == 403
+            rebound = {"host": "evil.example"}
+            assert (await web.request(method, base(url) + path, headers=rebound)).status_code == 421
+    assert served.events == [RequestRefused(403), RequestRefused(421)] * 2
+
+
+async def test_a_server_that_stops_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+    async with served.http(operator=OPERATOR) as url, anyio.create_task_group() as tasks:
+        session = session_of("ann", web, url)
+        tasks.start_soon(session.ask_modern, call("hang"))
+        await api.entered.wait()
+        async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as probe:
+            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await probe.receive()).startswith(b"HTTP/1.1 200 ")
+            served.stop.set()
+            await anyio.lowlevel.checkpoint()
+            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await probe.receive()).startswith(b"HTTP/1.1 503 ")
+        api.release.set()

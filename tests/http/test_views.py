@@ -1,0 +1,89 @@
+import anyio
+import httpx
+import pytest
+
+from tests.access.test_credentials import entry, letting_in, opened
+from tests.serving.served import INITIALIZED, Served, Session, call, initialize, request
+
+pytestmark = pytest.mark.anyio
+
+VIEWS = {"few": {"tools": ["e*"], "tags": ["safe"], "without": ["*x"]}, "rest": {"tags": ["un*"]}}
+
+
+async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.AsyncClient) -> None:
+    served.tags = {"any": ["other", "safe"], "change": ["unsafe"]}
+    served.show("echo", "any", "change", "typed")
+    visible = {"": {"echo", "any", "change", "typed"}, "/few": {"echo", "any"}, "/rest": {"change"}}
+    async with served.http(views=VIEWS) as url:
+        for path, seen in visible.items():
+            session = Session(web, url + path)
+            await session.open()
+            await session.sees(seen, "echo", "any", "change", "nosuch")
+        for path in ("/no-such", "/few/x", "/FEW"):
+            reply = await Session(web, url + path).post(request("tools/list"))
+            assert reply.status_code == 404
+            assert "/mcp/NAME" in reply.text
+        assert (await Session(web, f"{url}/").ask_modern(call("change")))["result"]["isError"] is False
+        assert (await Session(web, f"{url}/few/").ask_modern(call("echo")))["result"]["isError"] is False
+
+
+async def test_a_view_adds_nothing_to_what_scopes_allow(served: Served, web: httpx.AsyncClient) -> None:
+    served.scopes = {"echo": ["read"], "error": ["write"]}
+    served.show("echo", "any", "change")
+    access = letting_in([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
+    async with served.http(access=access, views=VIEWS) as url:
+        for name, seen in (("ann", ["echo"]), ("bob", [])):
+            session = await opened(name, web, f"{url}/few")
+            listed = await session.ask(request("tools/list"))
+            assert [tool["name"] for tool in listed["result"]["tools"]] == seen
+        assert (await web.post(f"{url}/few")).status_code == 401
+
+
+async def test_a_session_stays_at_the_path_where_it_was_opened(
+    served: Served, web: httpx.AsyncClient
+) -> None:
+    async with served.http(views=VIEWS) as url:
+        session = Session(web, f"{url}/few")
+        await session.open()
+        stranger = Session(web, url)
+        stranger.headers = session.headers
+        early = Session(web, f"{url}/few")
+        early.headers["mcp-session-id"] = (await early.post(initialize())).headers["mcp-session-id"]
+        early.url = url
+        assert (await early.post(INITIALIZED)).status_code == 404
+        for path in (url, f"{url}/rest"):
+            stranger.url = path
+            replies = [
+                await stranger.post(call("echo", 2)),
+                await web.get(path, headers=session.headers),
+                await web.delete(path, headers=session.headers),
+            ]
+            assert [reply.status_code for reply in replies] == [404, 404, 404]
+            assert replies[0].json()["error"]["message"] == "Session not found"
+        assert "result" in await session.ask(call("echo", 3))
+    assert len(served.events) == 1
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+async def test_only_those_whose_view_changed_are_told(
+    served: Served, web: httpx.AsyncClient, *, modern: bool
+) -> None:
+    served.tags = {"change": ["unsafe"], "any": ["unsafe"]}
+    await served.change("typed")
+    async with served.http(views=VIEWS) as url:
+        sessions = [Session(web, f"{url}/{name}") for name in VIEWS]
+        for session in sessions:
+            await session.open()
+            await session.ask(request("tools/list"))
+        streams = [each.hearing(modern=modern) for each in sessions]
+        async with streams[0] as few, streams[1] as rest:
+            await served.change("typed", "echo")
+            assert (await anext(few))["method"] == "notifications/tools/list_changed"
+            await served.change("typed", "echo", "change")
+            assert (await anext(rest))["method"] == "notifications/tools/list_changed"
+            served.tags["change"] = ["safe"]
+            await served.change("typed", "echo", "change")  # from one view into the other
+            with anyio.fail_after(30):
+                assert (await anext(few))["method"] == "notifications/tools/list_changed"
+                assert (await anext(rest))["method"] == "notifications/tools/list_changed"
+            served.stop.set()

@@ -1,0 +1,136 @@
+import re
+from pathlib import Path
+
+import anyio
+import pytest
+from prometheus_client import values
+
+from bridge.access.quotas import Kind
+from bridge.events import (
+    AuditWritten,
+    CallFinished,
+    CallStarted,
+    CircuitChanged,
+    RequestRefused,
+    RequestRetried,
+    SnapshotReplaced,
+    TokenAsked,
+)
+from bridge.telemetry.metrics import SHARED, Metrics, Standing, forget
+
+pytestmark = pytest.mark.anyio
+
+FILES = Standing({}, "0" * 16)
+NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
+
+
+async def figures(metrics: Metrics) -> dict[str, float]:
+    """Every figure of ours by its name and labels."""
+    text, media_type = await metrics.exposition("")
+    assert media_type.startswith("text/plain; version=")
+    lines = [line for line in text.decode().splitlines() if line.startswith("restbridge_")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
+    return SnapshotReplaced((), (), (), broken, visible=visible, rerouted=False, seconds=0.02)
+
+
+async def test_what_happened_is_counted() -> None:
+    standing = [Standing({"good": 3, "broken": 1}, "00000000000fffff", 1.8e9, is_settings_file_broken=True)]
+    metrics = Metrics(lambda: NOW, lambda: standing[0])
+    for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
+        metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
+    metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
+    metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
+    metrics.hear(TokenAsked("shop", "token-refused", 0.1))
+    metrics.hear(RequestRefused(401))
+    metrics.hear(CallStarted("pay", "POST", "shop", "c1"))
+    for failure in (None, "full", "full"):
+        metrics.hear(AuditWritten(failure))
+    metrics.hear(CircuitChanged("shop", is_open=True, failures=5))
+    metrics.hear(CircuitChanged("other", is_open=True, failures=5))
+    metrics.hear(CircuitChanged("other", is_open=False, failures=7))
+    metrics.hear(replaced("a.yaml:1:1", visible=True))
+    found = await figures(metrics)
+    assert {
+        'restbridge_calls_total{outcome="ok",tool="get"}': 2,
+        'restbridge_calls_total{outcome="http-404",tool="get"}': 1,
+        'restbridge_calls_total{outcome="timeout",tool="get"}': 1,
+        'restbridge_calls_total{outcome="unknown-tool",tool="unknown"}': 1,
+        'restbridge_call_seconds_count{tool="get"}': 4,
+        'restbridge_call_seconds_bucket{le="0.25",tool="get"}': 0,
+        'restbridge_call_seconds_bucket{le="0.5",tool="get"}': 4,
+        'restbridge_reply_bytes_total{tool="get"}': 400,
+        'restbridge_result_bytes_total{tool="get"}': 40,
+        'restbridge_upstream_replies_total{status="200",upstream="shop"}': 1,
+        'restbridge_upstream_replies_total{status="404",upstream="shop"}': 1,
+        'restbridge_upstream_retries_total{reason="timeout",upstream="shop"}': 1,
+        "restbridge_audit_failures_total": 2,
+        "restbridge_audit_failing": 1,
+        'restbridge_tokens_total{outcome="token-refused",upstream="shop"}': 1,
+        'restbridge_requests_refused_total{status="401"}': 1,
+        'restbridge_circuit_open{upstream="shop"}': 1,
+        'restbridge_circuit_open{upstream="other"}': 0,
+        'restbridge_reloads_total{outcome="broken"}': 1,
+        "restbridge_list_changes_total": 1,
+        "restbridge_last_good_reload_timestamp_seconds": 0,
+        'restbridge_tool_files{state="good"}': 3,
+        'restbridge_tool_files{state="broken"}': 1,
+        "restbridge_files_digest": 0xF,
+        "restbridge_next_key_expiry_timestamp_seconds": 1.8e9,
+        "restbridge_settings_file_broken": 1,
+        "restbridge_calls_in_flight": 1,
+        "restbridge_sessions": 2,
+        "restbridge_streams": 3,
+        "restbridge_unread_result_bytes": 4,
+    }.items() <= found.items()
+    metrics.hear(replaced())
+    standing[0] = Standing({"good": 4}, "0" * 16)
+    found = await figures(metrics)
+    assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
+    assert found['restbridge_tool_files{state="broken"}'] == 0
+    assert found["restbridge_list_changes_total"] == 1
+
+
+async def test_processes_that_share_a_folder_answer_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    found: list[dict[str, float]] = []
+    for process in (1, 2):
+        of_process = values.MultiProcessValue(lambda process=process: process)  # type: ignore[no-untyped-call]
+        monkeypatch.setattr(values, "ValueClass", of_process)
+        metrics = Metrics(lambda: NOW, lambda: FILES)
+        metrics.hear(CallFinished("get", "ok", 0.3, "shop", 200))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(metrics.run)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        found.append(await figures(metrics))
+    calls = 'restbridge_calls_total{outcome="ok",tool="get"}'
+    assert [each[calls] for each in found] == [1, 2]
+    assert [each["restbridge_sessions"] for each in found] == [2, 4]
+    forget(1, tmp_path)
+    left = await figures(metrics)
+    assert (left[calls], left["restbridge_sessions"]) == (2, 2)
+
+
+async def test_labels_are_bounded() -> None:
+    metrics = Metrics(lambda: NOW, lambda: FILES)
+    for number in range(1010):
+        metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
+        metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
+    found = await figures(metrics)
+    assert len([name for name in found if name.startswith("restbridge_calls_total")]) == 1001
+    assert len([name for name in found if name.startswith("restbridge_upstream_replies_total")]) == 1001
+    assert found['restbridge_calls_total{outcome="ok",tool="other"}'] == 10
+    assert found['restbridge_calls_total{outcome="ok",tool="t1"}'] == 1011
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
+async def test_it_is_written_as_is_asked_for(accept: str) -> None:
+    text, media_type = await Metrics(lambda: NOW, lambda: FILES).exposition(accept)
+    assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
+    assert text.endswith(b"# EOF\n") is ("open" in accept)
+    assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)

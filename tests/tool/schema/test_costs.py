@@ -1,0 +1,395 @@
+"""What validation may cost. No test takes the time: what is accepted is held to the budget by the walk that is exact."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge import codec
+from bridge.diagnostics import InvalidSpec, Route
+from bridge.errors import InvalidCall, UnusableReply
+from bridge.spec import Json
+from bridge.tool.schema.arguments import MAX_BYTES, Arguments, OutputSchema, Unchecked
+from bridge.tool.schema.costs import LIMIT_NS, MAX_PARTS, MAX_VISITS, QUICK_NS, SLOW_NUMBER, Costs, TooCostly
+from bridge.tool.schema.patterns import nanoseconds_per_byte
+from bridge.tool.schema.structure import MAX_SUBSCHEMAS, Schema
+from tests.tool.schema import hostile
+
+BIG = 2**70
+SLOW = r"(\w{1,100}){1,20}\d"
+
+
+def costs(schema: dict[str, Json]) -> Costs:
+    return Costs(Schema(schema), lambda pattern: 100 * len(pattern))
+
+
+def cost(schema: dict[str, Json], value: Json) -> int:
+    """What the walk says, to a thousandth."""
+    counted, low, high = costs(schema), 0, 10**13
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        try:
+            counted.require(value, middle)
+            high = middle
+        except TooCostly:
+            low = middle
+    return high
+
+
+@pytest.mark.parametrize(
+    ("schema", "little", "much"),
+    [
+        ({"pattern": "a"}, "b" * 10, "b" * 1000),
+        ({"pattern": "a"}, "b" * 1000, "中" * 1000),
+        ({"items": {"pattern": "a"}}, ["b"], ["b"] * 1000),
+        ({"propertyNames": {"pattern": "a"}}, {"b": 1}, {"b" * 1000: 1}),
+        ({"patternProperties": {"a": {}}}, {"b": 1}, {"b" * 1000: 1}),
+        ({"additionalProperties": {"pattern": "a"}}, {"b": ""}, {"b": "b" * 1000}),
+        ({"prefixItems": [True, {"pattern": "a"}]}, ["b" * 1000, "b"], ["b", "b" * 1000]),
+        (
+            {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"pattern": "a"}]},
+            ["b"],
+            ["b" * 1000],
+        ),
+        ({"contains": {"pattern": "a"}}, ["b"], ["b"] * 1000),
+        ({"format": "email"}, "b", "b" * 1000),
+        ({"uniqueItems": True}, [1] * 1000, [BIG] * 1000),
+        ({"uniqueItems": True}, [1] * 1000, [1.5] * 1000),
+        ({"uniqueItems": True}, [1] * 1000, [[1, 1]] * 1000),
+        ({"uniqueItems": True}, [1], [{"a": {"b": BIG}}] * 100),
+        ({"maximum": 7}, 7, 10**4000),
+        ({"maximum": 7}, 1.5, 1e300),
+        ({"maximum": 1.5}, 7, 1e-300),
+        ({"multipleOf": 0.01}, 7, 1e-300),
+        ({"multipleOf": 7}, 7, 10**4000),
+        ({"enum": [1, "a"]}, 1, 1.5),
+        ({"enum": [0.0, 1.5, -0.0]}, 0, 1e-9),
+        ({"unevaluatedProperties": False, "anyOf": [{}, {}]}, {}, {"a": 1, "b": 2}),
+    ],
+)
+def test_a_value_costs_what_it_makes_a_keyword_do(schema: dict[str, Json], little: Json, much: Json) -> None:
+    assert 2 * cost(schema, little) < cost(schema, much)
+
+
+@pytest.mark.parametrize(
+    ("schema", "dearer"),
+    [
+        ({"items": {"const": 1}}, {"items": {"const": 1.5}}),
+        ({"items": {"const": 1.5}}, {"items": {"const": 1e-300}}),
+        ({"items": {"const": 1}}, {"items": {"const": BIG}}),
+        ({"items": {"const": 1}}, {"items": {"enum": [1] * 50}}),
+        ({"items": {"const": [1]}}, {"items": {"const": [{"a": 1}] * 9}}),
+        ({"items": {"multipleOf": 7}}, {"items": {"multipleOf": 0.7}}),
+        ({"items": {}}, {"items": {"required": ["a"] * 99}}),
+        ({"items": {}}, {"items": {"dependentRequired": {"a": ["b"] * 99}}}),
+        ({"items": {}}, {"items": {"anyOf": [{"const": 1}] * 5}}),
+        (
+            {"items": {"anyOf": [{"type": "null"}] * 9}},
+            {"items": {"anyOf": [{"anyOf": [{"type": "null"}] * 9}] * 9}},
+        ),
+        ({"items": {}}, {"items": {"dependentSchemas": {"a": {"anyOf": [{}] * 9}}}}),
+        ({"items": {"anyOf": [{}] * 9}}, {"items": {"unevaluatedItems": False, "anyOf": [{}] * 9}}),
+        (
+            {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {}}},
+            {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"anyOf": [{}] * 9}}},
+        ),
+    ],
+)
+def test_a_schema_costs_what_it_asks_of_each_value(schema: dict[str, Json], dearer: dict[str, Json]) -> None:
+    value = [{"a": 1}] * 100
+    assert 2 * cost(schema, value) < cost(dearer, value)
+    assert costs(dearer).free < costs(schema).free
+
+
+class Counting(Schema):
+    """Counts how often it is asked what looks at the same value."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self, root: dict[str, Json]) -> None:
+        super().__init__(root)
+        self.asked = 0
+
+    def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
+        self.asked += 1
+        return super().in_place(route)
+
+
+def _multiplied(leaf: dict[str, Json]) -> dict[str, Json]:
+    """``leaf`` looks at each of the arguments 1600 times."""
+    definitions = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 40} for n in range(2)}
+    argument: dict[str, Json] = {"$ref": "#/$defs/a0"}
+    return {"properties": {"a": argument, "b": argument}, "$defs": definitions | {"a2": leaf}}
+
+
+def test_ways_that_multiply_are_counted_without_a_step_for_each() -> None:
+    schema = Counting(_multiplied({"properties": {f"q{n}": True for n in range(1500)}}))
+    counted, before = Costs(schema, len), schema.asked
+    counted.require({"a": {f"q{n}": 1 for n in range(10)}, "b": {}})
+    assert schema.asked - before < 10 * len(schema.positions)
+    with pytest.raises(TooCostly):
+        Costs(Schema(_multiplied({"const": 1.5})), len).require({"a": 1e-300})
+
+
+def test_unevaluated_in_many_places_is_counted_in_few_steps() -> None:
+    many = {"allOf": [{"minLength": n} for n in range(MAX_SUBSCHEMAS // 4)]}
+    asking: dict[str, Json] = {"unevaluatedProperties": True, "$ref": "#/$defs/many"}
+    schema = Counting({"properties": {f"p{n}": asking for n in range(500)}, "$defs": {"many": many}})
+    Costs(schema, len)
+    assert schema.asked < 10 * len(schema.positions)
+
+
+def _choices(length: int) -> dict[str, Json]:
+    """A value's states are the sets of places that ``length`` steps through ``a`` and ``b`` lead to: up to 2**length."""
+    definitions: dict[str, Json] = {
+        f"s{n}": {"properties": {key: {"$ref": f"#/$defs/s{n + 1}"} for key in "ab"}}
+        for n in range(1, length)
+    }
+    first: Json = {"$ref": "#/$defs/s0"}
+    definitions["s0"] = {"properties": {"a": {"allOf": [first, {"$ref": "#/$defs/s1"}]}, "b": first}}
+    definitions[f"s{length}"] = {"type": "object"}
+    return {"properties": {"r": first}, "$defs": definitions}
+
+
+def _tree(depth: int) -> Json:
+    return {name: _tree(depth - 1) for name in "ab"} if depth else {}
+
+
+def test_a_value_that_needs_too_many_states_is_refused_each_time_and_few_are_kept() -> None:
+    counted = costs(_choices(20))
+    for start in ("ab", "ba", "aa", "bb"):
+        small: Json = {"r": {start[0]: {start[1]: _tree(4)}}}
+        large: Json = {"r": {start[0]: {start[1]: _tree(13)}}}
+        assert not counted.is_quick(small)
+        for _ in range(2):
+            counted.require(small)
+            assert counted.is_quick(small)
+            with pytest.raises(TooCostly):
+                counted.require(large, 10 * LIMIT_NS)
+            assert counted.kept <= 2 * MAX_PARTS
+
+
+def test_the_states_of_names_are_among_those_that_are_passed() -> None:
+    many: dict[str, Json] = {"allOf": [{"minLength": n} for n in range(1000)]}
+    arguments: dict[str, Json] = {f"p{n}": {"propertyNames": {"$ref": "#/$defs/many"}} for n in range(30)}
+    counted = costs({"properties": arguments, "$defs": {"many": many}})
+    counted.require({"p0": {"a": 1}})
+    with pytest.raises(TooCostly):
+        counted.require({name: {"a": 1} for name in arguments})
+    assert counted.kept <= 2 * MAX_PARTS
+
+
+def test_a_quick_check_makes_no_state() -> None:
+    compiled, _ = Arguments.compile({"properties": {name: {"items": {"multipleOf": 0.01}} for name in "ab"}})
+    compiled.check({})
+    numbers = [1.25] * 300
+    for arguments in ({"a": numbers}, {"b": numbers}):
+        with pytest.raises(Unchecked):
+            compiled.check(arguments, quick=True)
+        assert compiled.check(arguments) == arguments
+        assert compiled.check(arguments, quick=True) == arguments
+
+
+def test_what_no_subschema_looks_at_costs_nothing() -> None:
+    schema: dict[str, Json] = {"properties": {"a": {"type": "string"}}}
+    assert cost(schema, {"b": [1] * 1000}) == cost(schema, {"b": 1})
+
+
+def test_a_reference_that_closes_a_cycle_is_followed_once_for_each_value() -> None:
+    twice: dict[str, Json] = {"allOf": [{"properties": {"x": {"$ref": "#"}}}] * 2}
+    deep: Json = 1
+    for _ in range(60):
+        deep = {"x": deep}
+    costs(twice).require(deep)
+    assert costs(twice).bound.visits < 20
+
+
+def test_a_cycle_of_one_value_ends() -> None:
+    a: Json = {"anyOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/b"}]}
+    b: Json = {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}
+    assert cost({"$ref": "#/$defs/a", "$defs": {"a": a, "b": b}}, "x") < 10_000
+
+
+def test_references_that_multiply_on_the_way_down_are_refused() -> None:
+    chain: dict[str, Json] = {
+        f"d{n}": {"allOf": [{"properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}}] * 2} for n in range(20)
+    }
+    schema: dict[str, Json] = {"properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": chain | {"d20": {}}}
+    with pytest.raises(InvalidSpec) as caught:
+        Arguments.compile(schema)
+    assert [finding.code for finding in caught.value.findings] == ["schema-too-large"]
+    straight: dict[str, Json] = {
+        f"d{n}": {"properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}} for n in range(400)
+    }
+    assert costs({"$ref": "#/$defs/d0", "$defs": straight | {"d400": {}}}).bound.visits > MAX_VISITS
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "said"),
+    [
+        (
+            {"type": "string", "pattern": SLOW},
+            "a" * 20_000,
+            "q is longer than the 414 characters that can be checked",
+        ),
+        (
+            {"pattern": SLOW, "maxLength": 100},
+            "a" * 900_000,
+            "q is longer than the 100 characters that can be checked",
+        ),
+        (
+            {"maxLength": 0, "allOf": [{"pattern": SLOW, "maxLength": 5}]},
+            "a" * 3000,
+            "q is longer than the 0 char",
+        ),
+        ({"uniqueItems": True}, [BIG + n for n in range(2000)], "q holds more values than can be checked"),
+        ({"items": {"multipleOf": 0.01}}, [1.23] * 100_000, "q holds more values than can be checked"),
+    ],
+)
+def test_arguments_that_cannot_be_checked_in_time_are_refused_by_name(
+    schema: Json, arguments: Json, said: str
+) -> None:
+    compiled, _ = Arguments.compile({"properties": {"q": schema, "other": {"type": "string"}}})
+    with pytest.raises(InvalidCall, match=said) as caught:
+        compiled.check({"other": "x", "q": arguments})
+    assert caught.value.code == "arguments-too-large"
+
+
+def test_arguments_that_only_together_cannot_be_checked_are_refused() -> None:
+    names = "abcd"
+    compiled, _ = Arguments.compile({"properties": {name: {"items": {"multipleOf": 0.01}} for name in names}})
+    part = [1.23] * 1200
+    compiled.check({"a": part})
+    with pytest.raises(InvalidCall, match="The arguments together hold more than can be checked"):
+        compiled.check(dict.fromkeys(names, part))
+
+
+def test_a_large_text_and_a_long_list_are_still_checked() -> None:
+    schema: dict[str, Json] = {
+        "properties": {
+            "text": {"type": "string", "pattern": r"\S"},
+            "data": {"type": "string", "pattern": "^[A-Za-z0-9+/]*={0,2}$"},
+            "ids": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        }
+    }
+    compiled, warnings = Arguments.compile(schema)
+    assert warnings == ()
+    for arguments in ({"text": "a, b " * 200_000}, {"data": "abcd" * 200_000}, {"ids": list(range(100_000))}):
+        assert compiled.check(arguments) == arguments
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_quick_check_is_done_or_says_that_it_takes_longer(size: int) -> None:
+    compiled, _ = Arguments.compile({"properties": {"q": {"type": "string", "maxLength": 10**6}}})
+    with pytest.raises(Unchecked):  # as the validator is not built yet
+        compiled.check({"q": "a"}, quick=True)
+    compiled.check({"q": "a"})
+    if size > 1000:
+        with pytest.raises(Unchecked):
+            compiled.check({"q": "a" * size}, quick=True)
+    else:
+        assert compiled.check({"q": "a" * size}, quick=True)
+
+
+def test_a_quick_check_leaves_what_is_wrong_to_one_with_more_time() -> None:
+    compiled, _ = Arguments.compile({"properties": {"q": {"type": "string"}}})
+    compiled.check({})
+    with pytest.raises(Unchecked):
+        compiled.check({"q": 5}, quick=True)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "is_quick"),
+    [([1.5] * 20, True), ([1e-300] * 300, False), ([1.5] * 3000, False), ([1] * 50, True)],
+)
+def test_numbers_that_are_slow_to_compare_are_looked_at_before_a_quick_check(
+    numbers: Json,
+    is_quick: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    compiled, _ = Arguments.compile({"properties": {"q": {"items": {"enum": [1, 1.5, 1e-300]}}}})
+    compiled.check({})
+    if is_quick:
+        compiled.check({"q": numbers}, quick=True)
+    else:
+        with pytest.raises(Unchecked):
+            compiled.check({"q": numbers}, quick=True)
+
+
+def test_defaults_are_part_of_what_is_checked() -> None:
+    schema: dict[str, Json] = {"properties": {"q": {"pattern": SLOW, "default": "a" * 2000}}}
+    with pytest.raises(InvalidSpec, match="the default is too large to be checked in time; shorten it"):
+        Arguments.compile(schema)
+
+
+def test_a_reply_that_cannot_be_checked_in_time_is_refused() -> None:
+    output, _ = OutputSchema.compile({"type": "array", "items": {"multipleOf": 0.01}})
+    with pytest.raises(Unchecked):
+        output.structured([1.5], quick=True)
+    assert output.structured([1.5]) == {"result": [1.5]}
+    assert output.structured([1.5], quick=True) == {"result": [1.5]}
+    with pytest.raises(Unchecked):
+        output.structured([1.234], quick=True)
+    with pytest.raises(
+        UnusableReply, match="too large to be checked against this tool's outputSchema"
+    ) as caught:
+        output.structured([1.23] * 100_000)
+    assert caught.value.code == "result-too-large"
+
+
+@pytest.mark.parametrize(
+    ("written", "is_slow"),
+    [
+        (b'[1,"a",2e]', True),
+        (b"[1.5]", True),
+        (b"[1e16]", True),
+        (b"[1234567890123456789]", True),
+        (b"[123456789]", False),
+    ],
+)
+def test_slow_numbers_are_seen_in_json(written: bytes, is_slow: bool) -> None:  # noqa: FBT001 - a table's column
+    assert bool(SLOW_NUMBER.search(written)) is is_slow
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**9), st.sampled_from([300, 3000, 30_000, 150_000]))
+def test_whatever_a_schema_and_arguments_are_no_more_is_validated_than_the_budget_allows(
+    seed: int, size: int
+) -> None:
+    dice = random.Random(seed)  # noqa: S311 - it only throws dice
+    schema = hostile.schema(dice)
+    try:
+        compiled, _ = Arguments.compile(schema)
+    except InvalidSpec:
+        return
+    exact = Costs(Schema(compiled.schema), _pattern_cost)
+    for quick, budget in ((False, LIMIT_NS), (True, QUICK_NS)):
+        arguments = hostile.arguments(dice, size)
+        refusal = ""
+        try:
+            compiled.check(arguments, quick=quick)
+        except (Unchecked, InvalidCall) as problem:
+            refusal = str(problem) or "unchecked"
+        if not refusal or refusal.startswith("The arguments do not fit"):
+            exact.require(arguments, budget)
+
+
+def _pattern_cost(pattern: str) -> int:
+    return nanoseconds_per_byte(pattern) or 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**9))
+def test_the_bound_that_is_known_at_load_is_no_less_than_what_the_walk_finds(seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311 - it only throws dice
+    schema: dict[str, Any] = hostile.schema(dice)
+    counted = Costs(Schema(schema), _pattern_cost)
+    for size in (10, 100, 1000, MAX_BYTES // 100):
+        value = hostile.arguments(dice, size)
+        content = codec.encode(value)
+        if len(content) <= counted.always_free:
+            counted.require(value, QUICK_NS)
+        if len(content) <= counted.free and not SLOW_NUMBER.search(content):
+            counted.require(value, QUICK_NS)

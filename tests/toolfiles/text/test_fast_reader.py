@@ -1,0 +1,57 @@
+"""Texts that are read without looking closely, and those that are not."""
+
+import pytest
+from ruamel.yaml.main import CParser  # type: ignore[attr-defined]
+
+from bridge.spec import Json
+from bridge.toolfiles.text import fast_reader as quick
+
+
+def read(text: str) -> dict[str, Json]:
+    return quick.read(CParser(text).get_event)
+
+
+def test_what_is_usual_is_read() -> None:
+    text = "404: {a: [1, 'x', \"y\"], b: null_}\n\"\": ''\nempty:\nlong: |\n  one\n  two\nlist:\n- -1.5\n- true\n"
+    assert read(text) == {
+        "404": {"a": [1, "x", "y"], "b": "null_"},
+        "": "",
+        "empty": None,
+        "long": "one\ntwo\n",
+        "list": [-1.5, True],
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a\n",
+        "a\n",
+        "a: b\n---\nc: d\n",
+        "a: &b c\n",
+        "a: [*b]\n",
+        "&a b: c\n",
+        "a: !b c\n",
+        "!a b: c\n",
+        "a: !b [c]\n",
+        "a: &b {c: d}\n",
+        "? [a]\n: b\n",
+        "<<: a\n",
+        "? \n: a\n",
+        "a: b\na: c\n",
+        "a: {b}\n",
+        "a: {b: null}\n",
+        'a: "\\u202e"\n',
+        '"\\0": a\n',
+        "a: [[[[[[[[[[[[[[[[[[[[[[b]]]]]]]]]]]]]]]]]]]]]]\n",
+    ],
+)
+def test_what_is_unusual_is_left_to_a_closer_look(text: str) -> None:
+    with pytest.raises(quick.Unusual):
+        read(text)
+
+
+def test_equal_short_texts_are_held_once() -> None:
+    value = read("one: {type: string}\ntwo: {type: string}\n")
+    assert value["one"]["type"] is value["two"]["type"]
