@@ -1,4 +1,4 @@
-"""``python -m bridge``, and what the command ``restbridge`` starts."""
+"""The entry point of ``python -m bridge`` and of the command ``restbridge``."""
 
 import sys
 from typing import NoReturn

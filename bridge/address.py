@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""Addresses to listen on, and checks of hosts."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -6,29 +6,29 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
+    """Whether a server that listens on ``host`` is reachable only from this machine."""
     try:
         return ip_address(host).is_loopback
-    except ValueError:
+    except ValueError:  # a name; others than this one are not looked up
         return host.lower() == "localhost"
 
 
-def is_in_the_open(url: str) -> bool:
-    """Whether what goes to an address could be read and changed on the way: http to another machine."""
+def is_plaintext_remote(url: str) -> bool:
+    """Whether requests to a URL can be read and changed on the network: http to another machine."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen; ``port`` 0 is any free one."""
+    """An address to listen on; ``port`` 0 means any free port."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback where no host is given. Raises ``ValueError``."""
+        """``8000``, ``0.0.0.0:8000`` or ``[::1]:8000``; loopback if there is no host. Raises ``ValueError``."""
         if "://" in text:
             raise ValueError(f"{text!r} is a URL; leave {text.partition('://')[0]}:// out")
         if any(character.isspace() for character in text):
@@ -36,11 +36,11 @@ class Address:
                 f"{text!r} is no address; write a port such as 8000, or host:port, without blanks"
             )
         host, _, port = text.rpartition(":")
-        if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        if not (port.isascii() and port.isdigit() and len(port) < 10 and int(port) < 65536):
             raise ValueError(f"{text!r} is no address; write a port such as 8000, or host:port")
         if host.startswith("[") and host.endswith("]"):
             return cls(host[1:-1], int(port))
-        if ":" in host:
+        if ":" in host:  # in ::1:8000 the last part may belong to the address
             raise ValueError(f"{text!r} is no address; write an IPv6 host in brackets: [{host}]:{port}")
         return cls(host or "127.0.0.1", int(port))
 

@@ -1,4 +1,4 @@
-"""Who calls, and what of the tools is there for them; and the requests that they call with."""
+"""The caller of a request: name, scopes, view and credential."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,69 +7,75 @@ from typing import Final, NamedTuple
 import anyio
 
 from bridge.exchange import RawHeaders
-from bridge.settingsfile import View
 from bridge.spec import Json
+from bridge.view import View
 
 
-class Stay:
-    """How long somebody may be here: until what let them in counts no more; then ``running`` ends, too.
+class CredentialLease:
+    """Lasts until its credential expires or is revoked: then ``ended`` is set, and the scopes in ``running`` are cancelled.
 
-    Must be made where the event loop runs.
+    Must be created in the event loop.
     """
 
     def __init__(self) -> None:
-        self.over = anyio.Event()
+        self.ended = anyio.Event()
         self.running: set[anyio.CancelScope] = set()
 
     def end(self) -> None:
-        self.over.set()
+        # A call that is cancelled looks here for the reason.
+        self.ended.set()
+        # The set does not change meanwhile: tasks leave it when the event loop runs them.
         for scope in self.running:
             scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who calls; ``scopes`` are what they may do, ``view`` is what they have chosen to see.
+    """Who calls, with which rights, and through which view.
 
-    Where nobody is asked who calls, there is no name, and scopes of None bind nobody. ``issuer`` is who says
-    so, of those who show a ``token``: a name means nothing beside another one; ``claims`` is what that says.
-    ``known`` has the name and the claims by the names that tool files have for them. Who has a ``stay`` may be sent away.
+    Without access control there is no name, and ``scopes`` is None: all tools may be called. ``issuer`` and ``claims`` are
+    those of the ``token``, None and empty for an API key. The same name from two issuers is two callers.
+    ``placeholders`` maps those of tool files (``$caller``, ``$caller.CLAIM``) to their values. The ``lease`` is None without
+    access control and on the command line.
     """
 
     name: str | None = None
     scopes: frozenset[str] | None = None
     view: View | None = None
     issuer: str | None = None
+    # Not compared: with another token it is the same caller. Not in repr, which a log may show.
     claims: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
     token: str | None = field(default=None, compare=False, repr=False)
-    stay: Stay | None = field(default=None, compare=False, repr=False)
-    known: Mapping[str, Json] = field(init=False, compare=False, repr=False)
+    lease: CredentialLease | None = field(default=None, compare=False, repr=False)
+    placeholders: Mapping[str, Json] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Derive ``known``."""
-        known = {f"$caller.{name}": claim for name, claim in self.claims.items()}
-        object.__setattr__(self, "known", known if self.name is None else known | {"$caller": self.name})
+        # Here, and not for each call. ``object.__setattr__``, as the dataclass is frozen.
+        claims = {f"$caller.{name}": claim for name, claim in self.claims.items()}
+        name = {} if self.name is None else {"$caller": self.name}
+        object.__setattr__(self, "placeholders", claims | name)
 
     @property
     def identity(self) -> tuple[str | None, str] | None:
-        """The issuer and the name, which tell callers apart; None for all those without a name."""
+        """The issuer and the name, which together are unique; None for all callers without a name."""
         return None if self.name is None else (self.issuer, self.name)
 
     def is_same(self, other: "Caller") -> bool:
-        """Whether it is the same one at the same place, whatever they may do by now."""
+        """Whether both are the same principal with the same view. Scopes may differ."""
         return (self.name, self.issuer, self.view) == (other.name, other.issuer, other.view)
 
 
-ANYBODY: Final = Caller()
+ANONYMOUS: Final = Caller()
+"""The caller where there is no access control, such as over stdio."""
 
 
 class Inbound(NamedTuple):
-    """The request of a client that a call comes from; its ``id`` is fit for a log."""
+    """The request of a client that a call comes from. Its ``id`` is safe to log."""
 
-    caller: Caller = ANYBODY
+    caller: Caller = ANONYMOUS
     id: str | None = None
     headers: RawHeaders = ()
 
 
-UNTOLD: Final = Inbound()
-"""One of which nothing is known."""
+NO_CALLER: Final = Inbound()
+"""For calls that no client's request has caused."""

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 _LINK_LOCAL: Final = "a link-local address"
+# The first match counts: single addresses stand before the networks that hold them.
 _REFUSED: Final = tuple(
     (ip_network(network), what)
     for network, what in (
@@ -43,21 +44,22 @@ _REFUSED_NAMES: Final = (
     "metadata.packet.net",
 )
 _REFUSED_SHORT_NAMES: Final = frozenset({"metadata", "instance-data", "data-server", "rancher-metadata"})
-"""Names that lead to a metadata service where a cloud's search domain is set. Elsewhere they may be any host."""
+"""Names that resolve to a metadata service with the search domain of a cloud. Elsewhere they may be any host."""
 
-_NUMERIC: Final = re.compile(r"(?:0x)?[0-9a-f]*(?:\.(?:0x)?[0-9a-f]+){0,3}\Z")
+# What inet_aton(3) reads, and so many resolvers: 2852039166, 0xa9fea9fe, 0251.254.43518 are all 169.254.169.254.
+_NUMERIC_ADDRESS: Final = re.compile(r"(?:0x)?[0-9a-f]*(?:\.(?:0x)?[0-9a-f]+){0,3}\Z")
 _32_BITS: Final = 0xFFFFFFFF
 _EMBEDDING_96: Final = frozenset({0, 0xFFFF, 0xFFFF << 16, 0x64FF9B << 64})
-"""Prefixes of 96 bits with an IPv4 address behind them: compatible and mapped (RFC 4291 2.5.5), translated
+"""Prefixes of 96 bits before an IPv4 address: compatible and mapped (RFC 4291 2.5.5), translated
 (RFC 2765 2.1), NAT64 (RFC 6052 2.1)."""
 
 
 @lru_cache(maxsize=1024)
 def address_refusal(address: str) -> str | None:
-    """What is at an address that is never contacted; None for any other. Raises ``ValueError`` if it is no IP address.
+    """Why an address is refused, as a noun phrase; None if it is not. Raises ``ValueError`` if it is no IP address.
 
-    An IPv6 address is also judged by the IPv4 address that it embeds. The NAT64 prefix of a network is not known
-    here. So the single addresses of the table are looked for behind any prefix, wherever RFC 6052 puts them.
+    An IPv4 address that an IPv6 address embeds is checked as well. A network may have a NAT64 prefix of its own, unknown
+    here. So the single addresses of the table are searched after any prefix, at all positions of RFC 6052.
     """
     parsed = ip_address(address.partition("%")[0])
     if isinstance(parsed, IPv4Address):
@@ -67,24 +69,24 @@ def address_refusal(address: str) -> str | None:
     return _listed(parsed) or next(filter(None, (*anywhere, *embedded)), None)
 
 
-def host_refusal(host: str, *, proxied: bool = False) -> str | None:
-    """The same for the host of a URL: an address in any spelling, or the name of a metadata service.
+def host_refusal(host: str, *, is_proxied: bool = False) -> str | None:
+    """Why the host of a URL is refused: an address in any spelling, or the name of a metadata service; otherwise None.
 
-    Other names are judged by their addresses when they are looked up. ``proxied``: a proxy looks them up, so the
+    Other names are checked by their addresses, after the look-up. With ``is_proxied`` a proxy resolves the names, so the
     short names of metadata services are refused as well.
     """
-    name = host.strip("[]").lower().rstrip(".")
+    name = host.strip("[]").lower().rstrip(".")  # a full stop at the end makes a name absolute
     try:
         return address_refusal(name)
     except ValueError:
         pass
-    if _NUMERIC.match(name):
+    if _NUMERIC_ADDRESS.match(name):
         try:
             return address_refusal(socket.inet_ntoa(socket.inet_aton(name)))
         except OSError:
             return None
     is_metadata = any(f".{name}".endswith(f".{known}") for known in _REFUSED_NAMES)
-    if is_metadata or (proxied and name in _REFUSED_SHORT_NAMES):
+    if is_metadata or (is_proxied and name in _REFUSED_SHORT_NAMES):
         return "the name of a cloud metadata service"
     return None
 
@@ -94,7 +96,7 @@ def _listed(address: IPv4Address | IPv6Address) -> str | None:
 
 
 def _embedded(address: int) -> Iterator[int]:
-    """The IPv4 addresses that an IPv6 address stands for by its well-known form."""
+    """The IPv4 addresses that an IPv6 address of a well-known form embeds."""
     if address >> 32 in _EMBEDDING_96:
         yield address & _32_BITS
     if address >> 80 == 0x64FF9B0001:  # NAT64 of the local network (RFC 8215)
@@ -104,15 +106,15 @@ def _embedded(address: int) -> Iterator[int]:
     if address >> 96 == 0x20010000:  # Teredo (RFC 4380 4): its server, and its client with all bits inverted
         yield address >> 64 & _32_BITS
         yield ~address & _32_BITS
-    if address >> 32 & 0xFCFFFFFF == 0x5EFE:  # ISATAP (RFC 5214 6.1), whatever the bits u and g
+    if address >> 32 & 0xFCFFFFFF == 0x5EFE:  # ISATAP (RFC 5214 6.1), with any bits u and g
         yield address & _32_BITS
 
 
 def _translated(address: int) -> Iterator[int]:
-    """What stands where RFC 6052 2.2 puts an IPv4 address: behind 96, 64, 56, 48, 40 and 32 bits, around bits 64 to 71."""
+    """The values at the positions of RFC 6052 2.2: after 96, 64, 56, 48, 40 and 32 bits, without bits 64 to 71."""
     yield address & _32_BITS
     yield address >> 24 & _32_BITS
-    for bits in (8, 16, 24, 32):  # of the IPv4 address, that stand before bit 64
+    for bits in (8, 16, 24, 32):  # bits of the IPv4 address before bit 64
         before = address >> 64 & (1 << bits) - 1
-        behind = address >> 24 + bits & (1 << 32 - bits) - 1
-        yield before << 32 - bits | behind
+        after = address >> 24 + bits & (1 << 32 - bits) - 1
+        yield before << 32 - bits | after

@@ -1,14 +1,14 @@
-"""What happened, for any ear. A room that has something to tell takes an ``emit: Ear``."""
+"""The events that log, metrics, audit and traces are made of. Code that emits events takes an ``emit: Listener``."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 
 class CallStarted(NamedTuple):
-    """The first request of a call that may change something is about to be sent; retries do not repeat this.
+    """The first request of a call that may change something is about to be sent. Retries do not emit it again.
 
-    ``call`` is unique among all calls, and ``CallFinished`` repeats it. A listener that the call depends on may
-    raise ``NotSent``: then nothing is sent. The other fields are those of ``CallFinished``.
+    ``call`` is unique, and links it to its ``CallFinished``. A listener may raise ``NotSent``: then nothing is sent. The
+    other fields are those of ``CallFinished``.
     """
 
     tool: str
@@ -22,18 +22,24 @@ class CallStarted(NamedTuple):
 
 
 NOT_MADE: Final = frozenset({"not-permitted", "too-many-calls", "unknown-tool"})
-"""Outcomes of calls that were refused before anything was done for them."""
+"""Outcomes of calls that were refused before any work was done."""
 
 
 class CallFinished(NamedTuple):
-    """One tools/call. ``outcome`` is ``ok``, an error code, ``cancelled``, ``stopped``, ``withdrawn`` or ``fault``; seconds of wall time.
+    """One tools/call has ended.
 
-    Of a tool that is not served it is ``unknown-tool``, and there is no upstream and no method.
-
-    ``empty``: the projection found nothing but null. ``caller`` is a name, where callers are asked for it,
-    and ``issuer`` who gave it, if that is not the bridge. ``request`` is the id that the client gave it, fit for
-    a log. ``read`` and ``answered`` are the bytes of the reply and of what was made of it. ``trace`` is the id of
-    the trace that it belongs to, if there are any. ``call`` is that of its ``CallStarted``, if there was one.
+    | Field | Meaning |
+    |---|---|
+    | ``outcome`` | ``ok``, a code of ``CODES``, ``cancelled``, ``stopped``, ``withdrawn`` (the key was revoked) or ``fault`` |
+    | ``seconds`` | wall time |
+    | ``upstream``, ``method`` | None if the outcome is ``unknown-tool`` |
+    | ``status`` | HTTP status of the last reply |
+    | ``empty`` | whether the projection found nothing but null |
+    | ``caller``, ``issuer`` | name of the caller, None without access control; issuer of its token |
+    | ``request`` | id of the client's request, safe to log |
+    | ``read``, ``answered`` | bytes of the reply, and of the result |
+    | ``trace`` | trace id, None if tracing is off |
+    | ``call`` | links it to its ``CallStarted``, None if there was none |
     """
 
     tool: str
@@ -53,7 +59,7 @@ class CallFinished(NamedTuple):
 
 
 class RequestRetried(NamedTuple):
-    """A request goes out once more; ``attempt`` counts from 1, ``reason`` is an error code."""
+    """A request will be sent again after ``wait`` seconds. ``attempt`` counts from 1, ``reason`` is an error code."""
 
     upstream: str
     attempt: int
@@ -61,21 +67,21 @@ class RequestRetried(NamedTuple):
     wait: float
 
 
-class TokenAsked(NamedTuple):
-    """An authorization server was asked for a token; ``outcome`` is ``ok`` or an error code, seconds of wall time.
+class TokenRequested(NamedTuple):
+    """A token request to an authorization server has ended. ``outcome`` is ``ok`` or an error code.
 
-    ``error`` and ``said`` are why it gave none, in its own words (RFC 6749 5.2).
+    ``error`` and ``error_description`` are those of its error response (RFC 6749 5.2).
     """
 
     upstream: str
     outcome: str
     seconds: float
     error: str = ""
-    said: str = ""
+    error_description: str = ""
 
 
 class CircuitChanged(NamedTuple):
-    """An upstream is left alone from now on, after so many ``failures``, or no more."""
+    """The circuit breaker of an upstream has opened, after so many ``failures``, or closed."""
 
     upstream: str
     is_open: bool
@@ -83,32 +89,35 @@ class CircuitChanged(NamedTuple):
 
 
 class RequestRefused(NamedTuple):
-    """A client's HTTP request was turned away with this status, before any tool heard of it."""
+    """A client's HTTP request was refused with this status, before MCP handled it."""
 
     status: int
 
 
 class KeysChanged(NamedTuple):
-    """Who may call is another: names of keys, and issuers of tokens; ``counting`` keys and ``issuers`` are left."""
+    """API keys or issuers were added, changed or removed, or keys have expired. Fields hold their names.
+
+    ``valid_keys`` is how many keys are valid now, ``issuers`` how many issuers are accepted.
+    """
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     expired: tuple[str, ...]
-    counting: int
+    valid_keys: int
     issuers: int
 
 
 class AuditWritten(NamedTuple):
-    """A line of the audit file was lost for this ``failure``; or, with None, the first one after that was written."""
+    """A line of the audit file was lost because of ``failure``. None: the first line after that was written."""
 
     failure: str | None
 
 
 class SnapshotReplaced(NamedTuple):
-    """A reload ended. Names of tools; ``broken`` are places, as ``path:line:column``.
+    """A reload has ended. Fields hold names of tools; ``broken`` holds ``path:line:column`` of errors.
 
-    ``visible``: a client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
+    ``visible``: the answer to tools/list has changed. ``rerouted``: a tool was removed or has another upstream.
     """
 
     added: tuple[str, ...]
@@ -124,15 +133,20 @@ Event: TypeAlias = (
     CallStarted
     | CallFinished
     | RequestRetried
-    | TokenAsked
+    | TokenRequested
     | CircuitChanged
     | RequestRefused
     | KeysChanged
     | AuditWritten
     | SnapshotReplaced
 )
-Ear: TypeAlias = Callable[[Event], None]
+Listener: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The ear that hears nothing."""
+    """The listener that does nothing."""
+
+
+# Here because access control counts them and telemetry shows them: neither imports the other.
+QuotaKind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
+"""What quotas limit and gauges show; ``results`` are in bytes, the others are counts."""

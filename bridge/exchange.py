@@ -1,30 +1,34 @@
-"""One HTTP request and its reply, as plain values: what ``tool`` builds and ``upstream`` sends."""
+"""One HTTP request and its reply, as values: ``tool`` builds requests, and ``upstream`` sends them."""
 
 import re
 from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, TypeAlias
 
-_SIGN: Final = re.compile(r"[^a-z0-9]")
+MAX_MEDIA_TYPE_LENGTH: Final = 255
+"""Characters of a media type: two names of 127, and a slash (RFC 6838 4.2)."""
+_SEPARATOR: Final = re.compile(r"[^a-z0-9]")
 
 Header = tuple[str, str]
 RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""Of a caller's own request, with names in lower case."""
+"""The headers of a client's request, with names in lower case."""
 
 
 def name_key(name: str) -> str:
-    """What is equal for names of headers, cookies or parameters that some server reads as one.
+    """The same key for names of headers, cookies or parameters that some server treats as equal.
 
-    CGI and WSGI read ``X_Key`` and ``X-Key`` alike (RFC 3875 4.1.18), PHP ``api.key`` and ``api_key``, ASP.NET ``key`` and ``Key``.
+    Equal are ``X_Key`` and ``X-Key`` for CGI and WSGI (RFC 3875 4.1.18), ``api.key`` and ``api_key`` for PHP, and ``key``
+    and ``Key`` for ASP.NET.
     """
-    return _SIGN.sub("-", name.lower())
+    return _SEPARATOR.sub("-", name.lower())
 
 
 class Request(NamedTuple):
-    """A request ready to send; nothing in it is encoded again.
+    """A request ready to send; nothing in it is encoded further.
 
     ``url`` is absolute and percent-encoded ASCII, below the upstream's ``baseUrl``. ``headers``
-    holds what the tool file says; the upstream's own headers and its auth are added when sent.
-    ``template`` is the path with the names of arguments in place of their values.
+    are those of the tool file; those of the upstream and its auth are added when it is sent.
+    ``template`` is the path with the names of arguments instead of their values.
     """
 
     method: str
@@ -35,11 +39,11 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A whole reply: content is complete, decoded from its Content-Encoding, within its bounds.
+    """A complete reply: its content is decoded from Content-Encoding, and within ``maxBytes``.
 
     Header names are lower case; values of a repeated header are joined with ``, `` (RFC 9110 5.3).
-    ``complete`` is False where the body ended with its connection: nothing shows that it is whole.
-    ``secrets`` are the credentials that were got for this one call, should it hold one of them.
+    ``complete`` is False if the end of the connection ended the body, which may then be cut.
+    ``secrets`` are the access tokens of this call, to be redacted.
     """
 
     status: int
@@ -50,5 +54,26 @@ class Reply(NamedTuple):
 
     @property
     def media_type(self) -> str:
-        """The Content-Type without its parameters, lower case; empty where there is none."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        """The Content-Type without parameters, in lower case; empty if there is none, or it is too long."""
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return media_type if len(media_type) <= MAX_MEDIA_TYPE_LENGTH else ""
+
+
+_MAX_RETRY_AFTER_SECONDS: Final = 86400.0
+
+
+# IMF-fixdate, the form that senders must use (RFC 9110 5.6.7). parsedate_to_datetime also takes dates without a zone,
+# which would count as local time. (?a): otherwise \d is also a digit of other scripts.
+_HTTP_DATE: Final = re.compile(r"(?a)[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT")
+
+
+def retry_after(value: str, now: float) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110 10.2.3), 0 to a day; None if it is not valid."""
+    if value.isascii() and value.isdigit():  # isdigit alone is true of "²"; float of many digits is infinite
+        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
+    if not _HTTP_DATE.fullmatch(value):
+        return None
+    try:
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), _MAX_RETRY_AFTER_SECONDS)
+    except ValueError:  # such as Feb 30
+        return None

@@ -1,110 +1,139 @@
-"""The hall: holds the one snapshot of tools that is served now."""
+"""The snapshot of tools that is served now, and what each caller sees of it.
+
+A reload builds a new ``Snapshot`` and ``Registry.replace`` swaps it in. A call that started before the swap
+ends on the snapshot that it took.
+
+Three selections stand between the tool files and a caller. Each keeps the tools that pass it:
+
+| Selection | Set by | Applied |
+|---|---|---|
+| ``read_only`` and ``view`` of the ``Registry`` | the settings, or ``--read-only`` and ``--view`` | once, when a snapshot is swapped in |
+| ``Caller.view`` | the path of the HTTP request, ``/mcp/NAME`` | once for each view: a smaller ``Snapshot`` |
+| ``Caller.scopes`` | the caller's key or token | once for each set of scopes: ``VisibleTools`` |
+"""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import compress
-from operator import attrgetter, is_not
-from typing import Final
+from operator import attrgetter
+from typing import Final, TypeVar
 
 from bridge.caller import Caller
-from bridge.settingsfile import View
 from bridge.spec import may_change
 from bridge.tool.compiler import Tool
+from bridge.view import View
 
+MAX_CACHED_SCOPE_SETS: Final = 64
+"""Callers may present any number of tokens, each with its own set of scopes, so the cache needs a bound."""
+MAX_CACHED_VIEWS: Final = 64
+"""The settings file may be reloaded with other views many times while a snapshot is served."""
 _name: Final = attrgetter("name")
-MAX_KEPT_SCOPE_SETS: Final = 64
-"""Sets of scopes whose visible tools are kept. Callers may show any number of tokens, each with other scopes."""
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class Snapshot:
-    """The tools of one moment, frozen; ``tools`` are in order of name, ``by_name`` knows no aliases."""
+    """All tools of one load. It never changes; only its caches fill.
 
-    __slots__ = ("_asked", "_by_scopes", "_by_view", "aliases", "by_name", "tools")
+    ``tools`` are sorted by name. ``by_name`` has no aliases: ``aliases`` maps each of them to its tool.
+    """
+
+    __slots__ = ("_by_scopes", "_by_view", "_scopes", "aliases", "by_name", "tools")
 
     def __init__(
-        self, tools: Iterable[Tool] = (), before: "Snapshot | None" = None, without: Iterable[Tool] = ()
+        self, tools: Iterable[Tool] = (), previous: "Snapshot | None" = None, removed: Iterable[Tool] = ()
     ) -> None:
-        """``tools``, and those of ``before`` but for some: an edit among thousands costs little more than itself."""
-        listed: list[Tool] = list(before.tools) if before else []
-        by_name: dict[str, Tool] = dict(before.by_name) if before else {}
-        aliases: dict[str, Tool] = dict(before.aliases) if before else {}
-        for tool in without:
-            del listed[bisect_left(listed, tool.name, key=_name)]
+        """The tools of ``previous``, without ``removed`` and with ``tools``.
+
+        Building on ``previous`` saves time: an edit of one file among thousands does not sort all tools again.
+        """
+        in_order: list[Tool] = list(previous.tools) if previous else []
+        by_name: dict[str, Tool] = dict(previous.by_name) if previous else {}
+        aliases: dict[str, Tool] = dict(previous.aliases) if previous else {}
+        # First removed, then added: a changed tool is in both, mostly under the same name.
+        for tool in removed:
+            del in_order[bisect_left(in_order, tool.name, key=_name)]
             del by_name[tool.name]
             for alias in tool.spec.aliases:
                 del aliases[alias]
         for tool in tools:
-            insort(listed, tool, key=_name)
+            insort(in_order, tool, key=_name)
             by_name[tool.name] = tool
             aliases |= dict.fromkeys(tool.spec.aliases, tool)
-        self.tools: tuple[Tool, ...] = tuple(listed)
+        self.tools: tuple[Tool, ...] = tuple(in_order)
         self.by_name: Mapping[str, Tool] = by_name
         self.aliases: Mapping[str, Tool] = aliases
-        self._asked: frozenset[str] | None = None
+        self._scopes: frozenset[str] | None = None
         self._by_view: dict[View, Snapshot] = {}
         self._by_scopes: dict[frozenset[str], VisibleTools] = {}
 
     @property
     def scopes(self) -> frozenset[str]:
-        """All that tools ask for."""
-        if self._asked is None:
-            self._asked = frozenset().union(*(tool.scopes for tool in self.tools))
-        return self._asked
+        """All scopes that some tool requires."""
+        if self._scopes is None:
+            self._scopes = frozenset().union(*(tool.scopes for tool in self.tools))
+        return self._scopes
 
     def find(self, name: str) -> Tool | None:
-        """The tool that answers to a name or an alias."""
+        """The tool with this name or alias."""
         return self.by_name.get(name) or self.aliases.get(name)
 
     def seen_by(self, caller: Caller) -> "Snapshot | VisibleTools":
-        """The tools that a caller may see and call: those of its view that ask for no scope that it lacks.
+        """The tools that a caller may see and call: those in its view whose scopes it has.
 
-        Scopes that no tool asks for make no difference, so callers who differ in those alone share one answer.
+        Callers whose scopes differ only in scopes that no tool requires share one result.
         """
-        seen = self if caller.view is None else self._in_view(caller.view)
-        return seen if caller.scopes is None else seen.with_scopes(caller.scopes)
+        # The view first: its snapshot has caches of its own, for the scopes that its tools require.
+        in_view = self if caller.view is None else self._in_view(caller.view)
+        return in_view if caller.scopes is None else in_view.with_scopes(caller.scopes)
 
     def _in_view(self, view: View) -> "Snapshot":
-        """Views are few: they stand in the settings file."""
-        if view not in self._by_view:
-            self._by_view[view] = Snapshot(tool for tool in self.tools if _is_in(view, tool))
-        return self._by_view[view]
+        in_view = self._by_view.get(view) or Snapshot(tool for tool in self.tools if _is_in(view, tool))
+        _cache(self._by_view, view, in_view, MAX_CACHED_VIEWS)
+        return in_view
 
     def with_scopes(self, scopes: frozenset[str]) -> "Snapshot | VisibleTools":
-        """The tools that ask for none but these."""
+        """The tools that require no scope outside ``scopes``."""
         if scopes >= self.scopes:
             return self
-        scopes &= self.scopes
-        visible = self._by_scopes.pop(scopes, None) or VisibleTools(self, scopes)
-        self._by_scopes[scopes] = visible  # what was used last stands last
-        if len(self._by_scopes) > MAX_KEPT_SCOPE_SETS:
-            del self._by_scopes[next(iter(self._by_scopes))]
+        scopes &= self.scopes  # the key of the cache: callers may have any other scopes
+        visible = self._by_scopes.get(scopes) or VisibleTools(self, scopes)
+        _cache(self._by_scopes, scopes, visible, MAX_CACHED_SCOPE_SETS)
         return visible
+
+
+def _cache(cache: dict[_K, _V], key: _K, value: _V, size: int) -> None:
+    """Put an entry at the end of an LRU cache. Above ``size``, drop the first one: the least recently used."""
+    cache.pop(key, None)
+    cache[key] = value
+    if len(cache) > size:
+        del cache[next(iter(cache))]
 
 
 class VisibleTools:
     """The tools of a snapshot that callers with certain scopes may see and call.
 
-    It holds no copy of the snapshot: to find a tool costs no memory, and to list them a pointer for each.
+    ``find`` asks the snapshot. Only ``tools`` makes a copy of the list, and only when it is first read: a caller
+    who never lists the tools costs no memory for each tool.
     """
 
-    __slots__ = ("_scopes", "_tools", "_whole")
+    __slots__ = ("_scopes", "_snapshot", "_tools")
 
-    def __init__(self, whole: Snapshot, scopes: frozenset[str]) -> None:
-        self._whole = whole
+    def __init__(self, snapshot: Snapshot, scopes: frozenset[str]) -> None:
+        self._snapshot = snapshot
         self._scopes = scopes
         self._tools: tuple[Tool, ...] | None = None
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        """In order of name."""
+        """Sorted by name."""
         if self._tools is None:
-            self._tools = tuple(filter(self._is_allowed, self._whole.tools))
+            self._tools = tuple(filter(self._is_allowed, self._snapshot.tools))
         return self._tools
 
     def find(self, name: str) -> Tool | None:
-        """The tool that answers to a name or an alias."""
-        tool = self._whole.find(name)
+        """The tool with this name or alias."""
+        tool = self._snapshot.find(name)
         return tool if tool and self._is_allowed(tool) else None
 
     def _is_allowed(self, tool: Tool) -> bool:
@@ -113,9 +142,10 @@ class VisibleTools:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a swap changed, as names.
+    """What a swap changed; the tuples hold names of tools.
 
-    ``visible``: some client's list would differ. ``rerouted``: a tool no longer sends to where it sent.
+    ``visible``: some client's list of tools would differ. ``rerouted``: a tool was removed, or has another upstream.
+    In both cases connections to an upstream may now be unused.
     """
 
     added: tuple[str, ...]
@@ -126,10 +156,10 @@ class Change:
 
 
 class Registry:
-    """One assignment swaps everything: a call takes ``current`` once and ends on what it took.
+    """Holds the served snapshot in ``current``. A call reads it once.
 
-    If it is ``read_only``, tools that may change something are left out (RFC 9110 9.2.1); with a ``view``
-    those that are not in it.
+    With ``read_only``, tools whose method is not safe (RFC 9110 9.2.1) are not served. With ``view``, only the tools
+    in it are served.
     """
 
     def __init__(
@@ -140,24 +170,28 @@ class Registry:
         self._view = view
 
     def replace(self, snapshot: Snapshot) -> Change:
-        """Serve ``snapshot`` from now on; answers how it differs from the one before."""
+        """Serve ``snapshot`` from now on; returns how it differs from the previous one."""
         if self._read_only or self._view:
-            snapshot = Snapshot(filter(self._serves, snapshot.tools))
+            snapshot = Snapshot(filter(self._is_served, snapshot.tools))
         before, after = self.current.by_name, snapshot.by_name
         self.current = snapshot
-        others = set(compress(after, map(is_not, after.values(), map(before.get, after))))
-        changed = [(before[name], after[name]) for name in others if name in before]
-        added = others - before.keys()
+        added = [name for name in after if name not in before]
         removed = [name for name in before if name not in after]
+        # A reload compiles only files that changed, so the same object means the same tool.
+        changed = [
+            (before[name], tool)
+            for name, tool in after.items()
+            if name in before and before[name] is not tool
+        ]
         return Change(
             tuple(sorted(added)),
             tuple(sorted(new.name for _, new in changed)),
             tuple(sorted(removed)),
-            visible=bool(added or removed) or any(_looks_other(old, new) for old, new in changed),
+            visible=bool(added or removed) or any(_differs_visibly(old, new) for old, new in changed),
             rerouted=bool(removed) or any(old.upstream != new.upstream for old, new in changed),
         )
 
-    def _serves(self, tool: Tool) -> bool:
+    def _is_served(self, tool: Tool) -> bool:
         return _is_in(self._view, tool) and not (self._read_only and may_change(tool.spec.request.method))
 
 
@@ -165,16 +199,17 @@ def _is_in(view: View | None, tool: Tool) -> bool:
     return view is None or view.shows(tool.name, tool.spec.tags)
 
 
-def other_names(before: Snapshot, after: Snapshot) -> list[str]:
-    """Names of tools that some caller sees in one of the two and not in the other, or sees as another tool."""
+def visibly_changed_names(before: Snapshot, after: Snapshot) -> list[str]:
+    """The tools that some caller sees in only one of the snapshots, or sees differently."""
     both = before.by_name.keys() & after.by_name.keys()
-    looks_other = [name for name in both if _looks_other(before.by_name[name], after.by_name[name])]
-    return [*looks_other, *(before.by_name.keys() ^ after.by_name.keys())]
+    changed = [name for name in both if _differs_visibly(before.by_name[name], after.by_name[name])]
+    return [*changed, *(before.by_name.keys() ^ after.by_name.keys())]
 
 
-def _looks_other(old: Tool, new: Tool) -> bool:
-    """Whether a tool is seen as another one, or by others."""
-    return old.definition != new.definition or any(
-        set(before) != set(after)
-        for before, after in ((old.scopes, new.scopes), (old.spec.tags, new.spec.tags))
+def _differs_visibly(old: Tool, new: Tool) -> bool:
+    """Whether clients get another definition, or other callers see the tool (by its scopes, or its tags in views)."""
+    return (
+        old.definition != new.definition
+        or set(old.scopes) != set(new.scopes)
+        or set(old.spec.tags) != set(new.spec.tags)
     )

@@ -1,95 +1,469 @@
-"""How this process runs: what was typed, what the settings file says, and what was left out."""
+"""The settings: one model for the settings file ``restbridge.yaml``, the options of ``restbridge serve``, and workers.
 
+A field is a key of the file, and its description is the text of the reference and of ``--help``. With ``Option``, an option
+overrides the key. A worker process gets the result as JSON, in the form of the file.
+"""
+
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic_core import PydanticKnownError
 
 from bridge.address import Address
-from bridge.settingsfile import Limits, LogFormat, SettingsFile, View
+from bridge.spec import Duration, Name, Scope, SecretText, Size, SpecModel
+from bridge.view import View, matches
 
-OnInvalid = Literal["keep", "withdraw"]
+OPERATE_SCOPE: Final = "restbridge:operate"
+"""The scope for all admin endpoints."""
+METRICS_SCOPE: Final = "restbridge:metrics"
+"""The scope that is enough for ``/metrics``."""
 
-_STRUCTURED: Final = ("views", "limits", "owners")
-"""What the settings file alone can say."""
+OWN_SCOPES: Final = "restbridge:"
+"""The prefix of the bridge's own scopes."""
+
+# [0-9], not \d, which also matches digits of other scripts.
+_LIFETIME: Final = re.compile(r"([0-9]{1,9})(m|h|d)")
+_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
+_MAX_LIFETIME_SECONDS: Final = 366 * 86400
+_HOST_NAME: Final = "[A-Za-z0-9._-]{1,253}"
+_VIEW_NAME: Final = "[A-Za-z0-9_-]{1,64}"
 
 
-def read_structured(told: str) -> dict[str, Any]:
-    """The settings that ``Settings.words`` tells so, by their names."""
-    words = SettingsFile.model_validate_json(told)
-    return {name: getattr(words, name) for name in _STRUCTURED}
+def _address(value: object) -> Address:
+    if isinstance(value, Address):
+        return value
+    # YAML reads 8000 as an int. To Python True is one, too, but "listen: true" is an error.
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise ValueError("expected a port such as 8000, or host:port")  # noqa: TRY004 - pydantic's way
+    return Address.parse(text)
+
+
+def _moment(value: object) -> object:
+    # fromisoformat takes most of ISO 8601, also 2027-W05. A time without a zone is in UTC.
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise ValueError("expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _lifetime(value: object) -> object:
+    match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= _MAX_LIFETIME_SECONDS:
+        raise ValueError("expected a time such as 30m, 24h or 7d, at most 366d")
+    return seconds
+
+
+def _view_name(name: str) -> str:
+    if not re.fullmatch(_VIEW_NAME, name):
+        raise ValueError("expected a name of letters, digits, _ and -, at most 64: it stands in a URL")
+    return name
+
+
+def _host_name(name: str) -> str:
+    if not re.fullmatch(_HOST_NAME, name):
+        raise ValueError("expected the name of a host, without port and scheme")
+    return name.lower()
+
+
+def _poll(seconds: float) -> float:
+    if seconds < 0.1:
+        raise ValueError("expected at least 100ms")
+    return seconds
+
+
+def _duration_or_zero(value: object, duration: ValidatorFunctionWrapHandler) -> object:
+    # Every other duration must be positive.
+    return 0.0 if value in ("0ms", "0s", "0m") else duration(value)
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    """A path in a settings file is relative to the folder of the file, which is the context."""
+    if not isinstance(value, str | Path):
+        raise PydanticKnownError("string_type")
+    # Without a context the value is from an option or a worker's JSON: relative to the working directory.
+    return (info.context or Path()) / value  # an absolute value replaces what is before /
+
+
+def _not_empty(value: object) -> object:
+    if value == "":  # as a path it would be the folder of the settings file
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    return value
+
+
+Moment: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "examples": ["2027-01-31", "2027-01-31T18:00:00Z"]}),
+]
+"""Written as in RFC 3339, or as a date (midnight UTC); held in seconds since 1970."""
+
+Lifetime: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_lifetime),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}(m|h|d)$", "examples": ["24h"]}),
+]
+"""Written as 30m, 24h, 7d; held in seconds."""
+
+ViewName: TypeAlias = Annotated[
+    str,
+    AfterValidator(_view_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_VIEW_NAME}$"}),
+]
+
+HostName: TypeAlias = Annotated[
+    str,
+    AfterValidator(_host_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_HOST_NAME}$", "examples": ["tools.example.com"]}),
+]
+
+Algorithm: TypeAlias = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""How tokens are signed (RFC 7518, RFC 8037): with a key that only the issuer has."""
+
+LogFormat: TypeAlias = Literal["text", "json"]
+
+At: TypeAlias = Annotated[
+    Address,
+    BeforeValidator(_address),
+    PlainSerializer(str),
+    WithJsonSchema({"type": ["integer", "string"], "examples": [8000, "0.0.0.0:8000"]}),
+]
+
+FilePath: TypeAlias = Annotated[
+    Path, BeforeValidator(_path), PlainSerializer(str), WithJsonSchema({"type": "string"})
+]
+"""A text, held as a path. pydantic's own type for a path refuses names that are not UTF-8."""
+
+# Decimal: str(0.00001) is "1e-05", which is no duration.
+Seconds: TypeAlias = Annotated[Duration, PlainSerializer(lambda seconds: f"{Decimal(seconds):f}s")]
+"""A duration that is also written, exactly."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How every command finds and reads tool files, and how ``serve`` serves them.
+class Option:
+    """Marks a key that an option of ``restbridge serve`` overrides. The help is the description of the key.
 
-    With ``upstreams``, upstream files count there alone. ``poll`` is in seconds, as is the
-    ``grace`` that calls in flight have when it stops. ``express``: plain calls
-    may pass the SDK by. ``read_only``: only tools of safe methods are served; with a ``view`` only those in it;
-    ``views`` are all that there are, by name; ``owners``: patterns of names → the folder that has them; ``limits`` bound callers. ``audit_required``: a call that
-    cannot be recorded in the ``audit`` file is not made. ``http`` is where to serve HTTP, instead
-    of stdio, also as ``host_names``; ``guarded``: callers must show who they are, as the settings file at
-    ``config`` says; ``stateless``: no sessions are kept.
+    ``value`` names what follows the option. ``seconds`` is the range of a duration, which the option takes in seconds.
+    ``variable`` is an environment variable that sets the option.
     """
 
-    directories: tuple[Path, ...]
-    upstreams: Path | None = None
-    config: Path | None = None
-    strict: bool = False
-    on_invalid: OnInvalid = "keep"
-    poll: float = 2.0
-    grace: float = 5.0
-    express: bool = True
-    read_only: bool = False
+    name: str
+    value: str | None = None
+    seconds: tuple[float, float] | None = None
+    variable: str | None = None
+
+
+class ApiKey(SpecModel):
+    """An API key of a caller. Only its digest is stored; ``restbridge key new`` creates both."""
+
+    name: Name = Field(description="Name of the caller, as in the log.")
+    sha256: SecretText = Field(
+        repr=False,
+        description="SHA-256 of the key in hexadecimal, or a reference to it: ${env:NAME}, ${file:/path}.",
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(),
+        strict=False,
+        description="Scopes of the caller. A tool with scopes needs all of them.",
+    )
+    expires: Moment | None = Field(default=None, description="When the key expires. Default: never.")
+
+
+class Issuer(SpecModel):
+    """An authorization server whose access tokens (JWT, RFC 9068) are accepted."""
+
+    issuer: str = Field(min_length=1, description="The issuer, exactly as in the claim iss of its tokens.")
+    jwks: str = Field(
+        min_length=1, description="Its key set (RFC 7517): an https URL, or the path of a file."
+    )
+    audience: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Accepted audiences (aud). Default: the value of resource.",
+    )
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        strict=False,
+        min_length=1,
+        description="Accepted signature algorithms. Default: RS256, PS256, ES256, EdDSA.",
+    )
+    leeway: Duration = Field(default=30.0, description="Accepted clock difference. Default 30s.")
+    name: str = Field(default="sub", min_length=1, description="The claim that names the caller.")
+    scopes: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The claim with the scopes. Default: scope, or scp if that is absent.",
+    )
+    grants: tuple[str, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="Patterns of the scopes that its tokens may grant. Default: all but restbridge:*.",
+    )
+    max_lifetime: Lifetime = Field(
+        default=86400.0, description="Longest accepted lifetime of a token. Default 24h."
+    )
+
+    def may_grant(self, scope: str) -> bool:
+        """Whether its tokens may grant a scope. The bridge's own scopes need a pattern that begins with their prefix."""
+        # So the pattern * grants no scope of the bridge itself, such as restbridge:operate.
+        is_own = scope.startswith(OWN_SCOPES)
+        if self.grants is None:
+            return not is_own
+        return any(
+            matches(pattern, scope) and (not is_own or pattern.startswith(OWN_SCOPES))
+            for pattern in self.grants
+        )
+
+
+class Access(SpecModel):
+    """Who may call over HTTP. Without this key, callers are not authenticated. It is reloaded on change."""
+
+    api_keys: tuple[ApiKey, ...] | None = Field(
+        default=None, strict=False, description="API keys, sent as Authorization: Bearer KEY."
+    )
+    jwt: tuple[Issuer, ...] | None = Field(
+        default=None, strict=False, description="Authorization servers whose tokens are accepted."
+    )
+    resource: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The URL of the endpoint for clients, such as https://tools.example.com/mcp.",
+    )
+    scopes_supported: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Patterns of the scopes that clients without a token are told to request. Default: none.",
+    )
+    step_up: Literal["hide", "challenge"] = Field(
+        default="hide",
+        description="The answer to a call whose token lacks a scope. hide: unknown tool; challenge: the missing scopes.",
+    )
+
+
+class Bounds(SpecModel):
+    """Limits of use; None is no limit."""
+
+    calls: int | None = Field(default=None, ge=1, description="Calls at a time.")
+    rate: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests per minute, of every kind. A sixth of them may come at once.",
+    )
+    results: Size | None = Field(default=None, description="Bytes of results that clients have not read yet.")
+    sessions: int | None = Field(
+        default=None, ge=1, description="Sessions of clients of protocol version 2025-11-25 or older."
+    )
+    streams: int | None = Field(default=None, ge=1, description="Streams for notifications.")
+
+
+class PerCallerLimits(Bounds):
+    """Limits of each caller. The defaults apply if callers are authenticated (``access``), and leave room for others."""
+
+    calls: int | None = Field(default=64, ge=1, description="Calls at a time. Default 64.")
+    results: Size | None = Field(
+        default=32 * 1024**2, description="Bytes of results that clients have not read yet. Default 32MiB."
+    )
+    sessions: int | None = Field(
+        default=100,
+        ge=1,
+        description="Sessions of clients of protocol version 2025-11-25 or older. Default 100.",
+    )
+    streams: int | None = Field(default=100, ge=1, description="Streams for notifications. Default 100.")
+
+    @property
+    def written(self) -> Bounds:
+        """Without the defaults: for callers without a name, who count as one caller."""
+        # model_fields_set, not values: a limit that is written may equal its default.
+        return Bounds(**{name: getattr(self, name) for name in self.model_fields_set})
+
+
+class TotalLimits(Bounds):
+    """Limits of all callers together."""
+
+    calls: int | None = Field(default=512, ge=1, description="Calls at a time. Default 512.")
+    results: Size | None = Field(
+        default=256 * 1024**2, description="Bytes of results that clients have not read yet. Default 256MiB."
+    )
+    sessions: int | None = Field(
+        default=1000,
+        ge=1,
+        description="Sessions of clients of protocol version 2025-11-25 or older. Default 1000.",
+    )
+    streams: int | None = Field(default=2000, ge=1, description="Streams for notifications. Default 2000.")
+
+
+class Limits(SpecModel):
+    """Limits of callers over HTTP. Each worker process counts for itself."""
+
+    per_caller: PerCallerLimits = Field(default=PerCallerLimits(), description="For each caller.")
+    total: TotalLimits = Field(default=TotalLimits(), description="For all callers together.")
+    body: Size = Field(default=4 * 1024**2, description="Bytes of a request body. Default 4MiB.")
+
+
+class Audit(SpecModel):
+    """Where calls that may change something are recorded."""
+
+    file: Annotated[
+        FilePath,
+        BeforeValidator(_not_empty),
+        WithJsonSchema({"type": "string", "minLength": 1}),
+        Option("--audit", "FILE"),
+    ] = Field(
+        description="Append JSON lines to this file for each call that may change something, and each reload."
+    )
+    required: Annotated[bool, Option("--audit-required")] = Field(
+        default=False,
+        description="Refuse a call that may change something if its first line cannot be written.",
+    )
+
+
+def _audit_file(value: object) -> object:
+    return {"file": value} if isinstance(value, str) else value
+
+
+class Http(SpecModel):
+    """Serve HTTP, at /mcp, instead of stdio."""
+
+    listen: Annotated[At, Option("--http", "[HOST:]PORT")] = Field(
+        description="[HOST:]PORT to serve HTTP on, at /mcp, instead of stdio. Without a host, only this machine can reach it; port 0 is any free one.",
+    )
+    workers: Annotated[int, Option("--workers", "N")] = Field(
+        default=1, ge=1, le=64, description="Processes that serve, to use as many processors. Default 1."
+    )
+    host_names: Annotated[tuple[HostName, ...], Option("--host-name", "NAME")] = Field(
+        default=(),
+        strict=False,
+        description="Further host names that clients may use in Host and Origin.",
+    )
+    stateless: Annotated[bool, Option("--stateless")] = Field(
+        default=False, description="Keep no sessions, so that any replica can answer any request."
+    )
+    insecure: Annotated[bool, Option("--insecure")] = Field(
+        default=False,
+        description="Allow an address that others can reach without access control: anyone can call.",
+    )
+
+
+class Log(SpecModel):
+    """What is logged to stderr, and how."""
+
+    format: Annotated[LogFormat, Option("--log-format")] = Field(
+        default="text",
+        description="Format of the log on stderr: text (default), or a JSON object on each line.",
+    )
+
+
+_TOOLS: Final = (Path("tools.d"),)
+
+
+class SettingsFile(SpecModel):
+    """The settings file, named with --config. Paths are relative to its folder."""
+
+    # An empty list counts as left out: without a directory there would be nothing to serve.
+    tools: Annotated[
+        tuple[FilePath, ...], BeforeValidator(lambda value: _TOOLS if value == [] else value)
+    ] = Field(
+        default=_TOOLS,
+        strict=False,
+        validate_default=True,  # so that the default, too, is relative to the folder of the settings file
+        description="Directories of tool files. Default: tools.d",
+    )
+    upstreams: FilePath | None = Field(
+        default=None, description="Only directory in which upstream files are accepted."
+    )
+    http: Http | None = Field(default=None, description="Serve HTTP instead of stdio.")
+    read_only: Annotated[bool, Option("--read-only")] = Field(
+        default=False, description="Serve only tools of GET, HEAD and OPTIONS."
+    )
+    log: Log = Field(default=Log(), description="The log, on stderr.")
+    audit: Annotated[
+        Audit | None,
+        BeforeValidator(
+            _audit_file, json_schema_input_type=Audit | Annotated[str, Field(min_length=1)] | None
+        ),
+    ] = Field(
+        default=None,
+        description="A file that gets a JSON line for each reload, and for each call that may change something.",
+    )
+    strict: Annotated[bool, Option("--strict")] = Field(
+        default=False, description="Do not start while a file has errors."
+    )
+    on_invalid: Annotated[Literal["keep", "withdraw"], Option("--on-invalid")] = Field(
+        default="keep",
+        description="After an edit with errors: keep the last good version (default), or withdraw the tool.",
+    )
+    poll: Annotated[Seconds, AfterValidator(_poll), Option("--poll", "SECONDS", seconds=(0.1, 3600))] = Field(
+        default=2.0,
+        description="Interval at which all files are checked, for changes that caused no event. Default 2s.",
+    )
+    grace: Annotated[
+        Seconds, WrapValidator(_duration_or_zero), Option("--grace", "SECONDS", seconds=(0, 3600))
+    ] = Field(default=5.0, description="Time for calls in flight when the server stops. Default 5s.")
+    fast_path: Annotated[bool, Option("--fast-path", variable="RESTBRIDGE_FAST_PATH")] = Field(
+        default=True,
+        description="Answer simple calls on a fast path, without the MCP SDK (default): the same answers, several times faster.",
+    )
+    access: Access | None = Field(default=None, description="Who may call over HTTP.")
+    limits: Limits = Field(default=Limits(), description="Limits of callers over HTTP.")
+    owners: dict[str, str] = Field(
+        default={},
+        description="Pattern of tool names → the only folder whose files may use them: a tools directory, or a folder in one.",
+    )
+    views: dict[ViewName, View] = Field(
+        default={}, description="Named selections of tools: at /mcp/NAME over HTTP, or with --view NAME."
+    )
+
+
+class Settings(SettingsFile):
+    """The settings of one process: those of the file ``config``, overridden by options.
+
+    ``view`` is the only view that is served. ``access`` stands for the file's: its credentials are read from the file.
+    """
+
+    config: FilePath | None = None
     view: str | None = None
-    log_format: LogFormat = "text"
-    audit: Path | None = None
-    audit_required: bool = False
-    views: Mapping[str, View] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
-    owners: Mapping[str, str] = field(default_factory=dict)
-    http: Address | None = None
-    host_names: tuple[str, ...] = ()
-    insecure: bool = False
-    stateless: bool = False
-    workers: int = 1
-    guarded: bool = False
+
+    @property
+    def has_access_control(self) -> bool:
+        """Whether callers over HTTP are authenticated."""
+        return self.access is not None
 
     @property
     def offered(self) -> Mapping[str, View]:
-        """The views that have a path of their own: none beside one that is chosen."""
+        """The views that have their own path: none if ``view`` is set."""
         return {} if self.view else self.views
 
-    def words(self) -> list[str]:
-        """How a worker is told them, so that nothing is left to its environment, and of its settings file the keys alone."""
-        guarded = "--guarded" if self.guarded else "--no-guarded"
-        config = [] if self.config is None else [f"--config={self.config}"]
-        upstreams = [] if self.upstreams is None else [f"--upstreams={self.upstreams}"]
-        audit = [] if self.audit is None else [f"--audit={self.audit}"]
-        view = [] if self.view is None else [f"--view={self.view}"]
-        structured = SettingsFile(**{name: getattr(self, name) for name in _STRUCTURED})
-        told = structured.model_dump_json(by_alias=True, include=set(_STRUCTURED))
-        http = [] if self.http is None else [f"--http={self.http}"]
-        strict = "--strict" if self.strict else "--no-strict"
-        express = "--express" if self.express else "--no-express"
-        audit_required = "--audit-required" if self.audit_required else "--no-audit-required"
-        insecure = "--insecure" if self.insecure else "--no-insecure"
-        stateless = "--stateless" if self.stateless else "--no-stateless"
-        read_only = "--read-only" if self.read_only else "--no-read-only"
-        chosen = [
-            guarded,
-            read_only,
-            strict,
-            f"--on-invalid={self.on_invalid}",
-            f"--poll={self.poll!r}",
-            f"--grace={self.grace!r}",
-            f"--log-format={self.log_format}",
-            f"--structured={told}",
-            express,
-            stateless,
-            insecure,
-            audit_required,
-        ]
-        names = [f"--host-name={name}" for name in self.host_names]
-        return [*config, *upstreams, *view, *audit, *http, *names, *chosen, "--", *map(str, self.directories)]
+    def to_json(self) -> str:
+        """One line for a worker process, without credentials."""
+        # A worker reads credentials from the file itself. The key access stays: callers must authenticate.
+        # Unset keys are left out, so that PerCallerLimits.written is the same in the worker.
+        without = {"access": {"api_keys", "jwt"}}
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=without))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Reads what ``to_json`` returns."""
+        # Not model_validate_json: it refuses lone surrogates, by which paths hold bytes that are not UTF-8.
+        return cls.model_validate(json.loads(text))

@@ -1,7 +1,7 @@
-"""Every word that a tool file or an upstream file may say.
+"""The keys of tool files and upstream files, as pydantic models.
 
-These models are the reference: names, types, bounds and defaults, and the descriptions that editors
-show through ``schemas/``. Checks that need more than one key are in ``tool/compiler``.
+The models are the reference for names, types, bounds and defaults. Editors show their descriptions
+through ``schemas/``. Checks that need more than one key are in ``tool/compiler``.
 """
 
 import re
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 Json: TypeAlias = Any
-"""Whatever JSON can say."""
+"""Any JSON value."""
 
 Scalar: TypeAlias = bool | int | float | str
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -23,25 +23,29 @@ IDEMPOTENT_METHODS: Final = SAFE_METHODS | {"PUT", "DELETE"}
 
 
 def may_change(method: str) -> bool:
-    """Whether a request with this method may change something (RFC 9110 9.2.1)."""
+    """Whether the method is unsafe: a request may change something (RFC 9110 9.2.1)."""
     return method not in SAFE_METHODS
 
 
+# Not DELETE: the content of its request has no defined meaning (RFC 9110 9.3.5).
 BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
-"""Methods whose leftover arguments go into the body."""
+"""Methods that send unplaced arguments in the body."""
 
+# With ^ and $: JSON Schemas show it too, and their patterns match anywhere in a text.
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
 """MCP tool names (SEP-986)."""
 
-_DURATION = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(ms|s|m)$")
+# [0-9], as \d is also a digit of other scripts.
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-_SIZE = re.compile(r"^([0-9]+)(B|kB|KiB|MB|MiB)?$")
+# Bounded: int() refuses more than 4300 digits, in words that mean nothing to an operator.
+_SIZE = re.compile(r"([0-9]{1,20})(B|kB|KiB|MB|MiB)?")
 _BYTES = {None: 1, "B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
-_STATUS = re.compile(r"^([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?$|^([1-5])xx$")
+_STATUS = re.compile(r"([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?|([1-5])xx")
 
 
 def _duration(value: object) -> object:
-    match = _DURATION.match(value) if isinstance(value, str) else None
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("expected a duration such as 30s, 500ms or 2m")
     seconds = float(match[1]) * _SECONDS[match[2]]
@@ -51,8 +55,9 @@ def _duration(value: object) -> object:
 
 
 def _size(value: object) -> object:
+    # In YAML, 100 is an int. To Python, true is one too.
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    match = _SIZE.match(text) if isinstance(text, str) else None
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("expected a size such as 100kB, 2MiB or a number of bytes")
     size = int(match[1]) * _BYTES[match[2]]
@@ -63,7 +68,7 @@ def _size(value: object) -> object:
 
 def _status_range(value: object) -> object:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    match = _STATUS.match(text) if isinstance(text, str) else None
+    match = _STATUS.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("expected a status such as 404, 2xx or 200-299")
     if match[3]:
@@ -75,13 +80,13 @@ def _status_range(value: object) -> object:
 
 
 def _scope(value: str) -> str:
-    if not re.match(r"^[\x21\x23-\x5b\x5d-\x7e]+\Z", value):
+    if not re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]+", value):
         raise ValueError("expected a scope without blanks, quotes and backslashes, such as orders:read")
     return value
 
 
 def _status_key(key: str) -> str:
-    if key != "default" and not re.match(r"^([1-5][0-9][0-9]|[45]xx)$", key):
+    if key != "default" and not re.fullmatch(r"[1-5][0-9][0-9]|[45]xx", key):
         raise ValueError("expected a status such as 404, or 4xx, 5xx or default")
     return key
 
@@ -91,7 +96,7 @@ Duration: TypeAlias = Annotated[
     BeforeValidator(_duration),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m)$", "examples": ["30s"]}),
 ]
-"""Written as 30s, 500ms, 2m; held in seconds."""
+"""Written as 30s, 500ms, 2m; stored in seconds."""
 
 Size: TypeAlias = Annotated[
     int,
@@ -105,7 +110,7 @@ Size: TypeAlias = Annotated[
         }
     ),
 ]
-"""Written as 100kB or 2MiB; held in bytes."""
+"""Written as 100kB or 2MiB; stored in bytes."""
 
 StatusRange: TypeAlias = Annotated[
     tuple[int, int],
@@ -120,7 +125,7 @@ StatusRange: TypeAlias = Annotated[
         }
     ),
 ]
-"""Written as 404, 2xx or 200-299; held as the lowest and the highest status."""
+"""Written as 404, 2xx or 200-299; stored as the lowest and the highest status."""
 
 StatusKey: TypeAlias = Annotated[
     str,
@@ -136,57 +141,58 @@ Scope: TypeAlias = Annotated[
 """A scope-token (RFC 6749 3.3)."""
 
 
-class Words(BaseModel):
-    """A mapping of known keys; ``later`` names those that are planned and refused until then."""
+class SpecModel(BaseModel):
+    """A mapping of known keys; ``later`` are planned keys, which are refused for now."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        strict=True,
+        strict=True,  # "5" is no number. Tuples have strict=False, as YAML gives lists.
         alias_generator=to_camel,
-        hide_input_in_errors=True,
+        hide_input_in_errors=True,  # an input may be a secret
+        defer_build=True,  # most models are only validated as a part of another one, or not at all
     )
     later: ClassVar[frozenset[str]] = frozenset()
 
 
-# --- defaults and policies, in both kinds of file ---
-
-
-class Timeout(Words):
-    """One deadline for the whole call: waiting for a slot, connecting, retries, reading."""
+class Timeout(SpecModel):
+    """Time limits of a call: it includes the queue, connecting, retries and reading."""
 
     total: Duration = Field(default=30.0, description="For the whole call. Default 30s.")
     connect: Duration = Field(default=5.0, description="For one connection attempt. Default 5s.")
 
 
-class Retries(Words):
-    """Repeat what failed before it was done, or what may be done twice."""
+class Retries(SpecModel):
+    """Retries of requests that the API did not execute, or that are idempotent."""
 
     max: int = Field(default=2, ge=0, le=10, description="Attempts after the first. Default 2; 0 for none.")
     statuses: tuple[Literal[429, 502, 503, 504], ...] = Field(
         default=(429, 502, 503, 504),
         strict=False,
-        description="Statuses worth another attempt, for safe methods and idempotent tools.",
+        description="Statuses that are retried, for safe methods and idempotent tools.",
     )
 
 
-class Limits(Words):
-    """What the upstream can bear; calls beyond it wait, within ``queue``."""
+class Limits(SpecModel):
+    """Concurrency limit of an upstream; further calls wait in the queue."""
 
     later = frozenset({"rate"})
 
-    concurrency: int = Field(default=32, ge=1, le=1000, description="Calls at a time. Default 32.")
-    queue: Duration = Field(default=5.0, description="How long a call waits for its turn. Default 5s.")
+    concurrency: int = Field(default=32, ge=1, le=1000, description="Maximum concurrent calls. Default 32.")
+    queue: Duration = Field(default=5.0, description="How long a call may wait in the queue. Default 5s.")
 
 
-class Circuit(Words):
-    """An API that fails again and again is left alone for a while."""
+class Circuit(SpecModel):
+    """Circuit breaker: after repeated failures no call is sent for a while."""
 
-    failures: int = Field(default=5, ge=1, le=1000, description="Calls in a row that fail first. Default 5.")
-    open_for: Duration = Field(default=10.0, description="How long no call is made then. Default 10s.")
+    failures: int = Field(
+        default=5, ge=1, le=1000, description="Consecutive failures that open it. Default 5."
+    )
+    open_for: Duration = Field(default=10.0, description="How long it stays open. Default 10s.")
 
 
 def _total(value: object) -> object:
+    """``timeout: 30s`` is short for ``timeout: {total: 30s}``."""
     return {"total": value} if isinstance(value, str) else value
 
 
@@ -196,22 +202,20 @@ TimeoutOrTotal: TypeAlias = Annotated[
 ]
 
 
-# --- one tool ---
-
-
-class QueryStyle(Words):
-    """How an array or object argument is written into the query, in OpenAPI's words."""
+class QueryStyle(SpecModel):
+    """How an array or object is written into the query, with the keys of OpenAPI."""
 
     value: Json = Field(description='What to send: "{argument}", or a constant.')
     style: Literal["form", "spaceDelimited", "pipeDelimited", "deepObject"] = Field(
         default="form", description="OpenAPI's style of the parameter. Default form."
     )
     explode: bool | None = Field(
-        default=None, description="One pair for each item. Default true for form, else false, as in OpenAPI."
+        default=None,
+        description="One pair for each item. Default true for form, otherwise false, as in OpenAPI.",
     )
 
 
-class RequestSpec(Words):
+class RequestSpec(SpecModel):
     """The HTTP request that a call becomes."""
 
     method: Method = Field(description="The HTTP method.")
@@ -231,7 +235,7 @@ class RequestSpec(Words):
     cookies: dict[str, Scalar] = Field(default={}, description="Cookies: name → text with {argument}.")
     body: Json = Field(
         default=None,
-        description='The body as a structure; "{argument}" alone keeps its JSON type, and may be the whole body.',
+        description='The body as a structure; "{argument}" as a whole value keeps its JSON type.',
     )
     content_type: str = Field(
         default="application/json",
@@ -243,8 +247,8 @@ class RequestSpec(Words):
 Invisible: TypeAlias = Literal["show", "strip", "pass"]
 
 
-class ResponseSpec(Words):
-    """What of the reply the model gets."""
+class ResponseSpec(SpecModel):
+    """Which part of the reply the model gets, and in which form."""
 
     jmespath: str | None = Field(
         default=None, min_length=1, max_length=4096, description="JMESPath projection of the JSON reply."
@@ -252,7 +256,7 @@ class ResponseSpec(Words):
     from_: Literal["body", "reply"] = Field(
         default="body",
         alias="from",
-        description="What the projection sees: the body, or {status, headers, body}.",
+        description="Input of the projection: the body, or {status, headers, body}.",
     )
     content: Literal["auto", "json", "text", "image", "audio", "resource", "blocks"] = Field(
         default="auto", description="How the reply is given to the model. Default: by its Content-Type."
@@ -261,39 +265,41 @@ class ResponseSpec(Words):
         default=((200, 299),),
         strict=False,
         min_length=1,
-        description="Statuses that are a success: 404, 2xx, 200-299. Default 2xx.",
+        description="Statuses that count as success: 404, 2xx, 200-299. Default 2xx.",
     )
     max_bytes: Size = Field(
         default=100_000,
-        description="Bound of the result text; whole items of a list are kept. Default 100kB.",
+        description="Maximum size of the result text; a list is cut after a whole item. Default 100kB.",
     )
     invisible: Invisible = Field(
         default="show",
-        description="What becomes of invisible characters, such as U+200B: show writes \\u200b, strip takes them out, "
-        "pass leaves them. Default show.",
+        description="Invisible characters, such as U+200B: show escapes them as \\u200b, strip removes them, "
+        "pass keeps them. Default show.",
     )
 
 
-class ErrorSpec(Words):
-    """What the model reads when the upstream answers with a status."""
+class ErrorSpec(SpecModel):
+    """The error text for the model if the upstream answers with a status."""
 
     message: str | None = Field(
         default=None,
         min_length=1,
-        description="A sentence for the model: what happened, what to do. Default: one of the bridge's own.",
+        description="A sentence for the model: what happened, what to do. Default: a standard sentence.",
     )
     jmespath: str | None = Field(
         default=None,
         min_length=1,
         max_length=4096,
-        description="Which part of the upstream's error body is added.",
+        description="JMESPath of the part of the upstream's error body that is added.",
     )
     upstream: bool = Field(
-        default=True, description="Whether the upstream's own message is added, bounded. Default true."
+        default=True,
+        description="Whether the upstream's message is added, cut to 500 characters. Default true.",
     )
 
 
 def _message(value: object) -> object:
+    """``404: TEXT`` is short for ``404: {message: TEXT}``."""
     return {"message": value} if isinstance(value, str) else value
 
 
@@ -302,7 +308,7 @@ ErrorOrMessage: TypeAlias = Annotated[
 ]
 
 
-class Annotations(Words):
+class Annotations(SpecModel):
     """MCP tool annotations; hints left out are derived from the method."""
 
     title: str | None = Field(default=None, description="A title for people.")
@@ -313,21 +319,25 @@ class Annotations(Words):
         default=None, description="May destroy or overwrite. Derived: POST, PUT, PATCH, DELETE."
     )
     idempotent_hint: bool | None = Field(
-        default=None, description="Calling twice is as calling once. Derived: PUT, DELETE, safe methods."
+        default=None, description="A second call changes nothing more. Derived: PUT, DELETE, safe methods."
     )
-    open_world_hint: bool | None = Field(default=None, description="Meets the outside world. Derived: true.")
+    open_world_hint: bool | None = Field(
+        default=None, description="Interacts with external systems. Derived: true."
+    )
 
 
-class Icon(Words):
+class Icon(SpecModel):
     """An icon that clients may show (MCP)."""
 
     src: str = Field(pattern=r"^(https://|data:image/)", description="An https: or data: URI.")
     mime_type: str | None = Field(default=None, description="Its media type.")
     sizes: tuple[str, ...] | None = Field(default=None, strict=False, description="Such as 48x48, or any.")
-    theme: Literal["light", "dark"] | None = Field(default=None, description="For which background.")
+    theme: Literal["light", "dark"] | None = Field(
+        default=None, description="Background that it is designed for."
+    )
 
 
-class ToolSpec(Words):
+class ToolSpec(SpecModel):
     """One MCP tool over one REST endpoint: the file NAME.yaml."""
 
     later = frozenset({"pagination", "cache", "confirm", "tests"})
@@ -337,60 +347,68 @@ class ToolSpec(Words):
     )
     title: str | None = Field(default=None, description="A title for people.")
     description: str = Field(
-        min_length=1, description="What the tool does and when to use it; the model chooses by it."
+        min_length=1, description="What the tool does and when to use it; the model selects tools by it."
     )
-    annotations: Annotations = Field(default=Annotations(), description="MCP hints; derived where left out.")
+    annotations: Annotations = Field(
+        default=Annotations(), description="MCP hints; missing ones are derived."
+    )
     icons: tuple[Icon, ...] | None = Field(default=None, strict=False, description="Icons for clients.")
-    meta: dict[str, Json] | None = Field(default=None, alias="_meta", description="MCP _meta, passed on.")
-    upstream: str | None = Field(default=None, description="Which NAME.upstream.yaml the url is appended to.")
+    meta: dict[str, Json] | None = Field(
+        default=None, alias="_meta", description="MCP _meta, sent unchanged."
+    )
+    upstream: str | None = Field(
+        default=None, description="NAME of the NAME.upstream.yaml that the tool uses."
+    )
     input_schema: dict[str, Json] = Field(
-        default={}, description="JSON Schema (2020-12) of the arguments. Default: none are taken."
+        default={}, description="JSON Schema (2020-12) of the arguments. Default: no arguments."
     )
     output_schema: dict[str, Json] | None = Field(
         default=None,
         description="JSON Schema of the result; every result is checked and sent as structuredContent.",
     )
     request: RequestSpec = Field(description="The HTTP request that a call becomes.")
-    response: ResponseSpec = Field(default=ResponseSpec(), description="What of the reply the model gets.")
+    response: ResponseSpec = Field(
+        default=ResponseSpec(), description="Which part of the reply the model gets."
+    )
     errors: dict[StatusKey, ErrorOrMessage] = Field(
         default={},
         description="404, 4xx, 5xx or default → a sentence for the model, or {message, jmespath, upstream}.",
     )
     timeout: TimeoutOrTotal | None = Field(
-        default=None, description="Over the upstream's: 30s, or {total, connect}."
+        default=None, description="Overrides the upstream's: 30s, or {total, connect}."
     )
-    retries: Retries | None = Field(default=None, description="Over the upstream's, key by key.")
+    retries: Retries | None = Field(default=None, description="Overrides the upstream's, key by key.")
     max_bytes: Size | None = Field(
-        default=None, description="Over the upstream's: bound of the reply as read."
+        default=None, description="Overrides the upstream's: maximum size of the reply."
     )
-    limits: Limits | None = Field(default=None, description="On top of the upstream's.")
+    limits: Limits | None = Field(default=None, description="Applies in addition to the upstream's.")
     idempotent: bool | None = Field(
         default=None,
-        description="Calling twice does what calling once does: allows retries, sets the hint. "
-        "Default: true for PUT and DELETE (RFC 9110), else false.",
+        description="A second call changes nothing more: allows retries, sets the hint. "
+        "Default: true for PUT and DELETE (RFC 9110), otherwise false.",
     )
-    tags: tuple[str, ...] = Field(default=(), strict=False, description="Words to group tools by.")
+    tags: tuple[str, ...] = Field(default=(), strict=False, description="Labels to group tools by.")
     scopes: tuple[Scope, ...] = Field(
         default=(),
         strict=False,
-        description="What a caller over HTTP needs, all of them, to see and call it. Default: nothing.",
+        description="Scopes that a caller over HTTP needs to see and call it, all of them. Default: none.",
     )
     aliases: tuple[Name, ...] = Field(
-        default=(), strict=False, description="Old names that still answer, but are not listed."
+        default=(), strict=False, description="Old names that can still be called, but are not listed."
     )
     deprecated: str | None = Field(
-        default=None, min_length=1, description="A sentence put before the description: what to use instead."
+        default=None,
+        min_length=1,
+        description="A sentence that is put before the description: what to use instead.",
     )
-    enabled: bool = Field(default=True, description="false withdraws the tool.")
+    enabled: bool = Field(default=True, description="false removes the tool from the list.")
 
-
-# --- one upstream ---
 
 SecretText: TypeAlias = Annotated[str, Field(min_length=1)]
-"""A text in which ${env:NAME} and ${file:/path} stand for secrets; declared with ``repr=False``."""
+"""A text in which ${env:NAME} and ${file:/path} are replaced by secrets; declare it with ``repr=False``."""
 
 
-class BearerAuth(Words):
+class BearerAuth(SpecModel):
     """RFC 6750: ``Authorization: Bearer …``."""
 
     type: Literal["http"] = Field(description="An HTTP authentication scheme.")
@@ -398,7 +416,7 @@ class BearerAuth(Words):
     credentials: SecretText = Field(repr=False, description="The token, usually ${env:NAME}.")
 
 
-class BasicAuth(Words):
+class BasicAuth(SpecModel):
     """RFC 7617: user name and password."""
 
     type: Literal["http"] = Field(description="An HTTP authentication scheme.")
@@ -407,7 +425,7 @@ class BasicAuth(Words):
     password: SecretText = Field(repr=False, description="The password, usually ${env:NAME}.")
 
 
-class ApiKeyAuth(Words):
+class ApiKeyAuth(SpecModel):
     """A key in a header, a query parameter or a cookie."""
 
     type: Literal["apiKey"] = Field(description="A key in a header, the query or a cookie.")
@@ -416,121 +434,128 @@ class ApiKeyAuth(Words):
     value: SecretText = Field(repr=False, description="The key, usually ${env:NAME}.")
 
 
-class OAuth2(Words):
-    """A token that an authorization server gives to the bridge (RFC 6749), sent as RFC 6750 says."""
+class OAuth2(SpecModel):
+    """An access token from an authorization server (RFC 6749), sent as a bearer token (RFC 6750)."""
 
-    type: Literal["oauth2"] = Field(description="A token of an authorization server.")
+    type: Literal["oauth2"] = Field(description="An access token from an authorization server.")
     token_url: str = Field(min_length=1, description="The server's token endpoint.")
-    client_id: SecretText = Field(repr=False, description="As whom the server knows the bridge.")
+    client_id: SecretText = Field(repr=False, description="The bridge's client id.")
     client_secret: SecretText | None = Field(
-        default=None, repr=False, description="What shows that, usually ${env:NAME}."
+        default=None, repr=False, description="The client secret, usually ${env:NAME}."
     )
     client_authentication: Literal["client_secret_basic", "client_secret_post"] = Field(
         default="client_secret_basic",
-        description="Whether the server reads both in a header or in the form (RFC 8414). Default: a header.",
+        description="How both are sent: in the Authorization header or in the form (RFC 8414). Default: the header.",
     )
     scopes: tuple[Scope, ...] = Field(
-        default=(), strict=False, description="What is asked for. Default: what the server gives anyway."
+        default=(), strict=False, description="Requested scopes. Default: the server's default scopes."
     )
     audience: str | None = Field(
-        default=None, min_length=1, description="Whom the token is for, by a name (RFC 8693)."
+        default=None, min_length=1, description="Name of the API that the token is for (RFC 8693)."
     )
     resource: str | None = Field(
-        default=None, min_length=1, description="Whom the token is for, by an address (RFC 8707)."
+        default=None, min_length=1, description="URI of the API that the token is for (RFC 8707)."
     )
 
 
 class ClientCredentialsAuth(OAuth2):
-    """RFC 6749 4.4: one token, the bridge's own, for all calls."""
+    """RFC 6749 4.4: one token of the bridge for all calls."""
 
     flow: Literal["clientCredentials"] = Field(
-        description="clientCredentials, or tokenExchange for a token of each caller."
+        description="clientCredentials for one token of the bridge; tokenExchange for a token of each caller."
     )
 
 
 class TokenExchangeAuth(OAuth2):
-    """RFC 8693: for each caller's token another one, to call the API in the caller's name."""
+    """RFC 8693: exchanges each caller's token for another one, to call the API on behalf of the caller."""
 
-    flow: Literal["tokenExchange"] = Field(description="tokenExchange, or clientCredentials for one of all.")
+    flow: Literal["tokenExchange"] = Field(
+        description="tokenExchange for a token of each caller; clientCredentials for one token of the bridge."
+    )
     subject_token_type: str = Field(
         default="urn:ietf:params:oauth:token-type:access_token",
         min_length=1,
-        description="What callers' tokens are to the server. Default: access tokens.",
+        description="Type of the caller's token (RFC 8693 3). Default: access token.",
     )
     requested_token_type: str | None = Field(
-        default=None, min_length=1, description="What is asked for. Default: what the server gives anyway."
+        default=None, min_length=1, description="Type of the requested token. Default: the server's default."
     )
 
 
-class NoAuth(Words):
-    """The API takes calls from anybody; written out, so that it cannot be forgotten."""
+class NoAuth(SpecModel):
+    """The API needs no credentials. It is written explicitly, so that auth cannot be forgotten."""
 
     type: Literal["none"] = Field(description="No credentials are sent.")
 
 
+# With discriminators pydantic reports the errors of the kind that is meant, not those of all kinds.
 HttpAuth: TypeAlias = Annotated[BearerAuth | BasicAuth, Field(discriminator="scheme")]
 TokenAuth: TypeAlias = Annotated[ClientCredentialsAuth | TokenExchangeAuth, Field(discriminator="flow")]
 Auth: TypeAlias = Annotated[HttpAuth | ApiKeyAuth | TokenAuth | NoAuth, Field(discriminator="type")]
 
 
-class Tls(Words):
-    """How the upstream's certificate is checked, and which one we show."""
+class Tls(SpecModel):
+    """How the upstream's certificate is verified, and the client certificate."""
 
     ca_file: str | None = Field(
-        default=None, description="PEM file of the authorities to trust instead of the system's."
+        default=None, description="PEM file of the trusted certificate authorities. Default: the system's."
     )
-    cert_file: str | None = Field(default=None, description="PEM file of our certificate (mutual TLS).")
+    cert_file: str | None = Field(
+        default=None, description="PEM file of the client certificate (mutual TLS)."
+    )
     key_file: str | None = Field(default=None, description="PEM file of its key, if it is not in certFile.")
-    verify: bool = Field(default=True, description="false accepts any certificate: for tests alone.")
+    verify: bool = Field(default=True, description="false accepts any certificate: only for tests.")
 
 
-class Maximum(Words):
-    """The most that a tool file may ask for; it may always ask for what the upstream file itself has."""
+class Maximum(SpecModel):
+    """Maxima for tool files. A tool file may always use the upstream file's own value."""
 
-    timeout: Duration = Field(default=600.0, description="Of timeout. Default 10m.")
-    max_bytes: Size = Field(default=64 * 1024**2, description="Of maxBytes. Default 64MiB.")
+    timeout: Duration = Field(default=600.0, description="Maximum of timeout. Default 10m.")
+    max_bytes: Size = Field(default=8 * 1024**2, description="Maximum of maxBytes. Default 8MiB.")
     result_bytes: Size = Field(
-        default=16 * 1024**2,
+        default=8 * 1024**2,
         ge=100_000,
-        description="Of response.maxBytes. Default 16MiB; at least 100kB, which tools have by default.",
+        description="Maximum of response.maxBytes. Default 8MiB; at least 100kB, the default of tools.",
     )
-    retries: int = Field(default=10, ge=0, le=10, description="Of retries.max. Default 10.")
+    retries: int = Field(default=10, ge=0, le=10, description="Maximum of retries.max. Default 10.")
 
 
-class UpstreamSpec(Words):
+class UpstreamSpec(SpecModel):
     """One API that tools call: the file NAME.upstream.yaml."""
 
     later = frozenset({"cache"})
 
-    base_url: str = Field(min_length=1, description="Scheme, host and path prefix; no tool can leave it.")
-    auth: Auth = Field(description="Required: how calls authenticate; {type: none} where they do not.")
+    base_url: str = Field(
+        min_length=1, description="Scheme, host and path prefix; tools cannot call anything else."
+    )
+    auth: Auth = Field(description="Required: how calls authenticate; {type: none} for no credentials.")
     headers: dict[str, Scalar] = Field(default={}, repr=False, description="Sent with every call.")
     forward_headers: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="Headers of the caller's own request that are sent on, where it has them (HTTP alone).",
+        description="Headers of the caller's request that are forwarded (HTTP only).",
     )
     overridable: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="Those of headers and forwardHeaders that a tool file may set, too; its value is sent then.",
+        description="Names from headers and forwardHeaders that a tool file may override.",
     )
     scopes: tuple[Scope, ...] = Field(
         default=(),
         strict=False,
-        description="What a caller over HTTP needs to see and call its tools, next to what each tool asks for.",
+        description="Scopes that a caller over HTTP needs to see and call its tools, in addition to each tool's.",
     )
-    max: Maximum = Field(default=Maximum(), description="The most that tool files may ask for.")
+    max: Maximum = Field(default=Maximum(), description="Maxima for tool files.")
     timeout: TimeoutOrTotal = Field(default=Timeout(), description="30s, or {total, connect}.")
-    retries: Retries = Field(default=Retries(), description="Repeat what failed before it was done.")
-    limits: Limits = Field(default=Limits(), description="What the API can bear.")
-    circuit: Circuit | None = Field(
-        default=None, description="Leave an API alone that fails again and again. Default: never."
+    retries: Retries = Field(
+        default=Retries(), description="Retries of requests that the API did not execute."
     )
+    limits: Limits = Field(default=Limits(), description="Concurrency limit.")
+    circuit: Circuit | None = Field(default=None, description="Circuit breaker. Default: none.")
     max_bytes: Size = Field(
-        default=2 * 1024**2, description="Bound of a reply as read, wire and decoded. Default 2MiB."
+        default=2 * 1024**2, description="Maximum size of a reply, both compressed and decoded. Default 2MiB."
     )
-    tls: Tls = Field(default=Tls(), description="Certificates.")
+    tls: Tls = Field(default=Tls(), description="TLS certificates.")
     proxy: str | None = Field(
         default=None,
         repr=False,

@@ -1,4 +1,4 @@
-"""What tests take from npm; ``python -m tests.npm`` installs it, at once if it is there."""
+"""Packages that tests need from npm; ``python -m tests.npm`` installs them, unless they are installed."""
 
 import hashlib
 import shutil
@@ -14,24 +14,24 @@ NODE: Final = MODULES / "node" / "bin" / "node"
 
 
 def install() -> None:
-    """Node and all packages; ends the process where there is no npm."""
+    """Installs Node and all packages; exits with a message if there is no npm."""
     once(HERE / "package-lock.json", MODULES, lambda: ci(HERE))
 
 
 def ci(folder: Path) -> None:
-    """What the lock file in ``folder`` names."""
+    """Installs the packages of the lock file in ``folder``."""
     npm = shutil.which("npm")
     if npm is None:
-        sys.exit("npm was not found; some tests take packages from it, and a Node of their own: install npm")
+        sys.exit("npm was not found, but some tests need packages from it; install npm")
     subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
 
 
-def once(lock: Path, into: Path, do: Callable[[], None]) -> None:
-    """The mark is the lock file's digest, so that a changed lock installs anew."""
-    mark = into / ".installed"
+def once(lock: Path, target: Path, install_packages: Callable[[], None]) -> None:
+    """Installs unless ``target`` was installed from this lock file, by the digest in ``target/.installed``."""
+    mark = target / ".installed"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     if not (mark.exists() and mark.read_text() == digest):
-        do()
+        install_packages()
         mark.write_text(digest)
 
 

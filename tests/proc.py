@@ -1,4 +1,4 @@
-"""What Linux tells of a process in /proc."""
+"""What Linux reports about a process in /proc."""
 
 import os
 from pathlib import Path
@@ -14,21 +14,21 @@ def cpu(pid: int) -> float:
 
 
 def status(pid: int, key: str) -> int:
-    """The first number of a line of its status: kB of ``VmRSS``, a count of ``Threads``."""
+    """The first number after a key in ``/proc/PID/status``: kB for ``VmRSS``, a count for ``Threads``."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(text.partition(f"{key}:")[2].split()[0])
 
 
 def memory(pid: int) -> float:
-    """MB resident."""
+    """Resident memory in MB."""
     return status(pid, "VmRSS") / 1000
 
 
 def children(pid: int) -> list[int]:
-    """The processes that its main thread started, and that were not waited for yet."""
+    """The child processes of its main thread that were not waited for yet."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def words(pid: int) -> list[str]:
-    """How it was started."""
+def command(pid: int) -> list[str]:
+    """Its command line."""
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]

@@ -1,13 +1,15 @@
-"""Characters that no one sees: where they are errors, and where they belong."""
+"""Invisible characters: where they are errors, and where they are needed."""
 
 import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bridge.characters import deceptive
-from bridge.tool.result.bounds import stripped, visible
+from bridge.characters import deceptive, pieces
+from bridge.tool.result.bounds import strip_invisible, visible
 
-BELONGING = [
+NEEDED = [
     "👩‍🔬 👨‍👩‍👧‍👦 🏳️‍🌈 ❤️‍🔥 👍🏽 🧑🏽‍🚀 👁️‍🗨️",  # joiners in emoji
     "✔︎ ☀️ ⚠️ ©️ 1️⃣ #️⃣",  # emoji as text, as pictures, and keycaps
     "می‌خواهم",  # Persian, with a non-joiner
@@ -18,10 +20,10 @@ BELONGING = [
 ]
 
 
-@pytest.mark.parametrize("text", BELONGING)
-def test_joiners_and_selectors_stay_where_they_belong(text: str) -> None:
+@pytest.mark.parametrize("text", NEEDED)
+def test_joiners_and_selectors_are_kept_where_they_are_needed(text: str) -> None:
     assert deceptive(text) is None
-    assert visible(text) == visible(text, "pass") == stripped(text) == text
+    assert visible(text) == visible(text, "pass") == strip_invisible(text) == text
 
 
 @pytest.mark.parametrize(
@@ -44,22 +46,22 @@ def test_joiners_and_selectors_stay_where_they_belong(text: str) -> None:
         ("\ufff9x\ufffay\ufffb", r"\ufff9x\ufffay\ufffb"),
     ],
 )
-def test_invisible_characters_are_shown_or_taken_out_or_passed(text: str, shown: str) -> None:
+def test_invisible_characters_are_shown_removed_or_passed(text: str, shown: str) -> None:
     assert deceptive(text)
     assert visible(text) == shown
     assert visible(text, "pass") == text
-    assert deceptive(stripped(text)) is None
+    assert deceptive(strip_invisible(text)) is None
 
 
-def test_controls_and_what_turns_the_direction_and_tags_are_shown_in_every_mode() -> None:
+def test_controls_direction_changes_and_tags_are_shown_in_every_mode() -> None:
     for character in "\x1b\x07\x7f\u202a\u202e\u2066\u2069\U000e0041":
         assert visible(f"a{character}", "pass") == visible(f"a{character}") != f"a{character}"
-        assert stripped(f"a{character}") == f"a{character}"
+        assert strip_invisible(f"a{character}") == f"a{character}"
         assert deceptive(f"a{character}")
 
 
-def test_every_character_of_category_cf_is_shown_but_marks_of_numbers() -> None:
-    """Those that stay have a form of their own: Arabic and Kaithi number signs, Egyptian joiners of hieroglyphs and so on."""
+def test_all_format_characters_are_shown_except_visible_ones() -> None:
+    """Visible ones (category Cf) are Arabic and Kaithi number signs, Egyptian hieroglyph joiners and the like."""
     passed = {
         chr(code)
         for code in range(0x110000)
@@ -67,3 +69,29 @@ def test_every_character_of_category_cf_is_shown_but_marks_of_numbers() -> None:
     }
     names = {unicodedata.name(character).split()[0] for character in passed}
     assert names == {"ARABIC", "SYRIAC", "KAITHI", "EGYPTIAN"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.text(
+        st.sampled_from("a1#👩🔬☀می葛ᠠ\r\n\x1b\u200b\u200c\u200d\ufe0e\ufe0f\u20e3\u180b\U000e0100"),
+        max_size=30,
+    )
+)
+def test_pieces_give_the_same_result_as_the_whole_text(text: str) -> None:
+    shown, left = visible(text), strip_invisible(text)
+    for length in range(16384 - len(text), 16384):
+        assert visible("x" * length + text) == "x" * length + shown
+        assert strip_invisible("x" * length + text) == "x" * length + left
+
+
+@pytest.mark.parametrize(
+    "row", ["\r", "\r\n", "a", "é", "\u200d", "\ufe0f\u20e3", "☀\ufe0f", "👩\u200d", "می\u200c"]
+)
+@pytest.mark.parametrize("begin", ["", "x"])
+def test_no_piece_of_a_text_is_long(row: str, begin: str) -> None:
+    text = begin + row * 50_000
+    parts = list(pieces(text))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 16384 + 64
+    assert len(parts) <= len(text) / 16384 + 1

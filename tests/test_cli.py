@@ -9,7 +9,7 @@ import pytest
 from bridge import __version__, cli
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("call", "check", "demo", "explain", "key", "list", "schema", "serve")
+VERBS = ("call", "check", "demo", "explain", "explain-code", "key", "list", "schema", "serve")
 
 
 @pytest.fixture
@@ -28,18 +28,18 @@ def failing() -> Iterator[None]:
     del cli.restbridge.commands["fault"], cli.restbridge.commands["interrupt"]
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"restbridge, version {__version__}\n"
 
 
 @pytest.mark.parametrize("verb", ["key new" if verb == "key" else verb for verb in VERBS])
-def test_help_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     assert f"Examples:\n  restbridge {verb}" in capsys.readouterr().out
 
 
-def test_all_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-h"]) == 0
     commands = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
     assert tuple(line.split()[0] for line in commands) == VERBS
@@ -50,12 +50,13 @@ def test_all_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["nosuch"], "No such command 'nosuch'"),
         (["serve", "--http", "here"], "'here' is no address; write a port such as 8000, or host:port"),
+        (["demo", "--http", "here"], "'here' is no address; write a port such as 8000, or host:port"),
         (["serve", "--poll", "0"], "0.0 is not in the range"),
         (["check", __file__], "is a file"),
         (["schema"], "Missing argument"),
     ],
 )
-def test_wrong_use_is_told_and_answered_with_2(
+def test_a_usage_error_is_printed_and_exits_with_2(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 2
@@ -63,15 +64,15 @@ def test_wrong_use_is_told_and_answered_with_2(
 
 
 @pytest.mark.usefixtures("failing")
-def test_a_fault_of_ours_is_one_sentence_and_3(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_internal_error_is_one_sentence_and_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fault"]) == 3
     assert capsys.readouterr().err == (
-        "restbridge: failed inside (ZeroDivisionError); see where with: restbridge --verbose …\n"
+        "restbridge: internal error (ZeroDivisionError); for a stack trace run: restbridge --verbose …\n"
     )
 
 
 @pytest.mark.usefixtures("failing")
-def test_verbose_shows_where_it_was(
+def test_verbose_shows_the_stack_trace(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli.main(["--verbose", "fault"]) == 3
@@ -82,11 +83,12 @@ def test_verbose_shows_where_it_was(
 
 
 @pytest.mark.usefixtures("failing")
-def test_an_interrupt_is_answered_with_130() -> None:
+def test_an_interrupt_exits_with_130() -> None:
     assert cli.main(["interrupt"]) == 130
 
 
-def test_a_reader_that_has_gone_ends_it_quietly() -> None:
+@pytest.mark.slow
+def test_a_closed_output_ends_it_quietly() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bridge", "schema", "tool"],
         cwd=ROOT,
@@ -99,10 +101,11 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     assert (process.returncode, err) == (1, b"")
 
 
-def test_starting_imports_no_room_that_the_command_does_not_need() -> None:
+@pytest.mark.slow
+def test_a_command_imports_only_the_packages_that_it_needs() -> None:
     code = "import sys, bridge.cli; print(*[m for m in sys.modules if m.startswith('bridge.')])"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
-    assert set(out.split()) == {"bridge.cli", "bridge.address"}
+    assert set(out.split()) == {"bridge.cli", "bridge.address", "bridge.errors"}
 
 
 def test_click_shows_errors_without_a_context(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,8 +131,8 @@ def test_click_shows_errors_without_a_context(capsys: pytest.CaptureFixture[str]
         (["check", "--strict"], "No such option '--strict'."),
     ],
 )
-def test_an_option_that_others_have_is_told_as_ours(
+def test_a_common_option_of_other_programs_gets_a_hint(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(words) == cli.WRONG_USE
+    assert cli.main(words) == cli.USAGE_ERROR
     assert f"Error: {told}" in capsys.readouterr().err

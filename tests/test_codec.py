@@ -4,12 +4,13 @@ import sys
 import tracemalloc
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.codec import (
-    BYTES_OF_CONTAINER,
+    BYTES_PER_CONTAINER,
     FREE_CONTAINERS,
     MAX_DEPTH,
     Json,
@@ -18,7 +19,7 @@ from bridge.codec import (
     clean,
     decode,
     encode,
-    encode_soon,
+    encode_fast,
     may_be_deeper,
     quote,
 )
@@ -39,12 +40,12 @@ def nested(depth: int) -> bytes:
 
 
 @given(VALUES)
-def test_what_is_encoded_decodes_to_the_same(value: Any) -> None:
+def test_an_encoded_value_decodes_to_the_same_value(value: Any) -> None:
     assert decode(encode(value)) == value
 
 
 @given(VALUES, st.sampled_from([{}, {"indent": 2}, {"ensure_ascii": False}, {"separators": (",", ":")}]))
-def test_what_the_standard_library_writes_is_read_as_it_would(value: Any, options: Any) -> None:
+def test_json_of_the_standard_library_decodes_to_the_same_value(value: Any, options: Any) -> None:
     text = json.dumps(value, **options)
     decoded = decode(text)
     assert decoded == json.loads(text)
@@ -56,7 +57,7 @@ def test_what_the_standard_library_writes_is_read_as_it_would(value: Any, option
     st.sampled_from([":", " :", ": ", "\t:\n"]),
     st.sampled_from(["", ":", '"', '":']),
 )
-def test_no_escape_or_blank_hides_a_duplicate_key(
+def test_no_escape_or_space_hides_a_duplicate_key(
     pairs: list[tuple[str, str]], colon: str, escaped: str
 ) -> None:
     def written(text: str) -> str:
@@ -98,25 +99,28 @@ def test_no_escape_or_blank_hides_a_duplicate_key(
         (b'"\\u0000"', "\0"),
     ],
 )
-def test_odd_documents_are_read_exactly(data: bytes | str, expected: Any) -> None:
+def test_unusual_documents_are_decoded_exactly(data: bytes | str, expected: Any) -> None:
     decoded = decode(data)
     assert decoded == expected
     assert type(decoded) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "it is empty"),
         (b" \n", "it is empty"),
-        (b'{"a": 1', "it breaks off at line 1, column 8"),
-        (b"[1,\n2}", "it departs from JSON at line 2, column 2"),
-        (b"<html>", "it departs from JSON at line 1, column 1"),
-        (b"{} {}", "it departs from JSON at line 1, column 4"),
-        (b"NaN", "NaN is no JSON number"),
-        (b"[-Infinity]", "-Infinity is no JSON number"),
-        (b"1e999", "the number 1e999 is past the range of a double"),
-        (b"[-1E400]", "the number -1E400 is past the range of a double"),
+        (b'{"a": 1', "it ends too early at line 1, column 8"),
+        (b"[1,\n2}", "it has a syntax error at line 2, column 2"),
+        (b"\xef\xbb\xbf" * 2 + b"[]", "it has a syntax error at line 1, column 1"),
+        (b"\xef\xbb\xbf" * 2 + b"[%s1]" % (b"1," * 200_000), "it has a syntax error at line 1, column 1"),
+        (b"\xff\xfe" + "\ufeff[]".encode("utf-16-le"), "it has a syntax error at line 1, column 1"),
+        (b"<html>", "it has a syntax error at line 1, column 1"),
+        (b"{} {}", "it has a syntax error at line 1, column 4"),
+        (b"NaN", "NaN is not a JSON number"),
+        (b"[-Infinity]", "-Infinity is not a JSON number"),
+        (b"1e999", "the number 1e999 is outside the range of a double"),
+        (b"[-1E400]", "the number -1E400 is outside the range of a double"),
         (b'{"a":1,"a":2}', 'an object has the key "a" more than once'),
         (b'{"a" :1,"a"\t:2}', 'an object has the key "a" more than once'),
         (b'[{"a":{"b":1},"c":"x:y","a":[]}]', 'an object has the key "a" more than once'),
@@ -125,31 +129,31 @@ def test_odd_documents_are_read_exactly(data: bytes | str, expected: Any) -> Non
         (rb'{"x":"\u003A","a":1,"a":2}', 'an object has the key "a" more than once'),
         (rb'{"\ud800":1,"\ud801":2}', r'an object has the key "\ufffd" more than once'),
         (b'{"%s":1,"%s":2}' % (b"k" * 99, b"k" * 99), f'an object has the key "{"k" * 40}"… more than once'),
-        (b'"a\nb"', "it departs from JSON at line 1, column 3"),
+        (b'"a\nb"', "it has a syntax error at line 1, column 3"),
         (nested(MAX_DEPTH + 1), "it is nested more than 200 deep"),
         (nested(100_000), "it is nested more than 200 deep"),
         (b'{"a":' * 201 + b"12345678901234567890" + b"}" * 201, "it is nested more than 200 deep"),
     ],
 )
-def test_what_is_not_json_is_refused_and_the_text_says_where(data: bytes, said: str) -> None:
+def test_invalid_json_is_refused_and_the_error_says_where(data: bytes, message: str) -> None:
     with pytest.raises(NotJson) as caught:
         decode(data)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
-def test_an_integer_past_the_interpreters_digits_is_refused() -> None:
+def test_an_integer_with_more_digits_than_python_allows_is_refused() -> None:
     digits = sys.get_int_max_str_digits() + 1
     with pytest.raises(NotJson, match=f"an integer has {digits} digits"):
         decode(b"1" * digits)
 
 
 @pytest.mark.parametrize("data", [nested(MAX_DEPTH), nested(MAX_DEPTH - 1)[:-1] + b",1234567890123456789]"])
-def test_nesting_is_read_up_to_its_limit(data: bytes) -> None:
+def test_nesting_is_decoded_up_to_its_limit(data: bytes) -> None:
     assert encode(decode(data)) is not None
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
+    ("value", "encoded"),
     [
         ({"a": None, "b": [1.5, True]}, b'{"a":null,"b":[1.5,true]}'),
         ((None, 1), b"[null,1]"),
@@ -158,23 +162,23 @@ def test_nesting_is_read_up_to_its_limit(data: bytes) -> None:
         ([[2**64]], b"[[18446744073709551616]]"),
     ],
 )
-def test_values_are_written_exactly_and_compact(value: Any, written: bytes) -> None:
-    assert encode(value) == written
+def test_values_are_encoded_exactly_and_compactly(value: Any, encoded: bytes) -> None:
+    assert encode(value) == encoded
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("wrap", [lambda n: n, lambda n: [None, {"a": n}], lambda n: (2**70, [n])])
-def test_what_json_cannot_say_is_never_written(number: float, wrap: Any) -> None:
+def test_nan_and_infinity_are_never_encoded(number: float, wrap: Any) -> None:
     with pytest.raises(NotJson, match="NaN or infinite"):
         encode(wrap(number))
 
 
-def test_an_integer_that_no_text_can_hold_is_refused() -> None:
-    with pytest.raises(NotJson, match="more digits"):
+def test_an_integer_with_too_many_digits_is_not_encoded() -> None:
+    with pytest.raises(NotJson, match="too many digits"):
         encode(10 ** (sys.get_int_max_str_digits() + 1))
 
 
-def test_what_is_nested_too_deep_is_not_written() -> None:
+def test_a_value_that_is_nested_too_deep_is_not_encoded() -> None:
     value: list[Any] = []
     for _ in range(100_000):
         value = [value]
@@ -182,7 +186,7 @@ def test_what_is_nested_too_deep_is_not_written() -> None:
         encode(value)
 
 
-def test_a_depth_past_orjsons_own_is_written() -> None:
+def test_a_value_deeper_than_the_limit_of_orjson_is_encoded() -> None:
     value: list[Any] = []
     for _ in range(300):
         value = [value]
@@ -190,17 +194,17 @@ def test_a_depth_past_orjsons_own_is_written() -> None:
 
 
 @given(st.text())
-def test_a_clean_text_can_be_encoded_and_keeps_what_could_be_before(text: str) -> None:
+def test_clean_replaces_only_lone_surrogates(text: str) -> None:
     assert clean(text) == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
-def test_foreign_text_is_quoted_in_ascii_and_bounded() -> None:
+def test_untrusted_text_is_quoted_in_ascii_and_cut() -> None:
     assert quote("a\u202eb\n") == r'"a\u202eb\n"'
     assert quote("abc", limit=2) == '"ab"…'
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
+    ("value", "encoded"),
     [
         ({"a": 1}, b'{"a":1}'),
         ([None], b"[null]"),
@@ -209,23 +213,25 @@ def test_foreign_text_is_quoted_in_ascii_and_bounded() -> None:
         ("\ud800", None),
     ],
 )
-def test_what_takes_long_to_write_is_not_written_soon(value: Json, written: bytes | None) -> None:
-    assert encode_soon(value) == written
+def test_values_that_are_slow_to_encode_are_not_encoded_fast(value: Json, encoded: bytes | None) -> None:
+    assert encode_fast(value) == encoded
 
 
 @pytest.mark.parametrize("inner", ["[]", "{}", '{"a":1}', "[[]]"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_more_arrays_and_objects_than_memory_is_for_are_not_decoded(inner: str, encoding: str) -> None:
+def test_too_many_arrays_and_objects_are_not_decoded(inner: str, encoding: str) -> None:
     text = f"[{','.join([inner] * FREE_CONTAINERS)}]"
-    with pytest.raises(TooManyContainers, match=f"^it holds more than {FREE_CONTAINERS} arrays and objects$"):
+    with pytest.raises(
+        TooManyContainers, match=f"^it contains more than {FREE_CONTAINERS} arrays and objects$"
+    ):
         decode(text.encode(encoding))
 
 
-def test_a_longer_text_may_hold_more_arrays_and_objects() -> None:
-    most = 2 * FREE_CONTAINERS
-    inner = b"[]," * (most - 2) + b"[]"
-    size = most * BYTES_OF_CONTAINER
-    assert len(decode((b"[%s]" % inner).ljust(size))) == most - 1
+def test_a_longer_text_may_contain_more_arrays_and_objects() -> None:
+    count = 2 * FREE_CONTAINERS
+    inner = b"[]," * (count - 2) + b"[]"
+    size = count * BYTES_PER_CONTAINER
+    assert len(decode((b"[%s]" % inner).ljust(size))) == count - 1
     with pytest.raises(TooManyContainers):
         decode((b"[[],%s]" % inner).ljust(size))
 
@@ -234,8 +240,25 @@ def test_a_longer_text_may_hold_more_arrays_and_objects() -> None:
     "text", ["[" * 2 * FREE_CONTAINERS, '\\"{' * FREE_CONTAINERS, "ab{\u5b5b\n" * FREE_CONTAINERS]
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_brackets_in_strings_are_no_arrays_and_objects(text: str, encoding: str) -> None:
+def test_brackets_in_strings_do_not_count_as_arrays_and_objects(text: str, encoding: str) -> None:
     assert decode(json.dumps([text, {}]).encode(encoding)) == [text, {}]
+
+
+@pytest.mark.parametrize("unit", [b" ", b"1", b"[1],", b"\\"])
+def test_brackets_are_counted_in_linear_time(unit: bytes) -> None:
+    """With quadratic time this test would not end."""
+    content = b'[%s"%s"' % (unit * 500_000, b"[" * 4 * FREE_CONTAINERS)
+    with pytest.raises(NotJson):
+        decode(content + b"]]")
+    with pytest.raises(NotJson):
+        decode(content[:-1])
+
+
+def test_brackets_count_only_outside_strings() -> None:
+    text = "[" * (FREE_CONTAINERS + 8)
+    assert decode(f'["{text}"]') == [text]
+    with pytest.raises(TooManyContainers):
+        decode(f'["{text}"{",[]" * len(text)}]')
 
 
 _PAIRS = [b'{"\xc3\xa9%03d":"z%03d"}' % (each % 1000, each % 1000) for each in range(FREE_CONTAINERS - 2)]
@@ -263,13 +286,32 @@ def test_escapes_of_lone_surrogates_take_little_memory(content: bytes) -> None:
         tracemalloc.stop()
 
 
+def test_lone_surrogates_are_kept_on_request() -> None:
+    content = rb'{"\ud800":"\ud83d\ude00\udc00","a":"\\ud800"}'
+    assert decode(content, keep_surrogates=True) == {"\ud800": "😀\udc00", "a": r"\ud800"}
+
+
+def test_a_large_value_is_not_decoded_again_after_encoding() -> None:
+    called: list[object] = []
+    value = ["é"] * 100_000 + [None]
+    sys.setprofile(lambda _frame, _event, function: called.append(function))
+    try:
+        encode(value)
+    finally:
+        sys.setprofile(None)
+    assert orjson.dumps in called
+    assert orjson.loads not in called
+    with pytest.raises(NotJson, match="NaN or infinite"):
+        encode([*value, {"a": [math.nan]}])
+
+
 @pytest.mark.parametrize(("depth", "deeper"), [(0, False), (64, False), (65, True), (200, True)])
-def test_depth_is_known_without_a_walk(depth: int, *, deeper: bool) -> None:
+def test_may_be_deeper_finds_deep_nesting(depth: int, *, deeper: bool) -> None:
     value: Any = 1
     for number in range(depth):
         value = [value] if number % 2 else {"a": value}
     assert may_be_deeper(value, 64) is deeper
 
 
-def test_what_cannot_be_written_may_be_deeper() -> None:
+def test_a_value_that_orjson_cannot_encode_may_be_deeper() -> None:
     assert may_be_deeper([2**64], 64)

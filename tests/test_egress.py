@@ -1,4 +1,4 @@
-"""Which hosts are never contacted, in every spelling."""
+"""Refused hosts, in every spelling."""
 
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -121,7 +121,7 @@ def test_loopback_private_and_public_addresses_are_not_refused(address: str) -> 
         "0xa9.254.0251.254",
     ],
 )
-def test_an_ipv4_address_is_refused_in_every_number_that_a_resolver_reads(host: str) -> None:
+def test_an_ipv4_address_is_refused_in_every_numeric_form_that_a_resolver_accepts(host: str) -> None:
     assert host_refusal(host) == METADATA
 
 
@@ -149,9 +149,9 @@ def test_the_names_of_metadata_services_are_refused(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["metadata", "Metadata.", "instance-data", "data-server", "rancher-metadata"]
 )
-def test_their_short_names_are_refused_where_a_proxy_looks_them_up(host: str) -> None:
+def test_short_names_are_refused_if_a_proxy_resolves_them(host: str) -> None:
     assert host_refusal(host) is None
-    assert host_refusal(host, proxied=True) == "the name of a cloud metadata service"
+    assert host_refusal(host, is_proxied=True) == "the name of a cloud metadata service"
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ def test_their_short_names_are_refused_where_a_proxy_looks_them_up(host: str) ->
         "",
     ],
 )
-def test_other_names_are_judged_by_their_addresses_later(host: str) -> None:
-    assert host_refusal(host, proxied=True) is None
+def test_other_names_are_not_refused_before_the_look_up(host: str) -> None:
+    assert host_refusal(host, is_proxied=True) is None

@@ -3,20 +3,23 @@
 import asyncio
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import anyio
 import pytest
 from anyio import to_thread
 
-from bridge.caller import UNTOLD
+from bridge.caller import NO_CALLER
 from bridge.codec import decode, encode
 from bridge.errors import NotSent
-from bridge.events import CallFinished, CallStarted, Ear, Event
+from bridge.events import CallFinished, CallStarted, Event, Listener
 from bridge.invoke import fetch, invoke
 from bridge.redaction import Redactor
-from bridge.secrets import Sources, Upstream
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.tool.result.content import Result
@@ -56,7 +59,7 @@ class Bridge:
         self.reply = "\r\n".join([*lines, "", ""]).encode() + content
 
     async def call(
-        self, arguments: dict[str, Json] | None = None, emit: Ear | None = None, **words: Json
+        self, arguments: dict[str, Json] | None = None, emit: Listener | None = None, **words: Json
     ) -> Result:
         """Call a tool of these words."""
         return await invoke(self.tool(**words), arguments or {}, self.client, emit or self.events.append)
@@ -184,6 +187,7 @@ async def test_a_wait_that_the_api_asks_for_is_passed_on(bridge: Bridge) -> None
         (b"<p>", {}),
         (b"[1,", {"content": "json"}),
         (b'{"a":1}', {"jmespath": "sort(a)"}),
+        (b"[%s,%s]" % (b"9" * 4300, b"9" * 4300), {"jmespath": "sum(@)"}),
         (encode(["x" * 90] * 40), {"jmespath": "join('', @)", "maxBytes": "1kB"}),
     ],
 )
@@ -209,7 +213,7 @@ async def test_after_an_unsafe_request_nobody_is_told_how_to_call_again(bridge: 
     assert words(asked).endswith("The reply of the API server is larger than maxBytes allows: 1000 bytes.")
     bridge.says(b"x" * 2000, 200)
     assert words(await bridge.call(maxBytes="1kB")).endswith(
-        "Ask for less, if this tool's arguments can; else tell the user."
+        "Ask for less, if this tool's arguments can; otherwise tell the user."
     )
 
 
@@ -247,7 +251,9 @@ async def test_an_empty_reply_without_a_length_says_that_an_unsafe_request_was_c
     bridge.reply = b"HTTP/1.1 201 Created\r\n\r\n"
     result = await bridge.call(request=POST)
     assert result.meta == {"restbridge/error": "incomplete-reply", "restbridge/executed": True}
-    assert words(result).startswith("The request was carried out (201). Do not repeat it. Nothing shows")
+    assert words(result).startswith(
+        "The request was carried out (201). Do not repeat it. The API's reply may be incomplete"
+    )
 
 
 async def test_of_a_safe_request_that_was_not_answered_it_is_said_that_it_changed_nothing(
@@ -548,6 +554,14 @@ async def test_a_projection_that_finds_nothing_says_so(bridge: Bridge) -> None:
     assert (bridge.finished.outcome, bridge.finished.empty) == ("ok", True)
 
 
+async def test_an_empty_projection_is_recorded_also_where_the_result_does_not_fit_its_schema(
+    bridge: Bridge,
+) -> None:
+    bridge.says({"order": {"id": 7}})
+    await bridge.call(response={"jmespath": "lines"}, outputSchema=ITEM)
+    assert (bridge.finished.outcome, bridge.finished.empty) == ("result-drift", True)
+
+
 async def test_after_an_unsafe_request_a_projection_that_finds_nothing_says_that_it_was_done(
     bridge: Bridge,
 ) -> None:
@@ -631,7 +645,7 @@ async def test_a_listener_can_prevent_a_call(bridge: Bridge) -> None:
 @pytest.mark.parametrize(("status", "outcome"), [(200, "ok"), (404, "http-404")])
 async def test_a_raw_reply_is_given_whatever_its_status(bridge: Bridge, status: int, outcome: str) -> None:
     bridge.says(b"raw", status)
-    reply = await fetch(bridge.tool(request=POST), {}, bridge.client, bridge.events.append, UNTOLD)
+    reply = await fetch(bridge.tool(request=POST), {}, bridge.client, bridge.events.append, NO_CALLER)
     assert (reply.status, reply.content) == (status, b"raw")
     assert (bridge.finished.outcome, bridge.finished.status) == (outcome, status)
     assert [type(event) for event in bridge.events] == [CallStarted, CallFinished]
@@ -639,7 +653,7 @@ async def test_a_raw_reply_is_given_whatever_its_status(bridge: Bridge, status: 
 
 async def test_a_raw_reply_that_is_not_waited_for_is_cancelled(bridge: Bridge) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fetch, bridge.tool(), {}, bridge.client, bridge.events.append, UNTOLD)
+        tasks.start_soon(fetch, bridge.tool(), {}, bridge.client, bridge.events.append, NO_CALLER)
         await bridge.asked.wait()
         tasks.cancel_scope.cancel()
     assert bridge.finished.outcome == "cancelled"
@@ -660,14 +674,6 @@ async def test_the_deadline_of_a_call_holds_while_its_arguments_are_checked(brid
     assert bridge.heads == []
 
 
-async def test_the_deadline_of_a_call_holds_while_its_reply_is_read(bridge: Bridge) -> None:
-    bridge.says(list(range(60_000)), 201)
-    slow = {"jmespath": "[].[@, @, @, @][] | [?@ > `1`] | [?@ > `2`] | length(@)"}
-    result = await bridge.call(request=POST, response=slow, timeout="100ms", maxBytes="1MB")
-    assert result.meta["restbridge/error"] == "timeout"
-    assert "carried out" in words(result)
-
-
 class Held(Redactor):
     """Waits for ``go``, looks whether it may go on, and finds nothing."""
 
@@ -675,28 +681,114 @@ class Held(Redactor):
         super().__init__([KEY])
         self.began, self.go, self.went_on, self.ended = (threading.Event() for _ in range(4))
 
-    def is_quick(self, content: bytes) -> bool:
-        return not content
-
     def finds(self, content: bytes) -> bool:
+        for _ in range(1000):  # more than is done on the event loop
+            self.checkpoint()
         self.began.set()
         self.go.wait()
         try:
-            self.look()
+            self.checkpoint()
             self.went_on.set()
         finally:
             self.ended.set()
         return not content
 
 
+class Noted(Redactor):
+    """Keeps in which thread replies are read."""
+
+    def __init__(self) -> None:
+        super().__init__([KEY])
+        self.threads: list[int] = []
+
+    def finds(self, content: bytes) -> bool:
+        self.threads.append(threading.get_ident())
+        return super().finds(content)
+
+
+def reading(tool: Tool, redactor: Redactor) -> Tool:
+    """The tool, with another redactor of its replies."""
+    given = {each.name: getattr(tool.upstream, each.name) for each in fields(Upstream) if each.init}
+    upstream = type("Reading", (Upstream,), {"redactor": lambda *_: redactor})(**given)
+    return replace(tool, upstream=upstream)
+
+
+def held_reading(tool: Tool) -> tuple[Tool, Held]:
+    """The tool, and what holds the thread that reads a reply to it."""
+    held = Held()
+    return reading(tool, held), held
+
+
+@pytest.mark.parametrize("row", [b"0,", b"[],", b"{},", b'"",'])
+async def test_a_reply_of_many_values_is_read_beside_the_event_loop(bridge: Bridge, row: bytes) -> None:
+    noted = Noted()
+    tool = reading(bridge.tool(), noted)
+    for many in (1_000, 20_000):
+        bridge.says(b"[" + row * many + b"0]")
+        await invoke(tool, {}, bridge.client, bridge.events.append)
+    first, second = noted.threads
+    assert first == threading.get_ident() != second
+
+
+class Counted(Redactor):
+    """Counts how often each thread looks whether it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__([KEY])
+        self.looks = Counter[int]()
+
+    def watched(self, look: Callable[[], None]) -> Self:
+        def counted() -> None:
+            self.looks[threading.get_ident()] += 1
+            look()
+
+        return super().watched(counted)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "response"),
+    [
+        ([KEY] * 500, [], {}),
+        (["%41%2541" * 100, KEY] * 15, [], {}),
+        ([], [f"X-{number}: {'%41' * 100}" for number in range(200)], {}),
+        ([], [f"X-{KEY}-{number}: a" for number in range(50)], {}),
+        (["%41" * 900] * 2, [], {"jmespath": f"join(',', [{','.join(['@[]'] * 9)}][])"}),
+        (
+            [{"type": "image", "mimeType": "image/png", "data": in_base64("%41" * 15_000)}],
+            [],
+            {"content": "blocks"},
+        ),
+    ],
+)
+async def test_where_others_wait_a_redactor_does_a_little_and_a_thread_does_the_rest(
+    bridge: Bridge, content: Json, headers: list[str], response: Json
+) -> None:
+    bridge.says(content, 200, "Content-Type: application/json", *headers)
+    counted = Counted()
+    tool = reading(bridge.tool(response=response), counted)
+    result = await invoke(tool, {}, bridge.client, bridge.events.append)
+    assert "restbridge/error" not in result.meta
+    here = counted.looks.pop(threading.get_ident())
+    assert here <= 17 < sum(counted.looks.values())
+
+
+@pytest.mark.slow
+async def test_the_deadline_of_a_call_holds_while_its_reply_is_read(bridge: Bridge) -> None:
+    bridge.says([1], 201)
+    tool, held = held_reading(bridge.tool(request=POST, timeout="2s"))
+    result = await invoke(tool, {}, bridge.client, bridge.events.append)
+    assert held.began.is_set()
+    held.go.set()
+    assert result.meta["restbridge/error"] == "timeout"
+    assert "carried out" in words(result)
+
+
 @pytest.mark.parametrize("cancelled", ["cancelled", ""])
 async def test_a_reply_is_read_no_further_once_nobody_waits_for_it(bridge: Bridge, cancelled: str) -> None:
     bridge.says([1])
-    tool, held = bridge.tool(), Held()
-    given = {each.name: getattr(tool.upstream, each.name) for each in fields(Upstream) if each.init}
-    upstream = type("Holding", (Upstream,), {"redactor": lambda *_: held})(**given)
+    tool, held = held_reading(bridge.tool())
     async with anyio.create_task_group() as calls:
-        calls.start_soon(invoke, replace(tool, upstream=upstream), {}, bridge.client, bridge.events.append)
+        calls.start_soon(invoke, tool, {}, bridge.client, bridge.events.append)
         assert await to_thread.run_sync(held.began.wait, 60)
         if cancelled:
             calls.cancel_scope.cancel()

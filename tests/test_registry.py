@@ -1,15 +1,15 @@
 import pytest
 
-from bridge.caller import ANYBODY, Caller
-from bridge.registry import MAX_KEPT_SCOPE_SETS, Change, Registry, Snapshot
+from bridge.caller import ANONYMOUS, Caller
+from bridge.registry import MAX_CACHED_SCOPE_SETS, MAX_CACHED_VIEWS, Change, Registry, Snapshot
 from bridge.secrets import Sources
-from bridge.settingsfile import View
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
+from bridge.view import View
 
 
-def tool(name: str, **words: Json) -> Tool:
-    written = {"description": "Try.", "request": {"method": "GET", "url": "https://api.example/x"}, **words}
+def tool(name: str, **keys: Json) -> Tool:
+    written = {"description": "Try.", "request": {"method": "GET", "url": "https://api.example/x"}, **keys}
     return compile_tool(name, ToolSpec.model_validate(written), None, Sources({}))[0]
 
 
@@ -20,10 +20,10 @@ def test_tools_are_listed_by_name_and_found_by_alias() -> None:
     assert snapshot.find("c") is None
 
 
-def test_scopes_of_an_upstream_are_needed_for_its_tools_and_are_seen_when_they_change() -> None:
+def test_a_tool_requires_the_scopes_of_its_upstream_and_a_change_of_them_is_visible() -> None:
     def guarded(*scopes: str) -> Tool:
-        words = {"baseUrl": "https://api.example", "auth": {"type": "none"}, "scopes": scopes}
-        upstream = compile_upstream("api", UpstreamSpec.model_validate(words), Sources({}))
+        spec = {"baseUrl": "https://api.example", "auth": {"type": "none"}, "scopes": scopes}
+        upstream = compile_upstream("api", UpstreamSpec.model_validate(spec), Sources({}))
         written = {"description": "Try.", "request": {"method": "GET", "url": "/x"}, "scopes": ["b"]}
         return compile_tool("a", ToolSpec.model_validate(written), upstream, Sources({}))[0]
 
@@ -34,7 +34,7 @@ def test_scopes_of_an_upstream_are_needed_for_its_tools_and_are_seen_when_they_c
     assert Registry(snapshot).replace(Snapshot([guarded("other")])).visible
 
 
-def test_a_swap_answers_what_changed() -> None:
+def test_a_swap_returns_what_changed() -> None:
     kept, gone, edited = tool("kept"), tool("gone"), tool("edited")
     registry = Registry(Snapshot([kept, gone, edited]))
     change = registry.replace(Snapshot([kept, tool("edited", title="Edited"), tool("new")]))
@@ -43,13 +43,13 @@ def test_a_swap_answers_what_changed() -> None:
     )
 
 
-def test_what_clients_do_not_see_is_no_visible_change() -> None:
+def test_a_change_that_clients_cannot_see_is_not_visible() -> None:
     registry = Registry(Snapshot([tool("a")]))
     change = registry.replace(Snapshot([tool("a", timeout="3s", response={"jmespath": "id"})]))
     assert (change.changed, change.visible) == (("a",), False)
 
 
-def test_a_call_keeps_the_snapshot_that_it_took() -> None:
+def test_a_call_keeps_the_snapshot_that_it_started_with() -> None:
     registry = Registry(Snapshot([tool("a")]))
     taken = registry.current
     registry.replace(Snapshot())
@@ -57,26 +57,26 @@ def test_a_call_keeps_the_snapshot_that_it_took() -> None:
     assert registry.current.tools == ()
 
 
-def test_a_caller_sees_what_asks_for_no_scope_that_it_lacks() -> None:
+def test_a_caller_sees_the_tools_whose_scopes_it_has() -> None:
     snapshot = Snapshot(
         [tool("all"), tool("one", scopes=["a"], aliases=["uno"]), tool("two", scopes=["a", "b"])]
     )
 
     def seen(*scopes: str) -> list[str]:
-        there = snapshot.seen_by(Caller("ann", frozenset(scopes)))
-        assert (there.find("uno") is None) is ("a" not in scopes)
-        return [each.name for each in there.tools]
+        visible = snapshot.seen_by(Caller("ann", frozenset(scopes)))
+        assert (visible.find("uno") is None) is ("a" not in scopes)
+        return [each.name for each in visible.tools]
 
     assert seen() == ["all"]
     assert seen("b", "c") == ["all"]
     assert seen("a") == ["all", "one"]
     assert seen("a", "b", "c") == ["all", "one", "two"]
-    assert snapshot.seen_by(ANYBODY) is snapshot
-    caller, like = Caller("ann", frozenset({"a", "x"})), Caller("bob", frozenset({"a", "y"}))
-    assert snapshot.seen_by(caller) is snapshot.seen_by(like)
+    assert snapshot.seen_by(ANONYMOUS) is snapshot
+    ann, bob = Caller("ann", frozenset({"a", "x"})), Caller("bob", frozenset({"a", "y"}))
+    assert snapshot.seen_by(ann) is snapshot.seen_by(bob)
 
 
-def test_callers_with_any_number_of_scope_sets_leave_few_lists_behind() -> None:
+def test_the_tools_visible_with_a_set_of_scopes_are_cached_for_few_sets() -> None:
     tools = [tool(f"t{bit}", scopes=[f"s{bit}"]) for bit in range(10)]
     snapshot = Snapshot(tools)
     first = snapshot.seen_by(Caller("ann", frozenset({"s0"})))
@@ -85,12 +85,23 @@ def test_callers_with_any_number_of_scope_sets_leave_few_lists_behind() -> None:
         seen = snapshot.seen_by(Caller("bob", scopes))
         assert seen.find("t9") is (tools[9] if "s9" in scopes else None)
         assert [each.name for each in seen.tools] == sorted(f"t{scope[1:]}" for scope in scopes)
-    assert len(snapshot._by_scopes) == MAX_KEPT_SCOPE_SETS
-    assert first.find("t0") is tools[0]  # whoever holds one may go on with it
+    assert len(snapshot._by_scopes) == MAX_CACHED_SCOPE_SETS
+    assert first.find("t0") is tools[0]  # dropped from the cache, and still usable
+
+
+def test_the_tools_in_a_view_are_cached_for_few_views() -> None:
+    snapshot = Snapshot([tool("a"), tool("b")])
+    first = snapshot.seen_by(Caller(view=View(tools=("a",))))
+    for number in range(MAX_CACHED_VIEWS):
+        view = View(tools=("b", f"n{number}"))
+        assert [each.name for each in snapshot.seen_by(Caller(view=view)).tools] == ["b"]
+        assert snapshot.seen_by(Caller(view=view)) is snapshot.seen_by(Caller(view=view))
+    assert len(snapshot._by_view) == MAX_CACHED_VIEWS
+    assert snapshot.seen_by(Caller(view=View(tools=("a",)))) is not first
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
+    ("patterns", "names"),
     [
         ({"tools": ["get_*"]}, ["get_a", "get_b"]),
         ({"tools": ["get_?", "s*"], "without": ["*_b"]}, ["get_a", "set_c"]),
@@ -100,9 +111,9 @@ def test_callers_with_any_number_of_scope_sets_leave_few_lists_behind() -> None:
         ({"tools": ["GET_*", "get", "g[!a-z"], "tags": ["X"]}, []),
     ],
 )
-def test_a_view_shows_tools_by_name_or_tag(words: dict[str, list[str]], names: list[str]) -> None:
+def test_a_view_shows_tools_by_name_or_tag(patterns: dict[str, list[str]], names: list[str]) -> None:
     tools = [tool("get_a", tags=["x"]), tool("get_b"), tool("set_c", tags=["y", "z"], scopes=["s"])]
-    view, snapshot = View.model_validate(words), Snapshot(tools)
+    view, snapshot = View.model_validate(patterns), Snapshot(tools)
     assert [each.name for each in snapshot.seen_by(Caller(view=view)).tools] == names
     allowed = Caller("ann", frozenset(), view)
     assert [each.name for each in snapshot.seen_by(allowed).tools] == [n for n in names if n != "set_c"]
@@ -110,23 +121,25 @@ def test_a_view_shows_tools_by_name_or_tag(words: dict[str, list[str]], names: l
     assert list(registry.replace(snapshot).added) == names
 
 
-def test_other_tags_are_a_visible_change() -> None:
+def test_a_change_of_tags_is_visible() -> None:
     registry = Registry(Snapshot([tool("a", tags=["a", "b"])]))
     assert not registry.replace(Snapshot([tool("a", tags=["b", "a"])])).visible
     assert registry.replace(Snapshot([tool("a", tags=["b"])])).visible
 
 
-def test_other_scopes_are_a_visible_change() -> None:
+def test_a_change_of_scopes_is_visible() -> None:
     registry = Registry(Snapshot([tool("a", scopes=["a", "b"])]))
     assert not registry.replace(Snapshot([tool("a", scopes=["b", "a"])])).visible
     assert registry.replace(Snapshot([tool("a", scopes=["b"])])).visible
 
 
-def test_read_only_leaves_out_what_may_change_something() -> None:
-    def of(method: str) -> Tool:
+def test_read_only_leaves_out_tools_whose_method_is_not_safe() -> None:
+    def with_method(method: str) -> Tool:
         return tool(method.lower(), request={"method": method, "url": "https://api.example/x"})
 
     registry = Registry(read_only=True)
-    change = registry.replace(Snapshot(map(of, ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"))))
+    change = registry.replace(
+        Snapshot(map(with_method, ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")))
+    )
     assert change.added == ("get", "head", "options")
     assert registry.current.find("delete") is None

@@ -7,7 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from bridge.diagnostics import InvalidSpec
-from bridge.secrets import Sources, Upstream, read_file, resolve
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources, read_file, resolve
 from bridge.spec import ApiKeyAuth, BasicAuth, BearerAuth, Json, UpstreamSpec
 
 ENVIRON = {
@@ -39,8 +40,8 @@ def read(path: str) -> str:
     return FILES[path]
 
 
-def resolved(environ: Mapping[str, str] = ENVIRON, **words: Json) -> Upstream:
-    written = {"baseUrl": "https://api.test", "auth": {"type": "none"}, **words}
+def resolved(environ: Mapping[str, str] = ENVIRON, **keys: Json) -> Upstream:
+    written = {"baseUrl": "https://api.test", "auth": {"type": "none"}, **keys}
     return resolve("shop", UpstreamSpec.model_validate(written), Sources(environ, read))
 
 
@@ -69,11 +70,11 @@ def bearer(credentials: str) -> str:
         ("${env:UNSET:-$${env:TOKEN}", "$${env:TOKEN"),
     ],
 )
-def test_a_place_is_replaced_once(text: str, value: str) -> None:
+def test_a_reference_is_replaced_once(text: str, value: str) -> None:
     assert bearer(text) == value
 
 
-def test_places_stand_in_every_text_of_an_upstream_file() -> None:
+def test_references_are_resolved_in_every_text_of_an_upstream_file() -> None:
     upstream = resolved(
         baseUrl="https://${env:HOST}/v1",
         auth={"type": "apiKey", "in": "header", "name": "X-${env:HOST}", "value": "${env:TOKEN}"},
@@ -92,33 +93,33 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message", "route", "offset"),
+    ("keys", "code", "message", "route", "offset"),
     [
         (
             {"auth": {**BEARER, "credentials": "Key ${env:UNSET}"}},
             "unset-secret",
-            "the variable UNSET is not set, or empty; set it, for until then the tools of this upstream are not served",
+            "the variable UNSET is not set, or empty; set it: until then the tools of this upstream are not served",
             ("auth", "credentials"),
             4,
         ),
         (
             {"baseUrl": "https://${env:EMPTY}"},
             "unset-secret",
-            "the variable EMPTY is not set, or empty; set it, for until then the tools of this upstream are not served",
+            "the variable EMPTY is not set, or empty; set it: until then the tools of this upstream are not served",
             ("baseUrl",),
             8,
         ),
         (
             {"headers": {"X-Key": "${file:/run/absent}"}},
             "unset-secret",
-            "the file /run/absent cannot be read (No such file or directory); put it there, for this process to read",
+            "the file /run/absent cannot be read (No such file or directory); create it, readable for this process",
             ("headers", "X-Key"),
             0,
         ),
         (
             {"tls": {"keyFile": "/run/absent"}},
             "unset-secret",
-            "the file /run/absent cannot be read (No such file or directory); put it there, for this process to read",
+            "the file /run/absent cannot be read (No such file or directory); create it, readable for this process",
             ("tls", "keyFile"),
             None,
         ),
@@ -160,14 +161,14 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
         (
             {"auth": {**BEARER, "credentials": "${file:/run/empty}"}},
             "bad-secret",
-            "expected the token alone, ASCII without blanks and without the word Bearer; correct the value",
+            "expected only the token, ASCII without blanks and without the word Bearer; correct the value",
             ("auth", "credentials"),
             None,
         ),
         (
             {"auth": {**BEARER, "credentials": "${env:BLANK}"}},
             "bad-secret",
-            "expected the token alone, ASCII without blanks and without the word Bearer; correct the value",
+            "expected only the token, ASCII without blanks and without the word Bearer; correct the value",
             ("auth", "credentials"),
             None,
         ),
@@ -280,18 +281,18 @@ def test_places_stand_in_every_text_of_an_upstream_file() -> None:
         ),
     ],
 )
-def test_what_cannot_be_resolved_is_a_finding_at_its_place(
-    *, words: Json, code: str, message: str, route: tuple[str, ...], offset: int | None
+def test_a_bad_reference_is_a_finding_with_its_route_and_offset(
+    *, keys: Json, code: str, message: str, route: tuple[str, ...], offset: int | None
 ) -> None:
     with pytest.raises(InvalidSpec) as caught:
-        resolved(**words)
+        resolved(**keys)
     (finding,) = caught.value.findings
     assert (finding.code, finding.message, finding.route) == (code, message, route)
     assert finding.offset == offset
     assert "canary" not in finding.message
 
 
-def test_one_run_reports_everything() -> None:
+def test_one_run_reports_every_error() -> None:
     with pytest.raises(InvalidSpec) as caught:
         resolved(
             baseUrl="${env:A}",
@@ -304,10 +305,7 @@ def test_one_run_reports_everything() -> None:
     ]
 
 
-# --- what is secret ---
-
-
-def test_secret_are_the_values_of_auth_but_a_plain_user_name_places_in_headers_and_the_proxys_user() -> None:
+def test_secrets_are_auth_values_references_in_headers_and_proxy_credentials() -> None:
     auth = {"type": "http", "scheme": "basic", "username": "alice-user", "password": "${env:PASSWORD}"}
     upstream = resolved(
         auth=auth, headers={"X-A": "Key ${env:TOKEN}", "X-B": "open"}, proxy="http://us%65r:p%40ss@proxy.test"
@@ -324,8 +322,8 @@ def test_secret_are_the_values_of_auth_but_a_plain_user_name_places_in_headers_a
     }
 
 
-@pytest.mark.parametrize("said", ["Basic {pair}", "{quoted}", "{quoted_twice}", "{secret}"])
-def test_a_client_secret_is_redacted_as_its_token_endpoint_gets_it(said: str) -> None:
+@pytest.mark.parametrize("form", ["Basic {pair}", "{quoted}", "{quoted_twice}", "{secret}"])
+def test_a_client_secret_is_redacted_in_every_encoding(form: str) -> None:
     secret = "s3cr/et+with%odd=chars99"
     auth = {
         "type": "oauth2",
@@ -335,18 +333,18 @@ def test_a_client_secret_is_redacted_as_its_token_endpoint_gets_it(said: str) ->
         "clientSecret": secret,
     }
     quoted = quote(secret, safe="")
-    text = said.format(
+    text = form.format(
         pair=b64encode(f"the%20bridge:{quoted}".encode()).decode(),
         quoted=quoted,
         quoted_twice=quote(quoted, safe=""),
         secret=secret,
     )
     assert resolved(auth=auth).redactor().text(f"from {text} here") == (
-        f"from {'Basic ' * said.startswith('Basic')}[redacted] here"
+        f"from {'Basic ' * form.startswith('Basic')}[redacted] here"
     )
 
 
-def test_the_base_url_and_the_name_of_a_key_are_no_secrets() -> None:
+def test_the_base_url_and_the_name_of_a_key_are_not_secret() -> None:
     auth = {"type": "apiKey", "in": "query", "name": "${env:HOST}", "value": "${env:TOKEN}"}
     assert resolved(auth=auth, baseUrl="https://${env:HOST}").secrets == ("t0ken-t0ken",)
 
@@ -358,9 +356,6 @@ def test_a_repr_shows_no_secret() -> None:
         assert "t0ken" not in shown
         assert "pass/word" not in shown
         assert "secret" not in shown
-
-
-# --- the environment's proxy ---
 
 
 @pytest.mark.parametrize(
@@ -400,19 +395,19 @@ def test_a_repr_shows_no_secret() -> None:
         ),
     ],
 )
-def test_the_environment_names_the_proxy_unless_no_proxy_says_otherwise(
+def test_the_proxy_of_the_environment_applies_unless_no_proxy_excludes_the_host(
     base_url: str, environ: dict[str, str], proxy: str | None
 ) -> None:
     assert resolved(environ, baseUrl=base_url).spec.proxy == proxy
 
 
 @pytest.mark.parametrize(("written", "proxy"), [("", None), ("http://mine.test", "http://mine.test")])
-def test_the_files_proxy_comes_before_the_environments(written: str, proxy: str | None) -> None:
+def test_the_proxy_of_the_file_overrides_the_environment(written: str, proxy: str | None) -> None:
     upstream = resolved({"HTTPS_PROXY": "http://p.test"}, proxy=written)
     assert upstream.spec.proxy == proxy
 
 
-def test_a_broken_proxy_of_the_environment_is_named() -> None:
+def test_an_invalid_proxy_of_the_environment_is_reported() -> None:
     with pytest.raises(InvalidSpec) as caught:
         resolved({"HTTPS_PROXY": "socks5://user:canary@p.test"})
     (finding,) = caught.value.findings
@@ -421,7 +416,7 @@ def test_a_broken_proxy_of_the_environment_is_named() -> None:
     assert "canary" not in finding.message
 
 
-def test_a_short_name_of_a_metadata_service_goes_to_no_proxy() -> None:
+def test_a_short_name_of_a_metadata_service_is_never_sent_to_a_proxy() -> None:
     environ = {"HTTP_PROXY": "http://p.test"}
     assert resolved(environ, baseUrl="http://metadata", proxy="").spec.proxy is None
     assert resolved({}, baseUrl="http://metadata").spec.proxy is None
@@ -432,15 +427,12 @@ def test_a_short_name_of_a_metadata_service_goes_to_no_proxy() -> None:
     assert (finding.code, finding.route) == ("bad-url", ("baseUrl",))
 
 
-def test_the_user_of_an_environments_proxy_is_secret() -> None:
+def test_the_credentials_of_a_proxy_of_the_environment_are_secret() -> None:
     assert "s3cret-s3cret" in resolved({"HTTPS_PROXY": "http://u:s3cret-s3cret@p.test"}).secrets
 
 
-# --- where it goes ---
-
-
 @pytest.mark.parametrize(
-    ("base_url", "origin", "place"),
+    ("base_url", "origin", "authority"),
     [
         ("http://api.test/v1/x", "http://api.test", "api.test:80"),
         ("https://api.test", "https://api.test", "api.test:443"),
@@ -449,15 +441,12 @@ def test_the_user_of_an_environments_proxy_is_secret() -> None:
         ("http://[::1]:81/x", "http://[::1]:81", "[::1]:81"),
     ],
 )
-def test_an_upstream_knows_its_origin_and_its_place(base_url: str, origin: str, place: str) -> None:
+def test_an_upstream_has_an_origin_and_an_authority(base_url: str, origin: str, authority: str) -> None:
     upstream = resolved(baseUrl=base_url)
-    assert (upstream.origin, upstream.place) == (origin, place)
+    assert (upstream.origin, upstream.authority) == (origin, authority)
 
 
-# --- files ---
-
-
-def test_a_file_that_vanishes_keeps_its_last_value(tmp_path: Path) -> None:
+def test_the_last_text_of_a_deleted_file_is_used(tmp_path: Path) -> None:
     path = tmp_path / "token"
     sources = Sources({})
     with pytest.raises(FileNotFoundError):
@@ -471,7 +460,7 @@ def test_a_file_that_vanishes_keeps_its_last_value(tmp_path: Path) -> None:
     assert sources.files == (str(path),)
 
 
-def test_certificates_change_with_what_is_in_their_files() -> None:
+def test_the_certificates_digest_changes_with_the_files() -> None:
     contents = {"/ca.pem": "one", "/key.pem": "key"}
     spec = UpstreamSpec.model_validate(
         {
@@ -494,7 +483,7 @@ def test_only_a_small_regular_text_file_is_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff")
     os.mkfifo(pipe)
     assert read_file(str(good)) == "tökén\n"
-    for path, wrong in ((large, "larger than 1 MiB"), (binary, "not UTF-8"), (pipe, "no regular file")):
+    for path, wrong in ((large, "larger than 1 MiB"), (binary, "not UTF-8"), (pipe, "not a regular file")):
         with pytest.raises(ValueError, match=wrong):
             read_file(str(path))
     with pytest.raises(OSError, match="directory"):

@@ -1,12 +1,10 @@
-from dataclasses import fields
-from pathlib import Path
+import json
+import os
 
 import pytest
 
-from bridge import cli
 from bridge.address import Address
 from bridge.settings import Settings
-from bridge.settingsfile import Limits, View
 
 
 @pytest.mark.parametrize(
@@ -24,7 +22,7 @@ def test_an_address_is_a_port_or_host_and_port(text: str, address: Address, prin
     assert str(address) == printed
 
 
-@pytest.mark.parametrize("text", ["", "port", "host:", "1.2.3.4:65536", "-1", "٣", "::1:80"])
+@pytest.mark.parametrize("text", ["", "port", "host:", "1.2.3.4:65536", "-1", "٣", "::1:80", "8" * 5000])
 def test_what_is_no_address_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Address.parse(text)
@@ -35,37 +33,54 @@ def test_a_url_is_told_to_be_one() -> None:
         Address.parse("http://127.0.0.1:80")
 
 
-ODD = Settings(
-    (Path("-tools"), Path("more tools.d")),
-    Path("-up=streams"),
-    http=Address("::1", 80),
-    host_names=("tools.example.com", "b"),
-    stateless=True,
-    insecure=True,
-    read_only=True,
-    view="odd",
-    log_format="json",
-    audit=Path("-audit"),
-    audit_required=True,
-    owners={"billing_*": "billing/", '"': "-x"},
-    views={"odd": View(tools=("get_*", '"'), without=("-x",)), "other": View(tags=("é",))},
-    limits=Limits.model_validate({"perCaller": {"calls": 3, "results": "1MiB"}, "body": "2kB"}),
-    strict=True,
-    on_invalid="withdraw",
-    poll=0.30000000000000004,
-    grace=7.5,
-    express=False,
-)
+ODD = {
+    "tools": ["-tools", os.fsdecode(b"not UTF-8 \xff")],
+    "upstreams": "-up=streams",
+    "config": "restbridge.yaml",
+    "view": "odd",
+    "http": {
+        "listen": "[::1]:80",
+        "workers": 2,
+        "hostNames": ["tools.example.com", "b"],
+        "stateless": True,
+        "insecure": True,
+    },
+    "readOnly": True,
+    "log": {"format": "json"},
+    "audit": {"file": "-audit", "required": True},
+    "access": {"resource": "https://tools.example.com/mcp"},
+    "owners": {"billing_*": "billing/", '"': "-x"},
+    "views": {"odd": {"tools": ["get_*", '"'], "without": ["-x"]}, "other": {"tags": ["é"]}},
+    "limits": {"perCaller": {"calls": 3, "results": "1MiB"}, "total": {"rate": 7}, "body": "2kB"},
+    "strict": True,
+    "onInvalid": "withdraw",
+    "poll": "0.30000000000000004s",
+    "grace": "0s",
+    "fastPath": False,
+}
 
 
-@pytest.mark.parametrize("settings", [Settings((Path("tools.d"),)), ODD])
-def test_every_setting_survives_the_words_that_are_made_of_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RESTBRIDGE_EXPRESS", "0" if settings.express else "1")
-    told = {field.name for field in fields(Settings)} - {"workers", "guarded", "config"}
-    plain = Settings((Path("tools.d"),))
-    assert all(getattr(ODD, name) != getattr(plain, name) for name in told)
-    read = cli.serve.make_context("serve", settings.words()).params
-    words = {name: word for name, word in read.items() if name != "worker"}
-    assert cli._of_worker(**words) == settings
+def test_every_setting_survives_the_json_for_a_worker() -> None:
+    settings, defaults = Settings.model_validate(ODD), Settings()
+    for name in Settings.model_fields:
+        assert getattr(settings, name) != getattr(defaults, name)
+    for part in (settings.http, settings.log, settings.audit):
+        assert part
+        assert part.model_fields_set == type(part).model_fields.keys()
+    for each in (settings, defaults):
+        assert Settings.from_json(each.to_json()) == each
+    assert "\n" not in settings.to_json()
+
+
+def test_a_worker_knows_which_limits_are_written() -> None:
+    """Only those apply to callers without a name."""
+    limits = Settings.from_json(Settings.model_validate(ODD).to_json()).limits
+    assert limits.per_caller.written.model_dump(exclude_none=True) == {"calls": 3, "results": 2**20}
+
+
+def test_the_json_for_a_worker_has_no_credentials() -> None:
+    key = {"name": "ann", "sha256": "0123456789abcdef" * 4}
+    issuer = {"issuer": "https://login.example.com", "jwks": "keys.json"}
+    settings = Settings.model_validate({"access": {"apiKeys": [key], "jwt": [issuer]}})
+    assert json.loads(settings.to_json()) == {"access": {}}
+    assert Settings.from_json(settings.to_json()).has_access_control

@@ -1,7 +1,19 @@
-"""Who may come in over HTTP: whoever holds a key or a token that counts now.
+"""Authentication of HTTP requests: API keys, and tokens (JWT) of authorization servers.
 
-Of keys the digests are known alone; tokens are kept while they count, as some APIs take others in exchange. What one
-opened, a stream above all, ends when it does.
+A credential is an API key or a token. It is in one of these states:
+
+| State | When | Requests and streams that it opened |
+|---|---|---|
+| unknown | a token that was not shown yet, or that was forgotten | none |
+| valid | its entry is in the settings file, and it has not expired | run |
+| expired | its time is over | are cancelled |
+| revoked | its entry, its issuer or the key that signed it is removed or changed | are cancelled |
+
+Only the digests of API keys are known. The text of a token is kept while it is valid: some upstreams take another token
+in exchange for it. A verified token is cached by its digest, so that it is verified once.
+
+Each credential has a lease. ``CredentialStore`` ends the lease when the credential expires or is revoked. What serves a
+request or a stream waits for that.
 """
 
 import math
@@ -16,252 +28,269 @@ import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 
-from bridge.access.jwt import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, unverified
-from bridge.caller import Caller, Stay
-from bridge.events import Ear, KeysChanged, ignore
-from bridge.settingsfile import Access as AccessWords
-from bridge.settingsfile import ApiKey, Issuer, is_past
+from bridge.access.jwt import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, parse_unverified
+from bridge.caller import Caller, CredentialLease
+from bridge.clock import is_expired
+from bridge.events import KeysChanged, Listener, ignore
+from bridge.settings import Access as AccessConfig
+from bridge.settings import ApiKey, Issuer
 
-_MISSING: Final = "Show who you are: Authorization: Bearer, and a key or a token"
-_TWICE: Final = "Show one key: there is more than one Authorization header"
-INVALID: Final = "This key is not known here, or counts no more"
-_LATER: Final = "The keys of the issuer of this token cannot be read just now; try again in 10 seconds"
-_FOREVER: Final = 3600.0
+_MISSING: Final = "No credentials: send Authorization: Bearer with a key or a token"
+INVALID: Final = "This key is unknown, revoked or expired"
+_NO_ISSUER_KEYS: Final = "Cannot read the keys of the issuer of this token just now; try again in 10 seconds"
+# Sleeps are on a monotonic clock, expiries are not. So a system clock that is set is noticed within an hour.
+_MAX_SLEEP_SECONDS: Final = 3600.0
 MAX_KNOWN_TOKENS: Final = 2000
 MAX_KNOWN_TOKEN_CHARACTERS: Final = 2 * 1024**2
-"""Verified tokens that are kept. Past either bound those with no open request are forgotten, and verified again when shown."""
+"""Past either bound, verified tokens without an active request are forgotten. They are verified again when they are sent again."""
 
 
-class Refused(Exception):
-    """A request without a key or a token that counts; the text is for its sender.
+class NotAuthenticated(Exception):
+    """A request without a valid key or token. The text is for its sender.
 
-    ``error`` is as RFC 6750 3.1 has it; none for who shows nothing. ``holder`` is whose key it was, which the sender
-    is not told. ``later``: it may count in a while.
+    ``error`` is the code of RFC 6750 3.1, None if the request has no credentials. ``key_name`` names the expired key; it is
+    for the log, not for the sender. ``can_retry``: the same request may succeed later.
     """
 
     def __init__(
-        self, text: str, error: str | None = None, holder: str | None = None, *, later: bool = False
+        self, text: str, error: str | None = None, key_name: str | None = None, *, can_retry: bool = False
     ) -> None:
         super().__init__(text)
         self.error = error
-        self.holder = holder
-        self.later = later
+        self.key_name = key_name
+        self.can_retry = can_retry
 
 
 @dataclass(slots=True)
-class Holder:
-    """Who holds a key or a token, until that is withdrawn or expires; ``visits`` are requests that it let in."""
+class Credential:
+    """A key or a token, with the caller that it authenticates. ``active_requests`` counts the requests that run with it."""
 
     proof: ApiKey | Token
     caller: Caller
     user: AuthenticatedUser
-    stay: Stay
-    visits: int = 0
+    lease: CredentialLease
+    active_requests: int = 0
 
     @classmethod
-    def of(cls, proof: ApiKey | Token, text: str | None = None) -> "Holder":
-        """``text`` is the token itself, by which others may be got."""
-        scopes, who, stay = frozenset(proof.scopes), proof.name, Stay()
+    def of(cls, proof: ApiKey | Token, text: str | None = None) -> "Credential":
+        """``text`` is the token itself, for token exchange (RFC 8693)."""
+        scopes, client_id, lease = frozenset(proof.scopes), proof.name, CredentialLease()
         if isinstance(proof, Token):
             issuer = proof.issuer.entry.issuer
-            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text, stay=stay)
-            who = f"{issuer} {proof.name}"  # no key's name has a blank
+            caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text, lease=lease)
+            client_id = f"{issuer} {proof.name}"  # the name of a key has no space
         else:
-            caller = Caller(proof.name, scopes, stay=stay)
-        # The SDK binds sessions to the user, and asks nothing of the token itself.
-        user = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
-        return cls(proof, caller, user, stay)
+            caller = Caller(proof.name, scopes, lease=lease)
+        # The SDK compares the user of a session, and does not look at the token.
+        user = AuthenticatedUser(AccessToken(token="", client_id=client_id, scopes=[]))
+        return cls(proof, caller, user, lease)
 
     @property
-    def is_over(self) -> bool:
-        return is_past(self.proof.expires)
+    def is_expired(self) -> bool:
+        return is_expired(self.proof.expires)
 
     @property
-    def has_left(self) -> bool:
-        return self.stay.over.is_set()
+    def is_ended(self) -> bool:
+        return self.lease.ended.is_set()
 
 
-class Access:
-    """Whose keys and tokens count now, as ``words`` say; must be made where the event loop runs.
+class CredentialStore:
+    """The keys and tokens that are valid under ``config``. Must be created in the event loop.
 
-    ``fetch`` reads the keys of issuers.
+    ``fetch`` reads the keys of issuers. ``emit`` receives ``KeysChanged``.
     """
 
-    def __init__(self, words: AccessWords, fetch: Fetch, emit: Ear = ignore) -> None:
+    def __init__(self, config: AccessConfig, fetch: Fetch, emit: Listener = ignore) -> None:
         self._fetch = fetch
-        self._emit: Ear = ignore
-        self._keys: dict[str, Holder] = {}
-        self._tokens: dict[str, Holder] = {}
+        # Until ``replace`` is done: the keys at the start are not reported as added.
+        self._emit: Listener = ignore
+        self._keys: dict[str, Credential] = {}
+        self._tokens: dict[str, Credential] = {}
         self._token_characters = 0
         self._issuers: dict[str, TokenIssuer] = {}
         self._changed = anyio.Event()
-        self._awaited = math.inf
-        self.departed = anyio.Event()
-        """Set, and another one, when a key or an issuer counts no more."""
-        self.replace(words)
+        self._next_wakeup = math.inf
+        """When ``run`` wakes up next, in seconds since 1970."""
+        self.revoked = anyio.Event()
+        """Set when a key or an issuer may have expired or been revoked; then replaced by a new event."""
+        self.replace(config)
         self._emit = emit
 
     @property
     def issuers(self) -> tuple[str, ...]:
-        """Those whose tokens count."""
+        """The issuers whose tokens are accepted."""
         return tuple(self._issuers)
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
-        """All, those that have expired among them."""
-        return tuple(holder.proof for holder in self._keys.values() if isinstance(holder.proof, ApiKey))
+        """All keys, also expired ones."""
+        return tuple(each.proof for each in self._keys.values() if isinstance(each.proof, ApiKey))
 
     @property
     def expired(self) -> tuple[str, ...]:
-        """The names of keys that count no more, and are there still."""
-        return tuple(key.name for key in self.keys if is_past(key.expires))
+        """The names of expired keys that are still in the settings file."""
+        return tuple(key.name for key in self.keys if is_expired(key.expires))
 
     @property
-    def counting(self) -> int:
-        """How many keys count now."""
+    def valid_keys(self) -> int:
+        """How many keys have not expired."""
         return len(self.keys) - len(self.expired)
 
     @property
     def next_expiry(self) -> float:
-        """When the next key expires, in seconds since 1970; infinite where none does."""
+        """When the next key expires, in seconds since 1970; infinite if none does."""
         return min(
-            (key.expires for key in self.keys if key.expires and not is_past(key.expires)), default=math.inf
+            (key.expires for key in self.keys if key.expires and not is_expired(key.expires)),
+            default=math.inf,
         )
 
     def may_grant(self, issuer: str, scopes: Iterable[str]) -> bool:
-        """Whether tokens of an issuer may give all of these scopes."""
+        """Whether the tokens of an issuer may grant all of these scopes."""
         return issuer in self._issuers and all(map(self._issuers[issuer].entry.may_grant, scopes))
 
     def knows(self, caller: Caller) -> bool:
-        """Whether a key has that name, or there is that issuer, who may know of the name."""
+        """Whether the caller's key is valid, or its issuer is accepted. The issuer is not asked about the name."""
         if caller.issuer is not None:
             return caller.issuer in self._issuers
-        return any(key.name == caller.name and not is_past(key.expires) for key in self.keys)
+        return any(key.name == caller.name and not is_expired(key.expires) for key in self.keys)
 
-    def replace(self, words: AccessWords) -> None:
-        """Let these count from now on; what those opened ends that are another or no more among them."""
-        self.step_up, self.scopes_supported = words.step_up, words.scopes_supported
-        standing = self._standing()
-        before, self._keys = self._keys, {}
-        for key in words.api_keys or ():
-            known = before.get(key.sha256)
-            self._keys[key.sha256] = holder = known if known and known.proof == key else Holder.of(key)
-            if holder.is_over:
-                holder.stay.end()
-        kept = {id(holder) for holder in self._keys.values()}
-        for holder in before.values():
-            if id(holder) not in kept:
-                holder.stay.end()
+    def replace(self, config: AccessConfig) -> None:
+        """Accept these keys and issuers from now on. Credentials that are removed or changed are revoked."""
+        self.step_up, self.scopes_supported = config.step_up, config.scopes_supported
+        entries_before = self._entries()
+        keys_before, self._keys = self._keys, {}
+        for key in config.api_keys or ():
+            known = keys_before.get(key.sha256)
+            # An entry that is not changed keeps its credential, and so its calls and streams.
+            self._keys[key.sha256] = kept = known if known and known.proof == key else Credential.of(key)
+            if kept.is_expired:
+                kept.lease.end()
+        # Also those with a new entry, such as other scopes: what they opened has the old ones.
+        for digest, credential in keys_before.items():
+            if self._keys.get(digest) is not credential:
+                credential.lease.end()
         issuers, self._issuers = self._issuers, {}
-        for entry in words.jwt or ():
+        for entry in config.jwt or ():
             old = issuers.get(entry.issuer)
+            # Otherwise a change of leeway would refuse all tokens while the issuer cannot be reached.
             keys = old.keys if old and old.entry.jwks == entry.jwks else None
             self._issuers[entry.issuer] = (
-                old if old and old.entry == entry else TokenIssuer(entry, self._fetch, self._weed, keys=keys)
+                old
+                if old and old.entry == entry
+                else TokenIssuer(entry, self._fetch, self._drop_invalid_tokens, keys=keys)
             )
-        self._weed()
+        self._drop_invalid_tokens()
         self._changed.set()
-        self._leave()
-        self._tell(standing, self._standing())
+        self._signal_revoked()
+        self._emit_changes(entries_before, self._entries())
 
-    def _standing(self) -> dict[str, ApiKey | Issuer]:
-        """Keys and issuers, by their names."""
+    def _entries(self) -> dict[str, ApiKey | Issuer]:
+        """The entries of keys and issuers, by name."""
         issuers = {name: issuer.entry for name, issuer in self._issuers.items()}
         return {key.name: key for key in self.keys} | issuers
 
-    def _tell(self, before: Mapping[str, ApiKey | Issuer], after: Mapping[str, ApiKey | Issuer]) -> None:
-        others = {name for name, entry in after.items() if before.get(name) != entry}
-        removed, expired = before.keys() - after.keys(), others & set(self.expired)
-        if others or removed:
-            counting = others - expired
-            self._emit(self.told(counting - before.keys(), counting & before.keys(), removed, expired))
+    def _emit_changes(
+        self, before: Mapping[str, ApiKey | Issuer], after: Mapping[str, ApiKey | Issuer]
+    ) -> None:
+        changed = {name for name, entry in after.items() if before.get(name) != entry}
+        removed, expired = before.keys() - after.keys(), changed & set(self.expired)
+        if changed or removed:
+            valid = changed - expired
+            self._emit(self.keys_changed(valid - before.keys(), valid & before.keys(), removed, expired))
 
-    def told(
+    def keys_changed(
         self,
         added: Iterable[str] = (),
         changed: Iterable[str] = (),
         removed: Iterable[str] = (),
         expired: Iterable[str] = (),
     ) -> KeysChanged:
-        """How many count now, after these changes."""
+        """The event for these changes, with how many keys are valid after them."""
         return KeysChanged(
             added=tuple(sorted(added)),
             changed=tuple(sorted(changed)),
             removed=tuple(sorted(removed)),
             expired=tuple(sorted(expired)),
-            counting=self.counting,
+            valid_keys=self.valid_keys,
             issuers=len(self._issuers),
         )
 
-    def _leave(self) -> None:
-        self.departed.set()
-        self.departed = anyio.Event()
+    def _signal_revoked(self) -> None:
+        self.revoked.set()
+        self.revoked = anyio.Event()
 
     async def run(self) -> None:
-        """End what expired keys and tokens have opened; ends when it is cancelled."""
+        """End the leases of keys and tokens when they expire. Runs until it is cancelled."""
         while True:
             self._changed = anyio.Event()
             now = time.time()
-            holders = [*self._keys.values(), *self._tokens.values()]
-            times = [holder.proof.expires for holder in holders if not holder.has_left]
-            self._awaited = min([now + _FOREVER, *(expires for expires in times if expires is not None)])
-            with anyio.move_on_after(max(self._awaited - now, 0)):
+            credentials = [*self._keys.values(), *self._tokens.values()]
+            times = [each.proof.expires for each in credentials if not each.is_ended]
+            self._next_wakeup = min(
+                [now + _MAX_SLEEP_SECONDS, *(expires for expires in times if expires is not None)]
+            )
+            with anyio.move_on_after(max(self._next_wakeup - now, 0)):
                 await self._changed.wait()
-            expired = [holder for holder in self._keys.values() if holder.is_over and not holder.has_left]
-            for holder in expired:
-                holder.stay.end()
-            self._weed()
-            self._leave()
+            expired = [each for each in self._keys.values() if each.is_expired and not each.is_ended]
+            for credential in expired:
+                credential.lease.end()
+            self._drop_invalid_tokens()
+            self._signal_revoked()
             if expired:
-                self._emit(self.told(expired=[holder.proof.name for holder in expired]))
+                self._emit(self.keys_changed(expired=[each.proof.name for each in expired]))
 
-    async def freshen(self, *, at_once: bool = False) -> None:
-        """Read the keys of issuers again, of each as seldom as that will do, or now."""
+    async def refresh_issuers(self, *, at_once: bool = False) -> None:
+        """Read the keys of each issuer again, if they are stale or ``at_once``."""
         async with anyio.create_task_group() as tasks:
             for issuer in self._issuers.values():
-                tasks.start_soon(partial(issuer.freshen, at_once=at_once))
+                tasks.start_soon(partial(issuer.refresh, at_once=at_once))
 
-    async def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> Holder:
-        """Who sends a request with these headers; raises ``Refused``."""
-        shown = [value for name, value in headers if name == b"authorization"]
-        if not shown:
-            raise Refused(_MISSING)
-        scheme, _, key = shown[0].strip().partition(b" ")
+    async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Credential:
+        """The credential in the headers of a request (RFC 6750 2.1); raises ``NotAuthenticated``."""
+        values = [value for name, value in headers if name == b"authorization"]
+        # Of two fields a proxy in front may have checked the other one.
+        if len(values) != 1:
+            raise NotAuthenticated(_MISSING)
+        scheme, _, key = values[0].strip().partition(b" ")
         key = key.strip()
-        if len(shown) > 1:
-            raise Refused(_TWICE)
         if scheme.lower() != b"bearer" or not key:
-            raise Refused(_MISSING)
+            raise NotAuthenticated(_MISSING)
+        # A lookup by digest needs no constant time: its time tells nothing about the key.
         digest = sha256(key).hexdigest()
-        holder = self._keys.get(digest) or self._tokens.get(digest)
-        if holder is None and self._issuers and key.count(b".") == 2:
-            return await self._of_token(key, digest)
-        if holder is None or holder.is_over or holder.has_left:
-            raise Refused(INVALID, "invalid_token", holder.proof.name if holder else None)
-        return holder
+        credential = self._keys.get(digest) or self._tokens.get(digest)
+        # A token has three parts (RFC 7515 7.1). API keys with two dots were found above.
+        if credential is None and self._issuers and key.count(b".") == 2:
+            return await self._authenticate_token(key, digest)
+        # It may have expired while ``run`` still sleeps.
+        if credential is None or credential.is_expired or credential.is_ended:
+            raise NotAuthenticated(INVALID, "invalid_token", credential.proof.name if credential else None)
+        return credential
 
-    async def _of_token(self, key: bytes, digest: str) -> Holder:
-        """Who shows a token for the first time."""
+    async def _authenticate_token(self, key: bytes, digest: str) -> Credential:
+        """Verify a token that is not in the cache."""
+        # Cannot fail. A token with characters past ASCII is refused when it is parsed.
         text = key.decode("latin-1")
         try:
-            header, name = unverified(text)
+            header, name = parse_unverified(text)
             issuer = self._issuers.get(name or "")
             token = await issuer.token(text, header) if issuer else None
         except InvalidToken as problem:
-            raise Refused(str(problem), "invalid_token") from None
+            raise NotAuthenticated(str(problem), "invalid_token") from None
         except NoKeys:
-            raise Refused(_LATER, later=True) from None
+            raise NotAuthenticated(_NO_ISSUER_KEYS, can_retry=True) from None
         if token is None:
-            raise Refused("This token is of an issuer that is not known here", "invalid_token")
-        if self._issuers.get(token.issuer.entry.issuer) is not token.issuer:  # it was withdrawn meanwhile
-            raise Refused(INVALID, "invalid_token")
+            raise NotAuthenticated("The issuer of this token (iss) is unknown here", "invalid_token")
+        if self._issuers.get(token.issuer.entry.issuer) is not token.issuer:  # revoked during the await
+            raise NotAuthenticated(INVALID, "invalid_token")
         size = self._token_characters + len(text)
         if len(self._tokens) >= MAX_KNOWN_TOKENS or size > MAX_KNOWN_TOKEN_CHARACTERS:
-            self._forget([digest for digest, holder in self._tokens.items() if not holder.visits])
-        if token.expires < self._awaited:
+            # Not those with active requests, whose leases must still end.
+            self._forget([digest for digest, each in self._tokens.items() if not each.active_requests])
+        # ``run`` sleeps until later: it has to be woken up.
+        if token.expires < self._next_wakeup:
             self._changed.set()
-        if digest not in self._tokens:  # another request may have shown it meanwhile
-            self._tokens[digest] = Holder.of(token, text)
+        if digest not in self._tokens:  # another request may have added it during the await
+            self._tokens[digest] = Credential.of(token, text)
             self._token_characters += len(text)
         return self._tokens[digest]
 
@@ -269,15 +298,16 @@ class Access:
         for digest in digests:
             self._token_characters -= len(self._tokens.pop(digest).caller.token or "")
 
-    def _weed(self) -> None:
+    def _drop_invalid_tokens(self) -> None:
         """End and forget the tokens that are no longer valid."""
-        for digest, holder in list(self._tokens.items()):
-            token = holder.proof
+        # A copy, as ``_forget`` removes from the dict.
+        for digest, credential in list(self._tokens.items()):
+            token = credential.proof
             assert isinstance(token, Token)
             if (
                 self._issuers.get(token.issuer.entry.issuer) is not token.issuer
-                or not token.counts
-                or holder.is_over
+                or not token.is_key_published
+                or credential.is_expired
             ):
-                holder.stay.end()
+                credential.lease.end()
                 self._forget([digest])

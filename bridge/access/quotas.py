@@ -1,142 +1,156 @@
-"""What callers may use, each and all together. A caller who wants more is told how much there is, and when to try again."""
+"""Rate limits and concurrency limits: for each caller, and for all callers together.
 
-import math
+A request past a limit is refused. The message says which limit it is, and when to try again.
+"""
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
-from bridge.access.incoming_bytes import Arriving
+from bridge.access.gcra import SECOND, Gcra
+from bridge.access.incoming_bytes import IncomingBytes
 from bridge.caller import Caller
 from bridge.errors import TooMany
-from bridge.settingsfile import Bounds, InAll
-from bridge.settingsfile import Limits as LimitWords
+from bridge.events import QuotaKind
+from bridge.settings import Bounds, TotalLimits
+from bridge.settings import Limits as LimitsConfig
 
-Kind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
-
-UNBOUNDED: Final = LimitWords.model_validate(
-    {"inAll": InAll(calls=None, results=None, sessions=None, streams=None)}
+UNBOUNDED: Final = LimitsConfig.model_validate(
+    {"total": TotalLimits(calls=None, results=None, sessions=None, streams=None)}
 )
-"""For stdio, whose one client has started the process."""
+"""For stdio: its only client is the parent of this process."""
 
-_TOLD: Final[Mapping[Kind, tuple[str, int]]] = {
+_DESCRIPTIONS: Final[Mapping[QuotaKind, tuple[str, int]]] = {
     "calls": ("calls at a time", 1),
     "results": ("bytes of results that wait to be read", 10),
     "sessions": ("sessions", 60),
     "streams": ("streams", 60),
 }
-"""What is bounded, and the seconds after which there may be room again."""
-_IN_ALL: Final = "in all"
-_BURST: Final = 6
-"""The part of a minute whose requests may come at once."""
+"""QuotaKind → its name in messages, and the seconds after which a client should try again."""
+_TOTAL: Final = "in all"
+_BURST_DIVISOR: Final = 6
+"""A sixth of the requests of a minute may come at once."""
 _MIN_TRACKED_CALLERS: Final = 1000
-"""Callers from which on those are forgotten that use nothing."""
+"""Up to this number, callers without usage are not forgotten."""
 
 
 @dataclass(slots=True)
-class _Taken:
-    """What one caller has, or all; by ``even`` the last request would have come, had they come evenly."""
+class _Usage:
+    """What one caller uses, or all callers. ``next_arrival`` is the ``arrival`` of ``Gcra``."""
 
-    now: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(_TOLD, 0))
-    even: float = 0.0
-
-
-_Sides: TypeAlias = tuple[tuple[_Taken, Bounds, str], ...]
-"""What a caller and all have, what they may have, and who that is, in words."""
+    amounts: dict[QuotaKind, int] = field(default_factory=lambda: dict.fromkeys(_DESCRIPTIONS, 0))
+    next_arrival: int = 0
 
 
-class Limits:
-    """``words`` are the bounds; ``now`` is in seconds. Callers without a name are all one."""
+_Quota: TypeAlias = tuple[_Usage, Bounds, str]
+"""A usage, its limits, and whose they are, for messages."""
 
-    def __init__(self, words: LimitWords | None = None, now: Callable[[], float] = time.monotonic) -> None:
-        self.words = words or LimitWords()
-        self.arriving = Arriving(self.words.body)
-        self._in_all, self._per_caller = self.words.in_all, self.words.per_caller
+
+class Quotas:
+    """Counts what callers use, against ``config``. All callers without a name count as one."""
+
+    def __init__(
+        self, config: LimitsConfig | None = None, clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self.config = config or LimitsConfig()
+        self.incoming_bytes = IncomingBytes(self.config.body)
+        self._per_caller = self.config.per_caller
+        # The defaults leave room for other callers. Next to callers without a name there are none.
         written = self._per_caller.written
-        self._of_nameless = None if written == Bounds() else written
-        self._has_rate = bool(self._in_all.rate or self._per_caller.rate)
-        self._now = now
-        self._all = _Taken()
-        self._of_all: _Sides = ((self._all, self._in_all, _IN_ALL),)
-        self._each: dict[tuple[str | None, str | None], _Taken] = {}
-        self._most_tracked = _MIN_TRACKED_CALLERS
+        self._anonymous_bounds = None if written == Bounds() else written
+        self._has_rate = bool(self.config.total.rate or self._per_caller.rate)
+        self._clock_ns = clock_ns
+        self._total = _Usage()
+        self._total_quota: tuple[_Quota, ...] = ((self._total, self.config.total, _TOTAL),)
+        self._usages: dict[tuple[str | None, str] | None, _Usage] = {}
+        self._max_tracked = _MIN_TRACKED_CALLERS
 
     def count_request(self, caller: Caller) -> None:
-        """Count a request of any kind; raises ``TooMany``, and does not count it, past the rate."""
+        """Count a request of any kind. Past the rate limit raises ``TooMany``, and does not count it."""
         if not self._has_rate:
             return
-        now, sides = self._now(), self._sides(caller)
-        for taken, bounds, whom in sides:
-            if bounds.rate and (wait := taken.even - now - _slack(bounds.rate)) > 0:
-                most = f"{bounds.rate} {whom}, {_at_once(bounds.rate)} of them at once"
-                raise _too_many("requests in a minute", most, math.ceil(wait), in_all=whom == _IN_ALL)
-        for taken, bounds, _ in sides:
+        # All limits are checked before one is counted: a refused request counts for none.
+        now, quotas = self._clock_ns(), self._quotas(caller)
+        for usage, bounds, owner in quotas:
+            # A caller's own limit comes first in ``quotas``, so that it is the one that the message names.
+            if bounds.rate and (wait := _gcra(bounds.rate).wait(usage.next_arrival, now)):
+                limit = f"{bounds.rate} {owner}, {_gcra(bounds.rate).burst} of them at once"
+                seconds = _divide_up(wait, SECOND)
+                raise _too_many("requests in a minute", limit, seconds, is_total=owner == _TOTAL)
+        for usage, bounds, _ in quotas:
             if bounds.rate:
-                taken.even = max(taken.even, now) + 60 / bounds.rate
+                usage.next_arrival = _gcra(bounds.rate).count(usage.next_arrival, now)
 
     def begin_call(self, caller: Caller) -> None:
         """Count a call, which ends with ``add("calls", caller, -1)``; raises ``TooMany``."""
-        sides = self._sides(caller)
-        _require_room("results", sides)
-        _require_room("calls", sides)
-        for taken, *_ in sides:
-            taken.now["calls"] += 1
+        quotas = self._quotas(caller)
+        _require_room("results", quotas)
+        _require_room("calls", quotas)
+        for usage, *_ in quotas:
+            usage.amounts["calls"] += 1
 
-    def check(self, kind: Kind, caller: Caller) -> None:
-        """Raises ``TooMany`` where there may be no more of it."""
-        _require_room(kind, self._sides(caller))
+    def check(self, kind: QuotaKind, caller: Caller) -> None:
+        """Raises ``TooMany`` if the caller has reached a limit of ``kind``."""
+        _require_room(kind, self._quotas(caller))
 
-    def add(self, kind: Kind, caller: Caller, number: int) -> None:
-        """There are ``number`` more of it, or less, whatever the bounds."""
-        for taken, *_ in self._sides(caller):
-            taken.now[kind] += number
+    def add(self, kind: QuotaKind, caller: Caller, number: int) -> None:
+        """Change a usage by ``number``, which may be negative. No limit is checked."""
+        for usage, *_ in self._quotas(caller):
+            usage.amounts[kind] += number
 
     @property
-    def now(self) -> Mapping[Kind, int]:
-        """What all have at the moment."""
-        return {kind: self._all.now[kind] for kind in _TOLD}
+    def usage(self) -> Mapping[QuotaKind, int]:
+        """What all callers use at the moment."""
+        return {kind: self._total.amounts[kind] for kind in _DESCRIPTIONS}
 
-    def _sides(self, caller: Caller) -> _Sides:
-        if caller.name is None and self._of_nameless is None:
-            return self._of_all
-        bounds = self._of_nameless if caller.name is None else self._per_caller
-        assert bounds
-        who = (caller.issuer, caller.name)
-        taken = self._each.get(who)
-        if taken is None:
-            if len(self._each) >= self._most_tracked:
-                self._forget()
-            taken = self._each[who] = _Taken()
-        return ((taken, bounds, "for each caller"), *self._of_all)
+    def _quotas(self, caller: Caller) -> tuple[_Quota, ...]:
+        identity = caller.identity
+        bounds = self._anonymous_bounds if identity is None else self._per_caller
+        if bounds is None:
+            return self._total_quota
+        usage = self._usages.get(identity)
+        if usage is None:
+            # With tokens there may be any number of names.
+            if len(self._usages) >= self._max_tracked:
+                self._forget_unused()
+            usage = self._usages[identity] = _Usage()
+        return ((usage, bounds, "for each caller"), *self._total_quota)
 
-    def _forget(self) -> None:
-        """Forget callers who use nothing. The next time is when there are twice as many, so that this stays cheap."""
-        now = self._now()
+    def _forget_unused(self) -> None:
+        """Forget callers without usage. It runs again when twice as many are tracked, so that its cost stays small."""
+        now = self._clock_ns()
+        # An arrival in the past is the same as none, so nothing is lost.
         kept = {
-            who: taken for who, taken in self._each.items() if any(taken.now.values()) or taken.even > now
+            identity: usage
+            for identity, usage in self._usages.items()
+            if any(usage.amounts.values()) or usage.next_arrival > now
         }
-        self._each = kept
-        self._most_tracked = max(_MIN_TRACKED_CALLERS, 2 * len(kept))
+        self._usages = kept
+        self._max_tracked = max(_MIN_TRACKED_CALLERS, 2 * len(kept))
 
 
-def _require_room(kind: Kind, sides: _Sides) -> None:
-    for taken, bounds, whom in sides:
+def _require_room(kind: QuotaKind, quotas: tuple[_Quota, ...]) -> None:
+    for usage, bounds, owner in quotas:
         bound = getattr(bounds, kind)
-        if bound is not None and taken.now[kind] >= bound:
-            told, wait = _TOLD[kind]
-            raise _too_many(told, f"{bound} {whom}", wait, in_all=whom == _IN_ALL)
+        if bound is not None and usage.amounts[kind] >= bound:
+            name, wait = _DESCRIPTIONS[kind]
+            raise _too_many(name, f"{bound} {owner}", wait, is_total=owner == _TOTAL)
 
 
-def _at_once(rate: int) -> int:
-    return max(rate // _BURST, 1)
+@lru_cache
+def _gcra(rate: int) -> Gcra:
+    """The algorithm for so many requests in a minute."""
+    # Rounded up: a shorter interval would allow more than ``rate``.
+    return Gcra(_divide_up(60 * SECOND, rate), max(rate // _BURST_DIVISOR, 1))
 
 
-def _slack(rate: int) -> float:
-    """How far calls may be ahead of an even flow, in seconds (the generic cell rate algorithm)."""
-    return (_at_once(rate) - 1) * 60 / rate
+def _divide_up(number: int, divisor: int) -> int:
+    return -(-number // divisor)
 
 
-def _too_many(what: str, most: str, wait: int, *, in_all: bool) -> TooMany:
+def _too_many(what: str, limit: str, wait: int, *, is_total: bool) -> TooMany:
     seconds = f"{wait} second{'' if wait == 1 else 's'}"
-    text = f"Too many {what}: at most {most}. Try again in {seconds}."
-    return TooMany("too-many-calls", text, wait, in_all=in_all)
+    text = f"Too many {what}: at most {limit}. Try again in {seconds}."
+    return TooMany("too-many-calls", text, wait, is_total=is_total)

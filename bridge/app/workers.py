@@ -1,9 +1,18 @@
-"""``restbridge serve --workers``: processes that serve on one port, kept running from one that does not.
+"""``restbridge serve --workers``: a supervisor that runs several server processes on one port.
 
-Each worker has a listening socket of its own on the port, over which the system spreads connections (one
-that they shared would give a burst to whoever wakes first), and loads and watches the files itself. Its URL on
-its stdout says that it serves; the end of its stdin tells it to stop, also when this process is killed. It has
-a session of its own, so that ^C in a terminal comes here alone.
+Each worker has its own listening socket (SO_REUSEPORT), so that the kernel spreads connections. With one shared socket, a
+burst would go to the worker that wakes up first. Each worker loads and watches the files itself.
+
+| From | To | How | Meaning |
+|---|---|---|---|
+| worker | supervisor | a line with its URL on stdout | it serves |
+| supervisor | worker | a line of JSON on stdin | its settings |
+| supervisor | worker | end of stdin, also when the supervisor is killed | stop |
+| supervisor | worker | SIGHUP | reload |
+| worker | supervisor | exit code 1 or 2 before it served | it cannot start; all stop |
+| worker | supervisor | any other exit | it is restarted after a pause |
+
+Each worker has its own session, so that ^C in a terminal reaches only the supervisor.
 """
 
 import logging
@@ -13,125 +22,124 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import Final
 
 import anyio
-import click
 from anyio.abc import Process, TaskStatus
 
 from bridge.address import Address
-from bridge.app.signals import ask_on_signal
+from bridge.app.reload_log import NO_SESSIONS
+from bridge.app.signals import reload_on_signal
+from bridge.errors import StartError
 from bridge.http.listeners import bind
-from bridge.settings import Settings
-from bridge.telemetry.log_events import NO_SESSIONS
+from bridge.settings import Http, Settings
 from bridge.telemetry.metrics import SHARED, forget
 
-_log: Final = logging.getLogger("bridge")
+_log: Final = logging.getLogger(__name__)
 
-_TOLD_OF: Final = frozenset({1, 2})
-"""Exit codes of a worker that has said what is wrong, and would say it again."""
-_LEAST: Final = 0.1
-_MOST: Final = 5.0
-"""Seconds before a worker that ended is started again, at first and in the end."""
-_WHILE: Final = 30.0
-"""Seconds after which a worker that ended counts as one that had worked."""
-_PATIENCE: Final = 10.0
-"""Seconds that a worker may take to stop, beside those that calls in flight have: it may just be starting."""
+_PERMANENT_EXIT_CODES: Final = frozenset({1, 2})
+"""The worker has logged why it cannot start. A restart would fail in the same way."""
+_MIN_PAUSE_SECONDS: Final = 0.1
+_MAX_PAUSE_SECONDS: Final = 5.0
+"""Before a restart. The pause doubles after each short run."""
+_SHORT_RUN_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 10.0
+"""For a worker to stop, in addition to the grace period of calls: it may still be starting."""
 
 
-def supervise(settings: Settings, address: Address) -> int:
-    """Serves with several workers until a signal.
+def supervise(settings: Settings, http: Http) -> int:
+    """Run the workers of ``http`` until a signal; answers the exit code.
 
-    Answers 2 if the port is taken, and what a worker answers whose start shows that none can serve; raises
-    ``click.UsageError`` where the system has no ports to share.
+    It is 2 if the port is taken, and that of the worker if a worker cannot start. Raises ``StartError`` without
+    SO_REUSEPORT.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise click.UsageError(
-            "--workers needs ports that processes can share, as Linux has them; leave it out"
-        )
+        raise StartError("--workers needs SO_REUSEPORT, which this system does not have; leave it out")
     try:
-        keeper = _keep(address)
+        reserved = _reserve(http.listen)
     except OSError as error:
         _log.error("%s", error.strerror)
         return 2
-    with keeper:
-        there = Address(address.host, keeper.getsockname()[1])
-        words = replace(settings, http=there).words()
+    with reserved:
+        bound = Address(http.listen.host, reserved.getsockname()[1])
+        http = http.model_copy(update={"listen": bound})
         with TemporaryDirectory(prefix="restbridge-") as figures:
-            return anyio.run(Workers(_program(), words, settings, Path(figures)).run)
+            return anyio.run(Workers(_program(), settings, http, Path(figures)).run)
 
 
-def _keep(address: Address) -> socket.socket:
-    """A socket that keeps the port for the workers; raises ``OSError`` if somebody serves there, also on a shared one."""
+def _reserve(address: Address) -> socket.socket:
+    """A socket that reserves the port for the workers; raises ``OSError`` if the port is in use, shared or not."""
+    # First without SO_REUSEPORT: with it, bind succeeds next to another supervisor of the same user.
     bind(address, listens=False).close()
-    return bind(address, shared=True, listens=False)
+    # A socket that does not listen gets no connections. It holds the port while workers are restarted.
+    return bind(address, reuse_port=True, listens=False)
 
 
 def _program() -> list[str]:
-    """How this process was started, up to the verb."""
-    typed = sys.orig_argv
-    first = len(typed) - len(sys.argv) + 1
-    return [sys.executable, *typed[1 : typed.index("serve", first) + 1]]
+    """The command line of this process, up to ``serve``."""
+    # python -X dev -m bridge --verbose serve tools.d: argv lacks -X dev -m bridge, but ends with the same
+    # arguments. So ``first`` is the index of --verbose. A "serve" before it is no command.
+    command = sys.orig_argv
+    first = len(command) - len(sys.argv) + 1
+    return [sys.executable, *command[1 : command.index("serve", first) + 1]]
 
 
 def next_pause(last: float, ran: float) -> float:
-    """How long to wait, in seconds, before a worker is started again that ran for so long after its ``last`` pause."""
-    return min(2 * last, _MOST) if last and ran < _WHILE else _LEAST
+    """Seconds before a worker is restarted that ran for ``ran`` seconds after a pause of ``last`` seconds."""
+    # ``last`` is 0 before the first restart, and doubled it would stay 0.
+    return min(2 * last, _MAX_PAUSE_SECONDS) if last and ran < _SHORT_RUN_SECONDS else _MIN_PAUSE_SECONDS
 
 
 class Workers:
-    """Runs processes of ``program``, as many as ``settings`` say, until a signal; the second one ends them at once.
+    """Runs ``http.workers`` processes of ``program`` until a signal. The second signal kills them.
 
-    Their metrics meet in the folder ``figures``.
+    They share their metrics in the directory ``figures``.
     """
 
-    def __init__(
-        self, program: Sequence[str], words: Sequence[str], settings: Settings, figures: Path
-    ) -> None:
+    def __init__(self, program: Sequence[str], settings: Settings, http: Http, figures: Path) -> None:
         self._program = program
-        self._words = words
-        self._count = settings.workers
-        self._patience = settings.grace + _PATIENCE
+        self._settings = settings.model_copy(update={"http": http}).to_json().encode() + b"\n"
+        self._count = http.workers
+        self._stop_seconds = settings.grace + _STOP_SECONDS
         self._figures = figures
         self._code = 0
         self._stop = anyio.Event()
-        self._at_once = anyio.Event()
+        self._kill = anyio.Event()
         self._serving: dict[int, Process] = {}
         self._served: set[int] = set()
 
     async def run(self) -> int:
-        """Answers the exit code."""
-        heeding = anyio.CancelScope()
+        """Run until all workers have ended; answers the exit code."""
+        listening = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._heed_signals, heeding)
+            await tasks.start(self._handle_signals, listening)
             async with anyio.create_task_group() as workers:
                 for number in range(1, self._count + 1):
                     workers.start_soon(self._keep_running, number)
-            heeding.cancel()
+            listening.cancel()
         _log.info("stopped")
         return self._code
 
-    async def _heed_signals(self, heeding: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
-        with heeding, anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async def _handle_signals(self, listening: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        with listening, anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
-                await tasks.start(ask_on_signal, self._pass_on)
+                await tasks.start(reload_on_signal, self._forward_reload)
                 task_status.started()
                 async for number in signals:
                     if self._stop.is_set():
-                        self._code = 128 + number  # as a shell tells of it
-                        self._at_once.set()
+                        self._code = 128 + number  # like a shell
+                        self._kill.set()
                     else:
                         _log.info("stopping")
                     self._stop.set()
 
-    def _pass_on(self) -> None:
-        """A wish to reload; who does not serve yet reads the files anyway, and would die of the signal."""
+    def _forward_reload(self) -> None:
+        """Send SIGHUP to workers that serve. Others load the files anyway, and have no handler yet."""
         for process in self._serving.values():
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it has just ended
                 process.send_signal(signal.SIGHUP)
 
     async def _keep_running(self, number: int) -> None:
@@ -139,19 +147,20 @@ class Workers:
         while not self._stop.is_set():
             started = anyio.current_time()
             code = await self._serve(number)
-            if code in _TOLD_OF and number not in self._served:
+            # A worker that has served before could start then: the reason may pass, so it is restarted.
+            if code in _PERMANENT_EXIT_CODES and number not in self._served:
                 self._code = self._code or code
                 self._stop.set()
             elif not self._stop.is_set():
                 pause = next_pause(pause, anyio.current_time() - started)
                 how = f"with code {code}" if code >= 0 else f"by signal {-code}"
-                _log.error("worker %d ended %s; it is started again in %.1f s", number, how, pause)
-                with anyio.move_on_after(pause):
+                _log.error("worker %d ended %s; restarting in %.1f s", number, how, pause)
+                with anyio.move_on_after(pause):  # a stop ends the pause
                     await self._stop.wait()
 
     async def _serve(self, number: int) -> int:
-        """Run a worker to its end; answers its exit code."""
-        command = [*self._program, f"--worker={number}", *self._words]
+        """Run one worker process; answers its exit code."""
+        command = [*self._program, f"--worker={number}"]
         try:
             process = await anyio.open_process(
                 command,
@@ -166,28 +175,35 @@ class Workers:
             return os.EX_OSERR
         async with process, anyio.create_task_group() as tasks:
             tasks.start_soon(self._end, process)
+            tasks.start_soon(self._send_settings, process)
             assert process.stdout
-            with suppress(anyio.EndOfStream):
+            with suppress(anyio.EndOfStream):  # it ended before it served
+                # One read: a write of at most PIPE_BUF bytes to a pipe is atomic (POSIX, write).
                 url = await process.stdout.receive()
                 self._serving[number] = process
-                self._tell(number, url.decode().strip())
+                self._on_serving(number, url.decode().strip())
             code = await process.wait()
             tasks.cancel_scope.cancel()
-        self._serving.pop(number, None)
+        self._serving.pop(number, None)  # it is not in there if it never served
         forget(process.pid, self._figures)
         return code
+
+    async def _send_settings(self, process: Process) -> None:
+        assert process.stdin
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the worker has ended, or stops
+            await process.stdin.send(self._settings)
 
     async def _end(self, process: Process) -> None:
         await self._stop.wait()
         assert process.stdin
-        await process.stdin.aclose()
-        with anyio.move_on_after(self._patience):
-            await self._at_once.wait()
-        with suppress(ProcessLookupError):
+        await process.stdin.aclose()  # tells the worker to stop
+        with anyio.move_on_after(self._stop_seconds):
+            await self._kill.wait()
+        with suppress(ProcessLookupError):  # it has ended meanwhile
             process.kill()
 
-    def _tell(self, number: int, url: str) -> None:
-        """That a worker serves; at the start, when all do."""
+    def _on_serving(self, number: int, url: str) -> None:
+        """Log that a worker serves again, or at the start that all do."""
         if number in self._served:
             _log.info("worker %d serves again", number)
             return

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one a file; each answers an exit code."""
+"""The commands of the command line, one in each module. Each ``run`` returns the exit code."""

@@ -1,4 +1,4 @@
-"""The arguments of a tool as they are typed: NAME=TEXT, NAME:=JSON, NAME=@FILE."""
+"""Parses the arguments of a tool on the command line: NAME=TEXT, NAME:=JSON, NAME=@FILE."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,20 +18,19 @@ _EXAMPLES: Final[Mapping[str, str]] = {
 }
 
 
-def read(words: Iterable[str], arguments: Arguments) -> dict[str, Json]:
-    """The values by name; raises ``click.UsageError`` for a word that cannot be read.
+def parse(typed: Iterable[str], arguments: Arguments) -> dict[str, Json]:
+    """Name → value; raises ``click.UsageError`` for an argument that cannot be parsed.
 
-    A text stays one where the schema allows a string, and is JSON elsewhere. Whether the values fit
-    the schema is for the call to say.
+    TEXT is a string if the schema allows a string there, otherwise JSON. Values are not validated here, but by the call.
     """
     values: dict[str, Json] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
+    for argument in typed:
+        name, equals, text = argument.partition("=")  # at the first one: q=a=b is q and a=b
         if not equals or not name.removesuffix(":"):
             hint = "write NAME=TEXT, NAME:=JSON or NAME=@FILE"
-            if Path(word).is_dir():
-                hint = f"to take the tools of that directory, write --tools {word}"
-            raise click.UsageError(f"{word!r} is no argument; {hint}")
+            if Path(argument).is_dir():  # serve, check and list take directories there
+                hint = f"to take the tools of that directory, write --tools {argument}"
+            raise click.UsageError(f"{argument!r} is not an argument; {hint}")
         is_json = name.endswith(":")
         name = name.removesuffix(":")
         if name in values:
@@ -45,7 +44,7 @@ def _json(name: str, text: str) -> Json:
     try:
         return codec.decode(text)
     except codec.NotJson as problem:
-        raise click.UsageError(f"{name} is not JSON: {problem}; write {name}=TEXT for a text") from None
+        raise click.UsageError(f"{name} is not JSON: {problem}; write {name}=TEXT for a string") from None
 
 
 def _content(name: str, text: str) -> str:
@@ -54,8 +53,8 @@ def _content(name: str, text: str) -> str:
     try:
         return Path(text[1:]).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        why = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
-        raise click.UsageError(f"{name}: cannot read {text[1:]}: {why}") from None
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise click.UsageError(f"{name}: cannot read {text[1:]}: {reason}") from None
 
 
 def _typed(name: str, text: str, types: frozenset[str]) -> Json:
@@ -64,6 +63,7 @@ def _typed(name: str, text: str, types: frozenset[str]) -> Json:
     try:
         return codec.decode(text)
     except codec.NotJson:
+        # In the order of _EXAMPLES. A number may be an integer, so only null is left without an entry.
         example = next((_EXAMPLES[kind] for kind in _EXAMPLES if kind in types), "=null")
-        message = f"{name} is no text here; write it as in {name}{example}"
+        message = f"{name} is not a string; write for example {name}{example}"
         raise click.UsageError(message) from None

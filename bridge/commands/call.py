@@ -1,4 +1,4 @@
-"""``restbridge call``: one call of one tool, with the result that an agent would get."""
+"""``restbridge call``: calls one tool, and prints the result that an agent would get."""
 
 import json
 import os
@@ -14,19 +14,19 @@ import click
 
 from bridge.caller import Caller, Inbound
 from bridge.codec import quote
-from bridge.commands import arguments, loading
+from bridge.commands import arguments, diagnostics_report, loading
 from bridge.errors import BridgeError
-from bridge.events import Ear, Event, TokenAsked, ignore
+from bridge.events import Event, Listener, TokenRequested, ignore
 from bridge.exchange import Reply
 from bridge.invoke import fetch, invoke
 from bridge.settings import Settings
 from bridge.spec import Json, TokenExchangeAuth, may_change
-from bridge.telemetry import log_events as report
 from bridge.telemetry.audit import Audit
 from bridge.tool.compiler import Tool
 from bridge.tool.result.bounds import visible
-from bridge.tool.result.content import Result, redacted
+from bridge.tool.result.content import Result, redact_reply
 from bridge.upstream.client import Client
+from bridge.wording import MAX_QUOTED_CHARACTERS
 
 _T = TypeVar("_T")
 
@@ -34,15 +34,16 @@ _T = TypeVar("_T")
 def run(
     settings: Settings,
     name: str,
-    words: tuple[str, ...],
+    typed: tuple[str, ...],
     format_: Literal["text", "json", "raw"],
     caller: Caller,
 ) -> int:
-    """Prints the result, or the raw reply, that somebody would get; answers 1 if it is an error."""
+    """Print the result, or the raw reply, that ``caller`` would get; answers 1 if it is an error."""
     tool = loading.find(settings, name)
-    values = arguments.read(words, tool.arguments)
+    values = arguments.parse(typed, tool.arguments)
+    # Not an error: the result shows what an agent without a token gets.
     if isinstance(tool.upstream.spec.auth, TokenExchangeAuth) and caller.token is None:
-        print("this tool takes the token of a caller: --token-file FILE", file=sys.stderr)
+        print("this tool needs the token of a caller; add --token-file FILE", file=sys.stderr)
     with _auditing(settings, tool) as emit:
         if format_ == "raw":
             return _raw(tool, values, caller, emit)
@@ -56,29 +57,31 @@ def run(
 
 
 @contextmanager
-def _auditing(settings: Settings, tool: Tool) -> Iterator[Ear]:
-    """Where the events of the call go: into the audit file, if there is one and the tool may change something.
+def _auditing(settings: Settings, tool: Tool) -> Iterator[Listener]:
+    """The listener for the call: the audit file, if it is configured and the tool may change something.
 
-    Raises ``click.ClickException`` if that is required and the file cannot be opened.
+    Raises ``click.ClickException`` if audit is required and the file cannot be opened.
     """
-    if settings.audit is None or not may_change(tool.spec.request.method):
+    config = settings.audit
+    # A tool that only reads can be called without the right to write the audit file.
+    if config is None or not may_change(tool.spec.request.method):
         yield ignore
         return
     try:
-        audit = Audit(settings.audit, required=settings.audit_required, fields=_user(os.getuid()))
+        audit = Audit(config.file, required=config.required, fields=_user(os.getuid()))
     except OSError as error:
-        problem = f"the audit file {settings.audit} cannot be written: {error.strerror}"
-        if settings.audit_required:
+        problem = f"the audit file {config.file} cannot be written: {error.strerror}"
+        if config.required:
             raise click.ClickException(f"the call was not made: {problem}") from None
         print(f"the call is not recorded: {problem}", file=sys.stderr)
         yield ignore
         return
     with closing(audit):
-        yield audit.hear
+        yield audit.on_event
 
 
 def _user(uid: int) -> dict[str, Json]:
-    """Who types, as the operating system knows them; ``--caller`` is only what they say."""
+    """The user of the operating system. ``--caller`` is not proof of identity."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:  # users of containers often have none
@@ -86,39 +89,46 @@ def _user(uid: int) -> dict[str, Json]:
     return {"by": "command-line", "user": name}
 
 
-def _raw(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear) -> int:
-    """The reply before the tool makes anything of it, but for secrets."""
+def _raw(tool: Tool, values: dict[str, Json], caller: Caller, emit: Listener) -> int:
+    """Print the reply of the API as it is, with secrets redacted."""
     try:
         reply = anyio.run(partial(_with_client, partial(_fetch, tool, values, caller, emit)))
     except BridgeError as error:
         print(visible(tool.upstream.redactor().text(str(error))))
         return 1
-    reply = redacted(reply, tool.upstream.redactor(*reply.secrets))
+    reply = redact_reply(reply, tool.upstream.redactor(*reply.secrets))
+    # visible: a reply must not send control sequences to the terminal.
     headers = [f"{name}: {value}" for name, value in reply.headers.items()]
-    print(visible("\n".join([str(reply.status), *headers, "", report.body(reply.content)])))
+    print(visible("\n".join([str(reply.status), *headers, "", diagnostics_report.body(reply.content)])))
     return 0
 
 
-def _hear(event: Event) -> None:
-    """What an authorization server says is for whoever runs the bridge, and no model reads it."""
-    if isinstance(event, TokenAsked) and event.error:
-        said = f": {quote(event.said, report.SAID)}" if event.said else ""
-        print(f"no token for {event.upstream}: {quote(event.error)}{said}", file=sys.stderr)
+def _print_token_error(event: Event) -> None:
+    """Show the operator why an authorization server gave no token. It is not shown to a model."""
+    if isinstance(event, TokenRequested) and event.error:
+        description = (
+            f": {quote(event.error_description, MAX_QUOTED_CHARACTERS)}" if event.error_description else ""
+        )
+        print(f"no token for {event.upstream}: {quote(event.error)}{description}", file=sys.stderr)
 
 
 async def _with_client(send: Callable[[Client], Awaitable[_T]]) -> _T:
-    client = Client(emit=_hear)
+    client = Client(emit=_print_token_error)
     try:
         return await send(client)
     finally:
         await client.aclose()
 
 
-async def _call(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear, client: Client) -> Result:
+async def _call(
+    tool: Tool, values: dict[str, Json], caller: Caller, emit: Listener, client: Client
+) -> Result:
     return await invoke(tool, values, client, emit, Inbound(caller))
 
 
-async def _fetch(tool: Tool, values: dict[str, Json], caller: Caller, emit: Ear, client: Client) -> Reply:
+async def _fetch(
+    tool: Tool, values: dict[str, Json], caller: Caller, emit: Listener, client: Client
+) -> Reply:
     return await fetch(tool, values, client, emit, Inbound(caller))
 
 
@@ -133,7 +143,7 @@ def _as_sent(result: Result) -> dict[str, Any]:
 
 
 def _readable(block: dict[str, Any]) -> str:
-    """A text as it is, also a resource's; of other blocks what they are."""
+    """The text of a block or of its resource; for other blocks their type and media type."""
     part = block.get("resource", block)
     if "text" in part:
         return str(part["text"])

@@ -1,4 +1,4 @@
-"""``restbridge check``: what is wrong with the tool files; nothing is sent."""
+"""``restbridge check``: reports the problems of tool files. Nothing is sent."""
 
 import json
 import os
@@ -10,74 +10,78 @@ from typing import Final
 
 import click
 
-from bridge.commands.loading import directories, load
-from bridge.diagnostics import Diagnostic
+from bridge.app.startup import directories
+from bridge.commands import diagnostics_report
+from bridge.commands.loading import load
+from bridge.diagnostics import Diagnostic, as_json
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.telemetry import log_events as report
-from bridge.toolfiles.check.parsed import Told
+from bridge.toolfiles.check.parsed import Diagnostics
 from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
-from bridge.toolfiles.settings_file import beside_tools, read_configuration
-from bridge.toolfiles.watch.scan import Place
+from bridge.toolfiles.place import Place
+from bridge.toolfiles.settings_file import check_against_tools, read_settings_file
+from bridge.wording import count
 
-_IDLE: Final[Mapping[State, str]] = {
-    "blocked": "not served while the upstream file is wrong",
-    "waiting": "not served until a secret is there",
+_NOT_SERVED: Final[Mapping[State, str]] = {
+    "blocked": "not served while the upstream file has errors",
+    "waiting": "not served until a secret is set",
     "disabled": "disabled",
 }
-"""Files that are right and of which no tool serves, and why."""
+"""State of a file without errors whose tools are not served → the reason."""
 
 
-def run(settings: Settings, format_: report.Format, *, secrets: bool) -> int:
-    """Prints what is wrong; answers 1 if something is an error. ``secrets``: an unset one is, too."""
+def run(settings: Settings, format_: diagnostics_report.Format, *, secrets: bool) -> int:
+    """Print all problems; answers 1 if one is an error. ``secrets``: an unset secret is an error, not a warning."""
     loaded = load(settings)
     if not loaded.files:
-        where = ", ".join(map(str, settings.directories))
+        where = ", ".join(map(str, settings.tools))
         raise click.ClickException(f"no tool files in {where}; name the directory that holds them")
-    told = [*_of_settings(settings, loaded), *loaded.diagnostics]
-    diagnostics = [_judged(diagnostic, secrets=secrets) for diagnostic in told]
+    found = [*_of_settings(settings, loaded), *loaded.diagnostics]
+    diagnostics = [_with_severity(diagnostic, secrets=secrets) for diagnostic in found]
     severities = Counter(diagnostic.severity for diagnostic in diagnostics)
     states = Counter(file.state for file in loaded.tools.values())
     counts = {
-        "tools": _right(loaded.tools),
+        "tools": _count_valid(loaded.tools),
         **{state: states[state] for state in ("blocked", "waiting", "disabled")},
-        "upstreams": _right(loaded.upstreams),
+        "upstreams": _count_valid(loaded.upstreams),
         "errors": severities["error"],
         "warnings": severities["warning"],
     }
     if format_ == "json":
-        found = [report.as_json(diagnostic) for diagnostic in diagnostics]
-        print(json.dumps(counts | {"diagnostics": found}, ensure_ascii=False))
+        values = [as_json(diagnostic) for diagnostic in diagnostics]
+        print(json.dumps(counts | {"diagnostics": values}, ensure_ascii=False))
     else:
-        report.mistakes(diagnostics, format_, sys.stdout)
+        diagnostics_report.write(diagnostics, format_, sys.stdout)
         print(_summary(counts))
     return int(severities["error"] > 0)
 
 
-def _of_settings(settings: Settings, loaded: Loaded) -> Told:
+def _of_settings(settings: Settings, loaded: Loaded) -> Diagnostics:
     if settings.config is None:
         return ()
-    configuration = read_configuration(settings.config, Sources(os.environ))
+    # Read again for its diagnostics: ``settings`` come from a lenient read, which drops them.
+    configuration = read_settings_file(settings.config, Sources(os.environ))
     owners = directories(settings).owners
-    warnings = beside_tools(settings.config, configuration, loaded.snapshot, owners, loaded.tools)
+    warnings = check_against_tools(settings.config, configuration, loaded.snapshot, owners, loaded.tools)
     return (*configuration.diagnostics, *warnings)
 
 
-def _judged(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:
+def _with_severity(diagnostic: Diagnostic, *, secrets: bool) -> Diagnostic:
     if secrets and diagnostic.code == "unset-secret":
         return replace(diagnostic, severity="error")
     return diagnostic
 
 
 def _summary(counts: dict[str, int]) -> str:
-    problems = [report.count(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
-    tools = report.count(counts["tools"], "tool")
-    idle = [f"{counts[state]} {why}" for state, why in _IDLE.items() if counts[state]]
-    if idle:
-        tools += f" ({', '.join(idle)})"
-    return ", ".join([tools, report.count(counts["upstreams"], "upstream"), *(problems or ["no problems"])])
+    # Without the s: count() adds it unless there is only one.
+    problems = [count(counts[key], key[:-1]) for key in ("errors", "warnings") if counts[key]]
+    tools = count(counts["tools"], "tool")
+    not_served = [f"{counts[state]} {reason}" for state, reason in _NOT_SERVED.items() if counts[state]]
+    if not_served:
+        tools += f" ({', '.join(not_served)})"
+    return ", ".join([tools, count(counts["upstreams"], "upstream"), *(problems or ["no problems"])])
 
 
-def _right(files: Mapping[Place, ToolFile] | Mapping[Place, UpstreamFile]) -> int:
-    """How many files are as they should be; their secrets may still be missing."""
+def _count_valid(files: Mapping[Place, ToolFile] | Mapping[Place, UpstreamFile]) -> int:
+    """How many files have no errors. Their secrets may be unset."""
     return sum(file.state in {"good", "blocked", "waiting"} for file in files.values())

@@ -1,4 +1,4 @@
-"""``restbridge demo``: the sample shop and the bridge in front of it, to try and to edit."""
+"""``restbridge demo``: a sample shop, and the bridge that serves its API."""
 
 import json
 import os
@@ -17,20 +17,21 @@ import click
 from anyio.abc import TaskStatus
 
 from bridge.address import Address
-from bridge.app.runtime import Transport, over_http, over_stdio, serve
+from bridge.app.runtime import Transport, serve
+from bridge.app.startup import StartupState, directories
+from bridge.app.transports import over_http, over_stdio
 from bridge.commands import schema
 from bridge.commands.list import table
-from bridge.commands.loading import directories
-from bridge.commands.serve import Beginning, require_loopback
+from bridge.commands.serve import require_loopback
 from bridge.demo import samples
 from bridge.demo.shop import create_app
-from bridge.http.server import serve_app
+from bridge.http.server import Listening, serve_app
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.stdio.descriptors import private_stdio
-from bridge.stdio.early_answers import Before
-from bridge.telemetry import log_output as logs
+from bridge.stdio.early_answers import Handoff
+from bridge.telemetry import log_output
 
 _HOST: Final = "127.0.0.1"
 _SHOP_PORT: Final = 8100
@@ -56,48 +57,49 @@ Try, in another terminal
   {call} get_order order_id=o-9999
 
 Try with an editor
-  Change the description in {example}: agents that are connected hear of it.
-  Break that file: to agents its last good version goes on answering, and the mistake is shown below.
+  Change the description in {example}: connected agents are notified.
+  Break that file: agents still get its last good version, and the error is shown below.
   (The commands above read the files themselves, and refuse it.)
   Copy it under another name: that is a new tool.
 
-^C ends it.
+Stop it with ^C.
 """
 
 
 def run(directory: Path, http: Address | None, *, stdio: bool) -> int:
-    """Serves the files in ``directory``, which gets the samples if it holds none; answers as ``serve`` does."""
-    address = http or Address(_HOST, _free(_BRIDGE_PORT))
+    """Serve the files in ``directory``; answers the exit code of ``serve``. An empty directory gets the samples."""
+    address = http or Address(_HOST, _free_port(_BRIDGE_PORT))
     require_loopback(address)
     _prepare(directory)
-    logs.configure()
+    log_output.configure()
     if stdio:
         with private_stdio() as (source, sink):
-            return anyio.run(_demo, directory, lambda _: partial(over_stdio, source, sink, Before()))
+            return anyio.run(_demo, directory, lambda _: partial(over_stdio, source, sink, Handoff()))
     return anyio.run(
         _demo, directory, lambda shop: partial(over_http, address, partial(_welcome, directory, shop))
     )
 
 
 async def _demo(directory: Path, transport: Callable[[str], Transport]) -> int:
-    """The shop and the bridge side by side; ``transport`` is told the shop's URL."""
+    """Run the shop and the bridge. ``transport`` gets the URL of the shop."""
     async with anyio.create_task_group() as tasks:
         shop = await tasks.start(_serve_shop)
         sources = Sources({**os.environ, "SHOP_API_URL": shop, "SHOP_API_KEY": _KEY})
-        settings = Settings((directory,))
-        beginning = Beginning.load(settings, directories(settings), sources)
-        assert beginning  # nothing is strict here
-        code = await serve(beginning, transport(shop))
+        settings = Settings(tools=(directory,))
+        startup = StartupState.load(settings, directories(settings), sources)
+        assert startup  # it is None only with --strict
+        code = await serve(startup, transport(shop))
         tasks.cancel_scope.cancel()
     return code
 
 
 async def _serve_shop(*, task_status: TaskStatus[str]) -> None:
-    await serve_app(create_app(_KEY), _HOST, _free(_SHOP_PORT), anyio.Event(), task_status.started)
+    listening = Listening(Address(_HOST, _free_port(_SHOP_PORT)))
+    await serve_app(create_app(_KEY), listening, anyio.Event(), task_status.started)
 
 
-def _free(port: int) -> int:
-    """The port, or 0 for any free one if something listens there already."""
+def _free_port(port: int) -> int:
+    """The port, or 0 (any free port) if it is in use."""
     try:
         socket.create_server((_HOST, port)).close()
     except OSError:
@@ -106,7 +108,7 @@ def _free(port: int) -> int:
 
 
 def _prepare(directory: Path) -> None:
-    if (directory / samples.UPSTREAM).is_file():
+    if (directory / samples.UPSTREAM).is_file():  # from an earlier demo: edits are kept
         return
     if directory.is_dir() and any(directory.iterdir()):
         raise click.ClickException(
@@ -121,7 +123,7 @@ def _prepare(directory: Path) -> None:
 
 
 def _welcome(directory: Path, shop: str, url: str, registry: Registry) -> None:
-    """Print where everything is and what to try."""
+    """Print the addresses and what to try."""
     print(
         _WELCOME.format(
             shop=shop,
@@ -134,21 +136,22 @@ def _welcome(directory: Path, shop: str, url: str, registry: Registry) -> None:
             call=_call(directory, shop),
             example=directory / "get_order.yaml",
         ),
-        flush=True,
+        flush=True,  # stdout may be a pipe, which Python buffers
     )
 
 
 def _call(directory: Path, shop: str) -> str:
-    """How to call a tool of this demo from another terminal, as a shell reads it."""
-    words = ["restbridge"] if shutil.which("restbridge") else _typed()
-    words.append("call")
+    """The shell command that calls a tool of this demo from another terminal."""
+    command = ["restbridge"] if shutil.which("restbridge") else _own_command()
+    command.append("call")
     if directory != Path("tools.d"):
-        words += ["--tools", str(directory)]
+        command += ["--tools", str(directory)]
+    # The upstream file of the samples has the usual port as its default.
     environment = "" if shop.endswith(f":{_SHOP_PORT}") else f"SHOP_API_URL={shop} "
-    return environment + shlex.join(words)
+    return environment + shlex.join(command)
 
 
-def _typed() -> list[str]:
-    """How this command was started: its script, or the package."""
+def _own_command() -> list[str]:
+    """The command that started this process: its script, or the package."""
     script = sys.argv[0]
     return [script] if Path(script).name == "restbridge" else [sys.executable, "-m", "bridge"]

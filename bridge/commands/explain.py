@@ -1,4 +1,4 @@
-"""``restbridge explain``: the request that a call would send, and where each argument goes."""
+"""``restbridge explain``: prints the request that a call would send, and where each argument goes."""
 
 import json
 from base64 import b64encode
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Literal, assert_never
 
-from bridge.caller import Caller
-from bridge.commands import arguments, loading
+from bridge.caller import Caller, Inbound
+from bridge.commands import arguments, diagnostics_report, loading
 from bridge.errors import InvalidCall
 from bridge.exchange import Request
-from bridge.secrets import Upstream
+from bridge.resolved_upstream import Upstream
 from bridge.settings import Settings
 from bridge.spec import (
     ApiKeyAuth,
@@ -22,39 +22,41 @@ from bridge.spec import (
     OAuth2,
     TokenExchangeAuth,
 )
-from bridge.telemetry import log_events as report
-from bridge.upstream.request_head import Outgoing
+from bridge.tool.prepare import prepare
+from bridge.upstream.request_head import PreparedRequest
 
 HIDDEN: Final = "[hidden]"
 _MARK: Final = "--restbridge-hidden--"
-"""Stands for a secret while the request is made: every encoding but base64 leaves it as it is."""
+"""Placeholder for a secret while the request is built. Every encoding except base64 leaves it unchanged."""
+# Basic credentials are the base64 of user:password (RFC 7617), so the placeholder has this form there.
 _BASIC_MARK: Final = b64encode(f"{_MARK}:{_MARK}".encode()).decode()
 
 
 def run(
-    settings: Settings, name: str, words: tuple[str, ...], format_: Literal["text", "json"], caller: Caller
+    settings: Settings, name: str, typed: tuple[str, ...], format_: Literal["text", "json"], caller: Caller
 ) -> int:
-    """Prints somebody's request and where the arguments went; answers 1 if the call would be refused."""
+    """Print the request of ``caller`` and the place of each argument; answers 1 if the call would be refused."""
     tool = loading.find(settings, name)
     try:
-        values = tool.arguments.check(arguments.read(words, tool.arguments))
-        request = _shown(Outgoing(_hidden(tool.upstream)).as_sent(tool.request.build(values, caller.known)))
+        plan = prepare(tool, arguments.parse(typed, tool.arguments), Inbound(caller))
+        # Before the request is built: afterwards a secret may be encoded, and would not be found.
+        request = _shown(PreparedRequest(_hidden(tool.upstream)).as_sent(plan.request))
     except InvalidCall as refusal:
         print(refusal)
         return 1
-    placement, token = tool.request.placement(values), _token(tool.upstream)
+    placement, token = tool.request.placement(plan.arguments), _token(tool.upstream)
     if format_ == "json":
         whole = _as_json(request) | ({"token": token} if token else {}) | {"arguments": placement}
         print(json.dumps(whole, ensure_ascii=False, indent=2))
     else:
-        print(*_lines(request), "", *_where(placement), sep="\n")
+        print(*_request_lines(request), "", *_placement_lines(placement), sep="\n")
         if token:
             print(f"token ← {token['tokenUrl']} ({token['flow']})")
     return 0
 
 
 def _hidden(upstream: Upstream) -> Upstream:
-    """The upstream with a mark in place of every secret."""
+    """The upstream with a placeholder instead of each secret."""
     headers = {name: _without(str(value), upstream.secrets) for name, value in upstream.spec.headers.items()}
     update = {"auth": _marked(upstream.spec.auth), "headers": headers}
     return replace(upstream, spec=upstream.spec.model_copy(update=update))
@@ -74,7 +76,7 @@ def _marked(auth: Auth) -> Auth:
             return auth.model_copy(update={"username": _MARK, "password": _MARK})
         case ApiKeyAuth():
             return auth.model_copy(update={"value": _MARK})
-        case OAuth2():
+        case OAuth2():  # nothing is sent, so there is no token
             return BearerAuth(type="http", scheme="bearer", credentials=_MARK)
         case NoAuth():
             return auth
@@ -83,7 +85,7 @@ def _marked(auth: Auth) -> Auth:
 
 
 def _token(upstream: Upstream) -> dict[str, str] | None:
-    """Where a token comes from before the request is sent, if there is none yet that counts."""
+    """Where the token is requested if no valid one is cached."""
     match upstream.spec.auth:
         case ClientCredentialsAuth() | TokenExchangeAuth() as auth:
             return {"flow": auth.flow, "tokenUrl": _unmarked(_without(auth.token_url, upstream.secrets))}
@@ -99,14 +101,14 @@ def _unmarked(text: str) -> str:
     return text.replace(_BASIC_MARK, HIDDEN).replace(_MARK, HIDDEN)
 
 
-def _lines(request: Request) -> Iterator[str]:
+def _request_lines(request: Request) -> Iterator[str]:
     yield f"{request.method} {request.url}"
     yield from (f"{name}: {value}" for name, value in request.headers)
     if request.content is not None:
-        yield f"\n{report.body(request.content)}"
+        yield f"\n{diagnostics_report.body(request.content)}"
 
 
-def _where(placement: dict[str, tuple[str, ...]]) -> Iterator[str]:
+def _placement_lines(placement: dict[str, tuple[str, ...]]) -> Iterator[str]:
     for name, places in placement.items():
         yield f"{name} → {', '.join(places) or 'not sent'}"
 
@@ -116,5 +118,5 @@ def _as_json(request: Request) -> dict[str, object]:
         "method": request.method,
         "url": request.url,
         "headers": dict(request.headers),
-        "body": None if request.content is None else report.body(request.content),
+        "body": None if request.content is None else diagnostics_report.body(request.content),
     }

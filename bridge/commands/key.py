@@ -1,4 +1,4 @@
-"""``restbridge key new``: a key for a caller, and what the settings file keeps of it."""
+"""``restbridge key new``: creates an API key, and its entry for the settings file."""
 
 import json
 import secrets
@@ -6,11 +6,12 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 _PREFIX: Final = "rb_"
-"""By which scanners of repositories and logs can know one."""
+"""Lets secret scanners of repositories and logs recognise a key."""
 
 
 def run(name: str, scopes: tuple[str, ...], expires: str | None, format_: Literal["text", "json"]) -> int:
-    """Prints a key that nobody can be shown again, and its entry for ``access.apiKeys``."""
+    """Print a new key, which is stored nowhere, and its entry for ``access.apiKeys``."""
+    # 256 random bits cannot be guessed from their digest, so a fast hash without a salt is enough.
     key = _PREFIX + secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"name": name, "sha256": sha256(key.encode()).hexdigest()}
     if scopes:
@@ -20,11 +21,12 @@ def run(name: str, scopes: tuple[str, ...], expires: str | None, format_: Litera
     if format_ == "json":
         print(json.dumps({"key": key, "entry": entry}, indent=2))
     else:
-        written = ", ".join(f"{word}: {_yaml(value)}" for word, value in entry.items())
-        print(f"The key of {name}, which is kept nowhere:\n\n  {key}\n")
+        written = ", ".join(f"{field}: {_yaml(value)}" for field, value in entry.items())
+        print(f"The key of {name}, which is stored nowhere:\n\n  {key}\n")
         print(f"Add to the settings file, under access:\n\n  apiKeys:\n    - {{{written}}}")
     return 0
 
 
 def _yaml(value: str | list[str]) -> str:
+    # A JSON string is also a double-quoted YAML string.
     return f"[{', '.join(map(_yaml, value))}]" if isinstance(value, list) else json.dumps(value)

@@ -1,25 +1,25 @@
-"""``restbridge list``: the tools as agents see them, and what is wrong with the other files."""
+"""``restbridge list``: prints the tools as agents see them, and the problems of files."""
 
 import json
 import shutil
 import sys
 from typing import Literal
 
+from bridge.commands import diagnostics_report
 from bridge.commands.loading import STATES, load, served
 from bridge.settings import Settings
-from bridge.telemetry import log_events as report
 from bridge.tool.compiler import Tool
 
 
 def run(settings: Settings, format_: Literal["table", "json"]) -> int:
-    """Prints the tools; answers 1 if a file has errors."""
+    """Print the tools; answers 1 if a file has errors."""
     loaded = load(settings)
     tools = served(settings, loaded).tools
     if format_ == "json":
         print(json.dumps({"tools": [tool.definition for tool in tools]}, ensure_ascii=False, indent=2))
     else:
         print(table(tools, shutil.get_terminal_size().columns))
-    report.mistakes(loaded.diagnostics, "text", sys.stderr)
+    diagnostics_report.write(loaded.diagnostics, "text", sys.stderr)
     for file in loaded.files:
         if file.state != "good":
             print(f"{file.place.shown} is not served: it {STATES[file.state]}", file=sys.stderr)
@@ -27,7 +27,7 @@ def run(settings: Settings, format_: Literal["table", "json"]) -> int:
 
 
 def table(tools: tuple[Tool, ...], width: int) -> str:
-    """One line a tool: name, and as much of the description as fits into ``width``."""
+    """One line for each tool: name and description, cut at ``width`` characters."""
     if not tools:
         return "no tools"
     longest = max(len(tool.name) for tool in tools)

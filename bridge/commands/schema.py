@@ -1,4 +1,4 @@
-"""``restbridge schema``: the words of a kind of file as JSON Schema, for editors."""
+"""``restbridge schema``: prints the JSON Schema of a kind of file, for editors."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel
 
-from bridge.settingsfile import SettingsFile
+from bridge.settings import SettingsFile
 from bridge.spec import Json, QueryStyle, ToolSpec, UpstreamSpec
 
 Kind = Literal["tool", "upstream", "settings"]
@@ -19,7 +19,7 @@ _MODELS: Final[Mapping[str, type[BaseModel]]] = {
     "settings": SettingsFile,
 }
 _NAMED: Final = frozenset({"properties", "$defs"})
-"""Keywords whose keys are the author's."""
+"""Keywords whose keys are names, not keywords."""
 
 _TYPES: Final = ["array", "boolean", "integer", "null", "number", "object", "string"]
 _ONE: Final[Schema] = {"$ref": "#/$defs/JsonSchema"}
@@ -72,7 +72,7 @@ _JSON_SCHEMA: Final[Schema] = {
 
 
 def run(kind: Kind) -> int:
-    """Prints the schema."""
+    """Print the schema."""
     print(text(kind))
     return 0
 
@@ -84,12 +84,16 @@ def text(kind: Kind) -> str:
 
 def schema(kind: Kind) -> Schema:
     """JSON Schema 2020-12 of one kind of file, as ``schemas/`` holds it."""
-    model = _plain(_MODELS[kind].model_json_schema())
+    # In the model these keys hold any object. What may be in them is checked by other code, and added here.
+    model = _simplify(_MODELS[kind].model_json_schema())
     if kind == "tool":
         for key in ("inputSchema", "outputSchema"):
             model["properties"][key] |= _ONE | {"type": "object"}
             del model["properties"][key]["additionalProperties"]
-        model["$defs"] |= {"JsonSchema": _JSON_SCHEMA, "QueryStyle": _plain(QueryStyle.model_json_schema())}
+        model["$defs"] |= {
+            "JsonSchema": _JSON_SCHEMA,
+            "QueryStyle": _simplify(QueryStyle.model_json_schema()),
+        }
         model["$defs"]["RequestSpec"]["properties"]["query"]["additionalProperties"] = {
             "anyOf": [
                 {"type": ["array", "boolean", "null", "number", "string"]},
@@ -104,43 +108,46 @@ def schema(kind: Kind) -> Schema:
     }
 
 
-def _plain(node: Json) -> Json:
-    """A model's schema as people write files: a key is left out, never null, and shows no Python name."""
+def _simplify(node: Json) -> Json:
+    """A schema of pydantic, fit for people who write files: without null, Python names and titles."""
     if isinstance(node, list):
-        return [_plain(item) for item in node]
+        return [_simplify(item) for item in node]
     if not isinstance(node, dict):
         return node
-    plain: Schema = {
-        key: {name: _plain(member) for name, member in value.items()} if key in _NAMED else _plain(value)
+    simple: Schema = {
+        key: {name: _simplify(member) for name, member in value.items()}
+        if key in _NAMED
+        else _simplify(value)
         for key, value in node.items()
         if key not in {"title", "discriminator"} and not _is_noise(key, value)
     }
-    for word in ("anyOf", "oneOf"):
-        if word in plain:
-            plain = _flat(plain, word)
-    if "patternProperties" in plain:
-        plain["additionalProperties"] = False
-    elif plain.get("additionalProperties") is False:
-        plain["patternProperties"] = {"^x-": {"description": "Yours: the bridge does not look at it."}}
-    if "description" in plain:
-        plain["description"] = plain["description"].replace("``", "`")
-    return plain
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in simple:
+            simple = _flatten(simple, keyword)
+    if "patternProperties" in simple:
+        simple["additionalProperties"] = False
+    elif simple.get("additionalProperties") is False:
+        simple["patternProperties"] = {"^x-": {"description": "Yours: the bridge does not look at it."}}
+    if "description" in simple:
+        simple["description"] = simple["description"].replace("``", "`")
+    return simple
 
 
 def _is_noise(key: str, value: Json) -> bool:
-    return key == "default" and not (isinstance(value, bool | str) or type(value) is int)
+    # Defaults that a file cannot hold in this form, such as 2.0 for 2s, and null: the key is left out.
+    return key == "default" and not isinstance(value, str | int)
 
 
-def _flat(node: Schema, word: str) -> Schema:
-    """Alternatives without null, without alternatives of alternatives; a single one is no alternative."""
+def _flatten(node: Schema, keyword: str) -> Schema:
+    """Flatten nested alternatives and drop null. A single alternative is merged into ``node``."""
     options = [
         option
-        for given in node.pop(word)
-        for option in (given[word] if set(given) == {word} else [given])
+        for given in node.pop(keyword)
+        for option in (given[keyword] if set(given) == {keyword} else [given])
         if option != {"type": "null"}
     ]
     if len(options) == 1:
         return {**options[0], **node}
     if all(set(option) == {"type"} for option in options):
         return {"type": [option["type"] for option in options], **node}
-    return {**node, word: options}
+    return {**node, keyword: options}

@@ -1,73 +1,116 @@
-"""The settings file, as the commands take it: what was typed counts before what it says."""
+"""The options of ``serve``, made of the settings model, and their merge with the settings file. Options take precedence."""
 
-import os
-import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import click
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from bridge.diagnostics import Findings, InvalidSpec
-from bridge.secrets import Sources
-from bridge.settings import Settings
-from bridge.settingsfile import ApiKey, SettingsFile, is_past
-from bridge.telemetry import log_events as report
-from bridge.toolfiles.check.validation import validate
-from bridge.toolfiles.settings_file import read_configuration
+from bridge.settings import Audit, Http, Option, Settings, SettingsFile
+from bridge.spec import SpecModel
 
-
-def settings(path: Path, typed: Mapping[str, Any], *, lenient: bool) -> Settings:
-    """Raises ``click.ClickException`` for a file with errors, which are told; if ``lenient``, it says nothing."""
-    configuration = read_configuration(path, Sources(os.environ))
-    if not lenient:
-        report.mistakes(configuration.diagnostics, "text", sys.stderr)
-    if configuration.words is None and not lenient:
-        raise click.ClickException(f"the settings file {path} has errors; mend them first")
-    return Settings(**{**_said(configuration.words or SettingsFile(), path), **typed, "config": path})
+_REQUIRED: Final[Mapping[str, tuple[type[SpecModel], str, str]]] = {
+    "http": (Http, "listen", "HTTP; add --http [HOST:]PORT"),
+    "audit": (Audit, "file", "a file; add --audit FILE"),
+}
+"""Keys without a default: their model, the key below them without which the others have no effect, and the advice."""
 
 
-def wrong_key(field: str, value: Any) -> str | None:
-    """What is wrong with one word of a key's entry, in the words of the settings file."""
-    if value is None:
-        return None
-    entry = {"name": "x", "sha256": "x", field: list(value) if isinstance(value, tuple) else value}
-    findings = Findings()
-    with suppress(InvalidSpec):
-        key = validate(ApiKey, entry, findings)
-        if is_past(key.expires):
-            return f"{value} is over; name a time to come"
-    return "; ".join(finding.message for finding in findings) or None
+@cache
+def options() -> tuple[click.Option, ...]:
+    """An option for each key of the settings file that has one. Its parameter is ``KEY``, or ``KEY_KEY`` for an inner key."""
+    return tuple(_option(*marked) for marked in _marked(SettingsFile))
 
 
-def _said(words: SettingsFile, path: Path) -> dict[str, Any]:
-    """By the names of ``Settings``."""
-    said: dict[str, Any] = {
-        name: getattr(words, name)
-        for name in (
-            "strict",
-            "on_invalid",
-            "poll",
-            "grace",
-            "express",
-            "read_only",
-            "views",
-            "limits",
-            "owners",
+def _marked(model: type[SpecModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Option]]:
+    for name, field in model.model_fields.items():
+        yield from ((prefix + name, field, each) for each in field.metadata if isinstance(each, Option))
+        for inner in get_args(field.annotation) or (field.annotation,):
+            if isinstance(inner, type) and issubclass(inner, SpecModel):
+                yield from _marked(inner, f"{name}_")
+
+
+def _option(name: str, field: FieldInfo, option: Option) -> click.Option:
+    is_list = get_origin(field.annotation) is tuple
+    description = field.description or ""
+    return click.Option(
+        # --read-only/--no-read-only: an option can also turn off what the settings file turns on.
+        [f"{option.name}/--no{option.name[1:]}" if field.annotation is bool else option.name, name],
+        type=_type(field, option),
+        multiple=is_list,
+        callback=partial(_validated, field),
+        default=None,  # not given, which differs from the default value: the settings file decides
+        metavar=option.value,
+        envvar=option.variable,
+        show_envvar=True,
+        help=f"{description.removesuffix('.')}; may be repeated." if is_list else description,
+    )
+
+
+def _type(field: FieldInfo, option: Option) -> "click.ParamType[Any]":
+    """The type whose values ``--help`` shows."""
+    kind = field.annotation
+    if kind is bool:
+        return click.BOOL
+    if kind is int:
+        # The constraints ge and le of the field are objects in its metadata (annotated-types).
+        low, high = (
+            next(getattr(each, key) for each in field.metadata if hasattr(each, key)) for key in ("ge", "le")
         )
-    }
-    said["directories"] = tuple(path.parent / each for each in words.tools or ("tools.d",))
-    said["log_format"] = words.log.format
-    said["guarded"] = words.access is not None
-    if words.audit is not None:
-        said["audit"] = path.parent / words.audit.file
-        said["audit_required"] = words.audit.required
-    if words.upstreams is not None:
-        said["upstreams"] = path.parent / words.upstreams
-    if words.http:
-        said |= {
-            name: getattr(words.http, name) for name in ("workers", "insecure", "host_names", "stateless")
-        }
-        said["http"] = words.http.listen
-    return said
+        return click.IntRange(low, high)
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if option.seconds:
+        return click.FloatRange(*option.seconds)
+    return click.Choice(get_args(kind)) if get_origin(kind) is Literal else click.STRING
+
+
+def _validated(field: FieldInfo, _ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """A text, or several, as the value of a field. Values that are no texts are what they should be."""
+    if param.type is not click.STRING or value in (None, ()):
+        return value
+    kind: Any = Annotated[field.annotation, *field.metadata]
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        # ctx.error is the ValueError of our validator. pydantic's own text for it begins with "Value error,".
+        raise click.BadParameter(str(error.errors()[0]["ctx"]["error"])) from None
+
+
+def settings(file: SettingsFile | None, chosen: Mapping[str, Any]) -> Settings:
+    """The settings of the file, overridden by the options that were chosen.
+
+    Raises ``click.UsageError`` for an option without effect.
+    """
+    file = file or SettingsFile.model_construct()
+    values: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in chosen.items():
+        if value in (None, ()):
+            continue
+        if name in Settings.model_fields:
+            values[name] = value
+        else:
+            group, _, key = name.partition("_")  # http_host_names: host_names of http
+            inner.setdefault(group, {})[key] = value
+    for group, changed in inner.items():
+        values[group] = _overridden(group, getattr(file, group), changed)
+    # Not validated again: the values are no longer as written, such as 2.0 for 2s.
+    return Settings.model_construct(**{**dict(file), **values})
+
+
+def _overridden(group: str, current: SpecModel | None, values: dict[str, Any]) -> SpecModel | None:
+    """A part of the settings with other values. None if it was, and the values are defaults."""
+    if current:
+        return current.model_copy(update=values)
+    model, required, advice = _REQUIRED[group]
+    if required in values:
+        return model.model_construct(**values)
+    for name, value in values.items():
+        if value != model.model_fields[name].default:
+            (option,) = (each.opts[0] for each in options() if each.name == f"{group}_{name}")
+            raise click.UsageError(f"{option} needs {advice}")
+    return None

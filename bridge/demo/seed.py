@@ -1,4 +1,4 @@
-"""What the sample shop starts with: products, customers and orders, all made up."""
+"""Initial records of the sample shop: products, customers and orders, all invented."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """``cents`` is the price in euro cents, ``stock`` what is left at the start."""
+    """``cents`` is the price in euro cents, ``stock`` the initial stock."""
 
     id: str
     name: str
@@ -20,7 +20,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """``locked``: a data-protection request forbids showing or using the record."""
+    """``locked``: a data-protection request forbids access to the record."""
 
     id: str
     name: str

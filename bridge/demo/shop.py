@@ -1,4 +1,4 @@
-"""The sample shop: a small REST API to try the bridge on; in memory, one state for each app."""
+"""The sample shop: a small REST API for trying out the bridge. Each app has its own state in memory."""
 
 import hmac
 from collections import Counter
@@ -22,19 +22,19 @@ _FREE_SHIPPING_FROM: Final = 5000
 
 
 class _Draft(BaseModel):
-    """What a client sends; unknown members are refused."""
+    """Input from a client; unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Line(_Draft):
+class _OrderLine(_Draft):
     product_id: str
     quantity: Annotated[int, Field(ge=1, le=100)]
 
 
 class _OrderDraft(_Draft):
     customer_id: str
-    lines: Annotated[list[_Line], Field(min_length=1, max_length=20)]
+    lines: Annotated[list[_OrderLine], Field(min_length=1, max_length=20)]
     note: Annotated[str | None, Field(max_length=200)] = None
 
 
@@ -51,7 +51,7 @@ _AnyDraft = TypeVar("_AnyDraft", bound=_Draft)
 
 
 class _Shop:
-    """Goods, customers and orders of one app; its methods are the endpoints."""
+    """Products, customers and orders of one app; the public methods are its endpoints."""
 
     def __init__(self) -> None:
         self._products = {product.id: product for product in PRODUCTS}
@@ -62,11 +62,11 @@ class _Shop:
         self._order_by_key: dict[str, str] = {}
 
     async def list_products(self, request: Request) -> JSONResponse:
-        query = _parsed(_ProductQuery, dict(request.query_params))
+        query = _validate(_ProductQuery, dict(request.query_params))
         categories = sorted({product.category for product in self._products.values()})
         if query.category not in {None, *categories}:
             raise HTTPException(
-                HTTPStatus.UNPROCESSABLE_ENTITY, f"No such category; there are: {', '.join(categories)}."
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"Unknown category; choose one of: {', '.join(categories)}."
             )
         found = [p for p in self._products.values() if query.category in {None, p.category}]
         return JSONResponse(
@@ -74,20 +74,21 @@ class _Shop:
         )
 
     async def get_product(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._product_json(_found(self._products, request, "product")))
+        return JSONResponse(self._product_json(_find(self._products, request, "product")))
 
     async def create_order(self, request: Request) -> JSONResponse:
-        """Places an order; the same ``Idempotency-Key`` again answers with the order it made."""
-        draft = _parsed(_OrderDraft, await request.body())
+        """Places an order; a repeated ``Idempotency-Key`` returns the order that it created."""
+        draft = _validate(_OrderDraft, await request.body())
         key = request.headers.get("idempotency-key")
         if key in self._order_by_key:
             return self._placed(self._orders[self._order_by_key[key]])
+        # Nothing is awaited from this check to the change of the stock, so no other order can take it in between.
         problems = [*self._customer_problems(draft.customer_id), *self._line_problems(draft.lines)]
         if problems:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, " ".join(problems))
-        _open(self._customers[draft.customer_id])
+        _require_unlocked(self._customers[draft.customer_id])
         order = Order(
-            id=f"o-{1001 + len(self._orders)}",
+            id=f"o-{1001 + len(self._orders)}",  # unique, as orders are never removed
             customer=draft.customer_id,
             status="pending",
             placed=_now(),
@@ -102,17 +103,17 @@ class _Shop:
         return self._placed(order)
 
     async def get_order(self, request: Request) -> JSONResponse:
-        order = _found(self._orders, request, "order")
-        _open(self._customers[order.customer])
+        order = _find(self._orders, request, "order")
+        _require_unlocked(self._customers[order.customer])
         return JSONResponse(self._order_json(order))
 
     async def get_customer(self, request: Request) -> JSONResponse:
-        customer = _open(_found(self._customers, request, "customer"))
+        customer = _require_unlocked(_find(self._customers, request, "customer"))
         return JSONResponse(self._customer_json(customer))
 
     async def add_note(self, request: Request) -> JSONResponse:
-        customer = _open(_found(self._customers, request, "customer"))
-        draft = _parsed(_NoteDraft, await request.body())
+        customer = _require_unlocked(_find(self._customers, request, "customer"))
+        draft = _validate(_NoteDraft, await request.body())
         number = 1 + sum(map(len, self._notes.values()))
         note = {"id": f"n-{number}", "text": draft.text, "created_at": _now()}
         self._notes[customer.id].append(note)
@@ -121,18 +122,18 @@ class _Shop:
     def _customer_problems(self, customer: str) -> list[str]:
         return [] if customer in self._customers else [f"There is no customer {customer}."]
 
-    def _line_problems(self, lines: list[_Line]) -> list[str]:
-        asked: Counter[str] = Counter()
+    def _line_problems(self, lines: list[_OrderLine]) -> list[str]:
+        ordered: Counter[str] = Counter()  # several lines may name one product
         for line in lines:
-            asked[line.product_id] += line.quantity
+            ordered[line.product_id] += line.quantity
         problems = []
-        for product, quantity in asked.items():
-            left = self._stock.get(product)
-            if left is None:
+        for product, quantity in ordered.items():
+            in_stock = self._stock.get(product)
+            if in_stock is None:
                 problems.append(f"There is no product {product}.")
-            elif left < quantity:
+            elif in_stock < quantity:
                 name = self._products[product].name
-                problems.append(f"Of {product} ({name}), {quantity} were asked for and {left} are in stock.")
+                problems.append(f"Requested {quantity} of {product} ({name}), {in_stock} in stock.")
         return problems
 
     def _placed(self, order: Order) -> JSONResponse:
@@ -194,14 +195,14 @@ class _Shop:
 _Record = TypeVar("_Record", Product, Customer, Order)
 
 
-def _found(records: dict[str, _Record], request: Request, kind: str) -> _Record:
+def _find(records: dict[str, _Record], request: Request, kind: str) -> _Record:
     key = request.path_params["id"]
     if key not in records:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {kind} {key!r}.")
     return records[key]
 
 
-def _open(customer: Customer) -> Customer:
+def _require_unlocked(customer: Customer) -> Customer:
     if customer.locked:
         raise HTTPException(
             HTTPStatus.FORBIDDEN, f"The records of {customer.id} are locked by a data-protection request."
@@ -209,11 +210,11 @@ def _open(customer: Customer) -> Customer:
     return customer
 
 
-def _parsed(draft: type[_AnyDraft], given: bytes | dict[str, str]) -> _AnyDraft:
+def _validate(draft: type[_AnyDraft], value: bytes | dict[str, str]) -> _AnyDraft:
     try:
-        if isinstance(given, bytes):
-            return draft.model_validate_json(given)
-        return draft.model_validate(given)
+        if isinstance(value, bytes):
+            return draft.model_validate_json(value)
+        return draft.model_validate(value)
     except ValidationError as error:
         raise HTTPException(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -232,9 +233,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _problem(_request: object, error: Exception) -> JSONResponse:
-    """RFC 9457: an error as ``application/problem+json``."""
-    assert isinstance(error, HTTPException)
+def _problem_response(_request: object, error: Exception) -> JSONResponse:
+    """The error as ``application/problem+json`` (RFC 9457)."""
+    assert isinstance(error, HTTPException)  # it is registered for these only; Starlette's type is wider
     status = HTTPStatus(error.status_code)
     return JSONResponse(
         {"type": "about:blank", "title": status.phrase, "status": status, "detail": error.detail},
@@ -245,14 +246,15 @@ def _problem(_request: object, error: Exception) -> JSONResponse:
 
 
 class _BearerOnly:
-    """Lets through what shows the shop's key (RFC 6750)."""
+    """Middleware that requires the shop's key as a bearer token (RFC 6750)."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or hmac.compare_digest(self._shown(scope), self._expected):
+        # compare_digest: the time to compare must not show how much of a guessed key is right.
+        if scope["type"] != "http" or hmac.compare_digest(self._authorization(scope), self._expected):
             await self._app(scope, receive, send)
             return
         refusal = HTTPException(
@@ -260,15 +262,16 @@ class _BearerOnly:
             "Send the shop's key as 'Authorization: Bearer KEY'.",
             {"www-authenticate": 'Bearer realm="shop"'},
         )
-        await _problem(None, refusal)(scope, receive, send)
+        await _problem_response(None, refusal)(scope, receive, send)
 
     @staticmethod
-    def _shown(scope: Scope) -> bytes:
+    def _authorization(scope: Scope) -> bytes:
+        # Joined (RFC 9110 5.3), so a repeated header never matches.
         return b", ".join(value for name, value in scope["headers"] if name == b"authorization")
 
 
 def create_app(key: str) -> Starlette:
-    """The shop as an ASGI app, freshly stocked; ``key`` is the bearer token it asks for."""
+    """The shop as an ASGI app with its initial records; ``key`` is the required bearer token."""
     shop = _Shop()
     return Starlette(
         routes=[
@@ -280,5 +283,5 @@ def create_app(key: str) -> Starlette:
             Route("/api/customers/{id}/notes", shop.add_note, methods=["POST"]),
         ],
         middleware=[Middleware(_BearerOnly, key=key)],
-        exception_handlers={HTTPException: _problem},
+        exception_handlers={HTTPException: _problem_response},
     )

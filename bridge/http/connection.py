@@ -1,144 +1,173 @@
-"""A client's connection: replies leave in one piece, and a client that is too slow, or sends too much, is cut off.
+"""A client connection: uvicorn's HTTP/1.1 protocol with timeouts, size limits and buffered writes.
 
-uvicorn writes a head and then its body, which wakes the client twice; it waits for ever, and it parses whatever arrives.
-Here bytes are parsed only while somebody waits for them:
+uvicorn writes the head and the body of a response separately, which wakes the client twice. It has no timeout for slow
+clients, and parses all bytes when they arrive. Here, the state of the connection decides which bytes are parsed:
 
 | state | what is parsed |
 |---|---|
-| between requests, and in a head | everything, slice by slice |
-| in a body | the slice in which the head ends; the rest once the app asks for it |
-| a request waits for its answer | the rest of its slice, in which at most ``_MAX_PIPELINED`` more may begin |
-| refused, or answered before all of the body came | nothing: it is dropped for a while, then the connection ends |
+| idle, or reading a head | everything, in slices of 4 KiB |
+| reading a body | the slice in which the head ends; the rest after the app requests the body |
+| waiting for a response | nothing: the next request waits until the response is complete |
+| refused, or answered before the body was complete | nothing: bytes are dropped for ``Timeouts.linger``, then the connection closes |
 
-So nobody parses the body of a client without a valid key, and what it sends waits in one buffer of bounded size.
+The parser does not report where in its input a request line begins. So each part that it gets ends where a request may
+end. Otherwise a valid request line inside a body could be mistaken for the line of the next request.
+
+The body of a client without a valid key is never parsed. Its bytes wait in a buffer of bounded size.
+
+uvicorn does not document its protocol, and has no documented way to limit what is parsed. So this is the only module that
+uses it, and ``pyproject.toml`` excludes the next minor version.
 """
 
 import asyncio
 import math
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
 import httptools
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from bridge.access.quotas import Limits
-from bridge.access.throttle import Guesses
-from bridge.caller import ANYBODY, Caller
-from bridge.http.rejection_log import Refusals, client_of
-from bridge.http.request_head import Rejection, reject_head
-from bridge.protocol.notifications import caller_in
+from bridge.access.quotas import Quotas
+from bridge.access.throttle import AddressThrottle
+from bridge.caller import ANONYMOUS, Caller
+from bridge.http.rejection_log import RejectionLog, client_of
+from bridge.http.request_head import MAX_TARGET_BYTES, TARGET_TOO_LONG, Rejection, reject_head
+from bridge.protocol.caller_context import caller_in
 
-_COPIED: Final = 64 * 1024
-"""Bytes up to which a copy costs less than another write."""
-_SLICE: Final = 4096
-"""Bytes that are parsed at a time. Most requests fit in."""
-_MAX_PIPELINED: Final = 16
-_MAX_HEAD: Final = 64 * 1024
-_MAX_FIELDS: Final = 256
-_MAX_BLANK: Final = 64
+_MAX_COPY_BYTES: Final = 64 * 1024
+"""Up to this size, joining the parts of a response costs less than a second write."""
+_SLICE_BYTES: Final = 4096
+"""Bytes that are parsed at once. Most requests fit into one slice."""
+_MAX_HEAD_BYTES: Final = 64 * 1024
+_MAX_HEADER_FIELDS: Final = 256
+_MAX_BLANK_BYTES: Final = 64
 """Bytes of empty lines before a request (RFC 9112 2.2)."""
-_MAX_UNPARSED: Final = 64 * 1024
-"""Bytes that may wait to be parsed before reading stops. One read may bring 256 KiB more."""
-_MAX_BARE_FRAMING: Final = 64 * 1024
-"""Bytes of a body in slices without content: trailers, chunk extensions."""
-_FREE_FRAMING: Final = 16 * 1024
-"""Bytes of chunk sizes that are always accepted. Past them, each needs ``_CONTENT_PER_FRAMING`` bytes of content."""
-_CONTENT_PER_FRAMING: Final = 8
+_MAX_UNPARSED_BYTES: Final = 64 * 1024
+"""Unparsed bytes above which reading pauses. One read may add 256 KiB more."""
+_MAX_BARE_FRAMING_BYTES: Final = 64 * 1024
+"""Limit for the parts of a body that have no content: trailers and chunk extensions."""
+_FREE_FRAMING_BYTES: Final = 16 * 1024
+"""Bytes of chunk sizes and empty lines that are always accepted. Each further byte needs 8 bytes of content."""
+_CONTENT_BYTES_PER_FRAMING_BYTE: Final = 8
 _STOPPING_LINGER_SECONDS: Final = 0.5
+"""Replaces ``Timeouts.linger`` while the server stops."""
 _FIRST_PROBE_SECONDS: Final = 0.05
+"""From the client's EOF to the first probe. Each next interval is ``_PROBE_BACKOFF`` times longer."""
 _MAX_PROBE_SECONDS: Final = 15.0
 _PROBE_BACKOFF: Final = 4
 
 _HEAD_TOO_LARGE: Final = Rejection(431, "The head of the request is larger than 64 KiB.")
-_TOO_MANY_FIELDS: Final = Rejection(431, f"The request has more than {_MAX_FIELDS} header fields.")
-_TOO_MANY_BLANKS: Final = Rejection(400, "Too many empty lines before a request.")
+_TOO_MANY_FIELDS: Final = Rejection(431, f"The request has more than {_MAX_HEADER_FIELDS} header fields.")
+_TOO_MANY_EMPTY_LINES: Final = Rejection(400, "Too many empty lines before a request.")
 _TRAILERS_TOO_LARGE: Final = Rejection(431, "The trailers or chunk extensions are larger than 64 KiB.")
 _CHUNKS_TOO_SMALL: Final = Rejection(400, "The chunks of the body are too small. Send larger ones.")
-_TOO_MANY_PIPELINED: Final = Rejection(400, "Too many requests wait for an answer on this connection.")
-_TOO_SLOW: Final = Rejection(408, "The request takes too long.")
+_TOO_SLOW: Final = Rejection(408, "The request did not arrive in time.")
+
+_EMPTY_LINE: Final = b"\r\n\r\n"
 
 _PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
-_COMMENT: Final = b"3\r\n:\n\n\r\n"
-"""A chunk of an event stream that clients ignore."""
+_SSE_COMMENT: Final = b":\n\n"
+"""A comment line of an event stream. Clients ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds: until a first request must come, in which its head and all of it must be there, and what was answered be read.
+class Timeouts:
+    """All in seconds."""
 
-    ``linger``: how long what still arrives is dropped after an early answer, so that the client can read the answer.
-    """
-
-    first: float = 75.0
+    first_request: float = 75.0
+    """From the start of the connection to the first byte of a request."""
     head: float = 10.0
+    """From the first byte of a request to the end of its head."""
     body: float = 30.0
-    reader: float = 30.0
+    """From the first byte of a request to the end of its body."""
+    response: float = 30.0
+    """For the client to read a response, once its bytes have to wait."""
     linger: float = 5.0
+    """After an early response, for the client to read it. Until then, its further bytes are dropped (RFC 9112 9.6)."""
 
 
 class _Rejected(Exception):
-    """Stops the parser, which says of an exception only that there was one."""
+    """Stops the parser. httptools raises its own error instead, so the reason is in ``Connection._rejection``."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, over a transport that gathers.
+    """uvicorn's protocol with the limits of this module.
 
-    ``limits`` hear of results that are not read, ``refusals`` of what ends; ``guesses`` say how long a refusal waits.
+    ``quotas`` counts bytes of incomplete requests and of unread responses. ``throttle`` delays the response to a
+    refused request. ``kwargs`` are uvicorn's.
     """
 
     def __init__(
-        self, limits: Limits, refusals: Refusals, patience: Patience, guesses: Guesses, **words: Any
+        self,
+        quotas: Quotas,
+        rejections: RejectionLog,
+        timeouts: Timeouts,
+        throttle: AddressThrottle,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**words)
-        self._guesses = guesses
-        self._limits = limits
-        self._refusals = refusals
-        self._patience = patience
-        self._until = self.loop.time() + patience.first
-        self._unread_until = math.inf
-        self._unread = 0
-        self._reader: Caller = ANYBODY
-        self._arriving = 0
-        self._unparsed = b""
-        self._is_paused = False
-        self._undropped = limits.words.body
-        """Bytes that are still dropped after an early answer."""
+        super().__init__(**kwargs)
+        self._throttle = throttle
+        self._quotas = quotas
+        self._rejections = rejections
+        self._timeouts = timeouts
+        self._request_deadline = self.loop.time() + timeouts.first_request
+        self._response_deadline = math.inf
+        self._unread_bytes = 0
+        self._unread_caller: Caller = ANONYMOUS
+        self._counted_bytes = 0
+        self._unparsed: deque[bytes] = deque()
+        """One item per read: a single buffer would have to be copied for each slice."""
+        self._unparsed_size = 0
+        """Bytes in ``_unparsed`` after ``_first_offset``."""
+        self._first_offset = 0
+        """How much of the first item is parsed."""
+        self._is_reading_paused = False
+        self._drop_budget = quotas.config.body
+        """Bytes that may still be dropped after an early response. Then the connection is aborted."""
         self._timer: asyncio.TimerHandle | None = None
-        self._has_ended = False
-        """The client has closed its side, and sends nothing more."""
+        self._is_half_closed = False
+        """The client has closed its sending side."""
         self._is_refused = False
         self._is_stopping = False
-        # Of the request that is being parsed:
-        self._slice = b""
-        self._blank = 0
-        self._head = bytearray()
-        """Its slices before the present one, while the head is not complete."""
+        # All below belong to the request that is being parsed.
+        self._part = b""
+        """What the parser got last."""
+        self._tail = b""
+        """The last three parsed bytes: an empty line may begin in them. Empty after an empty line."""
+        self._blank_bytes = 0
+        self._partial_head = bytearray()
+        """The parts of an incomplete head before ``_part``."""
         self._in_head = False
         self._in_body = False
-        self._is_wanted = False
-        """The app has asked for the body."""
-        self._is_upgrade = False
-        self._is_resuming = False
+        self._is_body_requested = False
+        """By the app. A body is not parsed before."""
+        self._has_upgrade = False
+        self._is_replaying_head = False
         self._keeps_alive = False
-        self._content = 0
-        self._slice_content = 0
-        self._framing = 0
-        self._bare_framing = 0
+        """Whether the connection stays open if the body is complete before the response starts."""
+        self._content_bytes = 0
+        self._part_content_bytes = 0
+        self._content_length: int | None = None
+        """None for a chunked body."""
+        self._framing_bytes = 0
+        """Chunk sizes and empty lines in parts with content."""
+        self._bare_framing_bytes = 0
+        """Bytes of parts without content."""
         self._rejection: Rejection | None = None
-        self._previous: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        gathered = _Gathered(transport, self._may_linger)
-        super().connection_made(cast("asyncio.Transport", gathered))
-        self.flow = _Flow(self.transport, self._go_on)
+        buffered = _BufferedTransport(transport, self._start_lingering)
+        super().connection_made(cast("asyncio.Transport", buffered))
+        self.flow = _NotifyingFlowControl(self.transport, self._on_resume)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._all_read()
-        self._forget_unparsed()
+        self._clear_unread()
+        self._discard_unparsed()
         if self._timer:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -147,113 +176,175 @@ class Connection(HttpToolsProtocol):
         self._is_stopping = True
         self._keeps_alive = False
         super().shutdown()
+        # If a request has only begun, the first close lingers. The stop does not wait for that.
         if self.transport.is_closing():
             self.transport.close()
 
-    def end_if_slow(self) -> None:
-        """To be asked from time to time."""
+    def enforce_timeouts(self) -> None:
+        """End the connection if a deadline is over. ``server`` calls this every second."""
         now = self.loop.time()
-        if now >= self._unread_until:
-            self._tell(408, "What was answered is not read.", self._reader.name)
+        if now >= self._response_deadline:
+            self._report(408, "The client did not read the response in time.", self._unread_caller.name)
             self.transport.abort()
-        elif now >= self._until and not self.transport.is_closing() and not self._is_held():
-            self.refuse(_TOO_SLOW)
-
-    # --- what is read ---
+        # While the server lets the bytes wait, the client is not slow.
+        elif now >= self._request_deadline and not self.transport.is_closing() and not self._must_wait():
+            self.refuse(*_TOO_SLOW)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused or self.transport.is_closing():
-            self._undropped -= len(data)
-            if self._undropped < 0:
+            self._drop_budget -= len(data)
+            if self._drop_budget < 0:
                 self.transport.abort()
             return
-        self._unset_keepalive_if_required()
-        if self._unparsed:
-            self._unparsed += data
-            self._hold()
+        self._stop_keep_alive_timer()
+        is_first = not self._unparsed_size  # otherwise older bytes must wait, and these with them
+        self._unparsed.append(data)
+        self._unparsed_size += len(data)
+        if is_first:
+            self._parse()
         else:
-            self._parse(data)
-        if self._unparsed or self._is_paused:
+            self._count_incoming()
+        if self._unparsed_size or self._is_reading_paused:
             self._pause_or_resume()
 
+    def _stop_keep_alive_timer(self) -> None:
+        if self.timeout_keep_alive_task:
+            self.timeout_keep_alive_task.cancel()
+
     def _pause_or_resume(self) -> None:
-        """Stop reading while much waits to be parsed. uvicorn pauses as well, for what it has parsed."""
+        """Pause reading while too many bytes are unparsed. uvicorn also pauses, for parsed bytes that the app did not take."""
         if self.transport.is_closing():
             return
-        if len(self._unparsed) > _MAX_UNPARSED:
-            self._is_paused = True
+        if self._unparsed_size > _MAX_UNPARSED_BYTES:
+            self._is_reading_paused = True
             self.transport.pause_reading()
-        elif self._is_paused and not self.flow.read_paused:
-            self._is_paused = False
+        elif self._is_reading_paused and not self.flow.read_paused:
+            self._is_reading_paused = False
             self.transport.resume_reading()
 
-    def _is_held(self) -> bool:
-        """Whether what comes next must wait before it is parsed."""
+    def _must_wait(self) -> bool:
+        """Whether the next bytes must not be parsed yet."""
         if self._in_body:
-            return not self._is_wanted or self.flow.read_paused
-        return self._unanswered() is not None
+            # uvicorn pauses reading when the app leaves more than 64 KiB of parsed content.
+            return not self._is_body_requested or self.flow.read_paused
+        return self._unanswered_cycle() is not None
 
-    def _unanswered(self) -> RequestResponseCycle | None:
-        """The last request whose head is complete, if it is not answered."""
+    def _unanswered_cycle(self) -> RequestResponseCycle | None:
+        """The last request with a complete head, if its response is not complete."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return None if cycle is None or cycle.response_complete else cycle
 
-    def _parse(self, data: bytes) -> None:
-        """Parse what may be parsed now; keep the rest."""
-        start = 0
-        while start < len(data) and not self._is_held():
-            self._feed(data[start : start + _SLICE])
-            start += _SLICE
+    def _parse(self) -> None:
+        """Parse as much as the state allows; keep the rest."""
+        while self._unparsed_size and not self._must_wait():
+            self._feed(self._next_slice())
             if self._is_refused:
                 return
-        self._unparsed = data[start:]
-        self._hold()
-        if not self._in_head and self._until == math.inf and self._unanswered() is None:
-            self._until = self.loop.time() + self._patience.head  # no request begins with what came
+        self._count_incoming()
+        if not self._in_head and self._request_deadline == math.inf and self._unanswered_cycle() is None:
+            self._request_deadline = self.loop.time() + self._timeouts.head  # these bytes began no request
+
+    def _next_slice(self) -> bytes:
+        data = self._unparsed[0]
+        part = data[self._first_offset : self._first_offset + _SLICE_BYTES]
+        self._unparsed_size -= len(part)
+        self._first_offset += len(part)
+        if self._first_offset == len(data):
+            self._unparsed.popleft()
+            self._first_offset = 0
+        return part
 
     def _feed(self, data: bytes) -> None:
-        self._slice, self._slice_content = data, 0
+        """Parse a slice in parts that end where a request may end. Keep what follows a complete request."""
+        start = 0
+        while start < len(data) and not self._is_refused:
+            end = self._end_of_part(data, start)
+            self._feed_part(data[start:end])
+            start = end
+            if start < len(data) and not self._in_body and self._unanswered_cycle():
+                self._put_back(data[start:])
+                return
+
+    def _put_back(self, data: bytes) -> None:
+        """Return ``data``, the end of the last slice, to the unparsed bytes."""
+        self._unparsed_size += len(data)
+        # An offset of 0 means that the slice was the end of its item, which is removed by now.
+        if self._first_offset:
+            self._first_offset -= len(data)
+        else:
+            self._unparsed.appendleft(data)
+
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Where the request may end: after ``Content-Length`` bytes, or after an empty line.
+
+        Heads and chunked bodies end with an empty line, but not every empty line ends one.
+        """
+        if self._in_body and self._content_length is not None:
+            return min(start + self._content_length - self._content_bytes, len(data))
+        if self._tail:  # b"\r\n\r" and then b"\n", for example
+            across = (self._tail + data[start : start + 3]).find(_EMPTY_LINE)
+            if across >= 0:
+                return start + across + len(_EMPTY_LINE) - len(self._tail)
+        end = data.find(_EMPTY_LINE, start)
+        return len(data) if end < 0 else end + len(_EMPTY_LINE)
+
+    def _feed_part(self, data: bytes) -> None:
+        self._part, self._part_content_bytes = data, 0
+        end = (self._tail + data[-4:])[-4:]
+        self._tail = b"" if end == _EMPTY_LINE else end[-3:]
         was_in_body = self._in_body
         if not (self._in_head or self._in_body):
-            self._blank += len(data)  # until a request begins
+            self._blank_bytes += len(data)  # reset when a request begins
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-            return
+        except httptools.HttpParserUpgrade:
+            self._ignore_upgrade()
+        # Also what a callback raises, such as ``_Rejected``: httptools wraps it.
         except httptools.HttpParserError as problem:
-            self.refuse(self._rejection or Rejection(400, f"This is no HTTP request: {problem}"))
+            self.refuse(*(self._rejection or (400, f"The HTTP request is malformed: {problem}")))
             return
         if self._in_head:
-            self._head += data
-            if len(self._head) > _MAX_HEAD:
-                self.refuse(_HEAD_TOO_LARGE)
-            elif len(self.headers) > _MAX_FIELDS:
-                self.refuse(_TOO_MANY_FIELDS)
-        elif self._head:
-            self._head.clear()
-        if self._blank > _MAX_BLANK:
-            self.refuse(_TOO_MANY_BLANKS)
+            self._partial_head += data
+            self._check_head()
+        elif self._partial_head:
+            self._partial_head.clear()
+        if self._blank_bytes > _MAX_BLANK_BYTES:
+            self.refuse(*_TOO_MANY_EMPTY_LINES)
         if was_in_body and self._in_body:
-            self._check_framing(len(data))
+            self._check_framing(data)
 
-    def _check_framing(self, size: int) -> None:
-        """Bound what a slice of a body holds apart from content, which costs time and is never of use."""
-        self.headers.clear()
-        if self._slice_content:
-            self._framing += size - self._slice_content
+    def _check_head(self) -> None:
+        """Refuse an incomplete head that is already too large."""
+        if len(self.url) > MAX_TARGET_BYTES:
+            self.refuse(*TARGET_TOO_LONG)
+        elif len(self._partial_head) > _MAX_HEAD_BYTES:
+            self.refuse(*_HEAD_TOO_LARGE)
+        elif len(self.headers) > _MAX_HEADER_FIELDS:
+            self.refuse(*_TOO_MANY_FIELDS)
+
+    def _check_framing(self, part: bytes) -> None:
+        """Limit the bytes of a body that cost time and carry nothing.
+
+        That is everything but the content, and each empty line in the content, because it ends a part.
+        """
+        self.headers.clear()  # trailers, which are ignored and would take memory
+        framing = len(part) - self._part_content_bytes
+        if self._part_content_bytes:
+            self._framing_bytes += framing + (0 if self._tail else len(_EMPTY_LINE))
         else:
-            self._bare_framing += size
-        if self._bare_framing > _MAX_BARE_FRAMING:
-            self.refuse(_TRAILERS_TOO_LARGE)
-        elif self._framing > _FREE_FRAMING + self._content // _CONTENT_PER_FRAMING:
-            self.refuse(_CHUNKS_TOO_SMALL)
+            self._bare_framing_bytes += framing
+        if self._bare_framing_bytes > _MAX_BARE_FRAMING_BYTES:
+            self.refuse(*_TRAILERS_TOO_LARGE)
+        elif (
+            self._framing_bytes > _FREE_FRAMING_BYTES + self._content_bytes // _CONTENT_BYTES_PER_FRAMING_BYTE
+        ):
+            self.refuse(*_CHUNKS_TOO_SMALL)
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """RFC 9110 7.8: an upgrade that is not spoken is ignored, so the body belongs to this request.
+    def _ignore_upgrade(self) -> None:
+        """Ignore an unsupported upgrade (RFC 9110 7.8): the body belongs to this request.
 
-        llhttp stops after the head, and takes what follows for another protocol. Another parser goes on from a head
-        with the same framing.
+        llhttp stops after the head and takes the rest for another protocol. So a new parser gets a head with the same
+        framing, and continues from there.
         """
         framing = [
             b"%s: %s\r\n" % field
@@ -261,181 +352,179 @@ class Connection(HttpToolsProtocol):
             if field[0] in (b"content-length", b"transfer-encoding")
         ]
         self.parser = httptools.HttpRequestParser(self)
-        self._is_upgrade, self._is_resuming = False, True
+        self._has_upgrade, self._is_replaying_head = False, True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
-        self._is_resuming = False
-        self._feed(rest)
+        self._is_replaying_head = False
 
-    def _hold(self) -> None:
-        """Count what is there in part; that may refuse this connection, or another."""
-        held = len(self._unparsed) + len(self._head) + self._content
-        if held == self._arriving:
+    def _count_incoming(self) -> None:
+        """Count the bytes of the incomplete request. If that exceeds a limit, it or another connection's is refused."""
+        size = self._unparsed_size + len(self._partial_head) + self._content_bytes
+        if size == self._counted_bytes:
             return
-        self._arriving = held
+        self._counted_bytes = size
         scope = cast("Scope | None", self.scope)
-        self._limits.arriving.hold(self, caller_in(scope) if scope else ANYBODY, held)
+        self._quotas.incoming_bytes.hold(self, caller_in(scope) if scope else ANONYMOUS, size)
 
-    def _forget_unparsed(self) -> None:
-        self._unparsed = b""
-        self._head.clear()
-        self._limits.arriving.forget(self)
-        self._arriving = self._content = 0
+    def _discard_unparsed(self) -> None:
+        self._unparsed.clear()
+        self._unparsed_size = self._first_offset = 0
+        self._partial_head.clear()
+        self._quotas.incoming_bytes.forget(self)
+        self._counted_bytes = self._content_bytes = 0
 
-    def _go_on(self) -> None:
-        """The app asks for more of a body, or has answered."""
-        self._is_wanted = True
-        if self._unparsed:
-            self.loop.call_soon(self._parse_more)
+    def _on_resume(self) -> None:
+        """The app has requested more of a body, or has completed a response."""
+        self._is_body_requested = True
+        # Later: uvicorn is in the middle of ``receive`` or ``on_response_complete``.
+        if self._unparsed_size:
+            self.loop.call_soon(self._resume_parsing)
 
-    def _parse_more(self) -> None:
-        if self._is_held():
+    def _resume_parsing(self) -> None:
+        if self._must_wait():
             return
-        self._unset_keepalive_if_required()
-        if self._in_head:  # its time begins now, as it could not be read before
-            self._until = self.loop.time() + self._patience.head
-        self._parse(self._unparsed)
+        self._stop_keep_alive_timer()
+        if self._in_head:  # it could not be parsed before, so its time starts now
+            self._request_deadline = self.loop.time() + self._timeouts.head
+        self._parse()
         self._pause_or_resume()
-        if self._has_ended and not self._awaits_answer():
+        if self._is_half_closed and not self._awaits_answer():
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        if not self._is_resuming:
+        if not self._is_replaying_head:
             super().on_message_begin()
-            self._blank = 0
+            self._blank_bytes = 0
             self._in_head = True
-            self._until = self.loop.time() + self._patience.head
+            self._request_deadline = self.loop.time() + self._timeouts.head
 
     def on_headers_complete(self) -> None:
-        if self._is_resuming:
+        if self._is_replaying_head:
             return
         self._in_head = False
-        if (
-            len(self._head) + len(self._slice) > _MAX_HEAD  # or much of a body came with it
-            and sum(len(name) + len(value) for name, value in self.headers) > _MAX_HEAD
-        ):
+        head = bytes(self._partial_head) + self._part if self._partial_head else self._part
+        # All checks come before uvicorn's method, which starts the app.
+        if len(head) > _MAX_HEAD_BYTES:
             self._reject(_HEAD_TOO_LARGE)
-        if len(self.headers) > _MAX_FIELDS:
+        if len(self.headers) > _MAX_HEADER_FIELDS:
             self._reject(_TOO_MANY_FIELDS)
-        head = bytes(self._head) + self._slice if self._head else self._slice
         version = self.parser.get_http_version()
         if rejection := reject_head(head, self.parser.get_method(), self.url, version, self.headers):
             self._reject(rejection)
-        if len(self.pipeline) >= _MAX_PIPELINED:
-            self._reject(_TOO_MANY_PIPELINED)
-        self._previous = self._unanswered()
-        self._is_upgrade = self.parser.should_upgrade()
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110 10.1.1
+            self.app = _UnchunkedApp(
+                self.app, self
+            )  # for the last request: uvicorn closes the connection after it
+        self._has_upgrade = self.parser.should_upgrade()
         super().on_headers_complete()
         self.headers = []  # RFC 9110 6.5.1: a trailer never becomes a header
-        self._in_body, self._is_wanted = True, False
-        self._content = self._framing = self._bare_framing = 0
-        # An answer that leaves before all of the body is there says "Connection: close".
+        self._in_body, self._is_body_requested = True, False
+        self._content_bytes = self._framing_bytes = self._bare_framing_bytes = 0
+        lengths = [int(value) for name, value in self.scope["headers"] if name == b"content-length"]
+        self._content_length = lengths[0] if lengths else None
+        # A response that starts before the body is complete has "Connection: close".
         self._keeps_alive = self.cycle.keep_alive and not self._is_stopping
         self.cycle.keep_alive = False
-        self._until += self._patience.body - self._patience.head
+        self._request_deadline += self._timeouts.body - self._timeouts.head
 
     def _reject(self, rejection: Rejection) -> NoReturn:
-        """To be called by the parser's callbacks."""
+        """Refuse the request from within a callback of the parser."""
         self._rejection = rejection
         raise _Rejected
 
     def on_body(self, body: bytes) -> None:
-        self._content += len(body)
-        self._slice_content += len(body)
+        self._content_bytes += len(body)
+        self._part_content_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._is_upgrade:
+        # llhttp reports the end after the head of an upgrade. ``_ignore_upgrade`` then goes on with the body.
+        if self._has_upgrade:
             return
         self._in_body = False
-        self._content = 0
-        self._until = math.inf
+        self._tail = b""
+        self._content_bytes = 0
+        self._request_deadline = math.inf
         if self._keeps_alive and not self.cycle.response_started:
             self.cycle.keep_alive = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._is_wanted = False  # this was no question for the body of the next request
+        # uvicorn also resumes reading here, but the app has not requested the next body.
+        self._is_body_requested = False
 
-    # --- how it ends ---
-
-    def _tell(self, status: int, text: str, reader: str | None = None) -> None:
+    def _report(self, status: int, text: str, caller: str | None = None) -> None:
         scope = cast("Scope | None", self.scope)
-        self._refusals.tell(scope or {"client": self.client}, status, text, reader)
+        self._rejections.report(scope or {"client": self.client}, status, text, caller)
 
-    def refuse(self, rejection: Rejection) -> None:
-        """Refuse the request that is there in part, and all that follows; those before it are answered."""
-        self._tell(*rejection)
+    def refuse(self, status: int, text: str) -> None:
+        """Refuse the incomplete request and all that follow. Complete requests before it are still answered."""
+        self._report(status, text)
         self._is_refused = True
-        self._until = math.inf
-        last = self._last_complete()
-        self._forget_unparsed()
+        self._request_deadline = math.inf
+        last = self._last_complete_cycle()
+        self._discard_unparsed()
         if last:
             last.keep_alive = False
             return
-        cut = self._unanswered()
-        if cut:
-            cut.disconnected = True
-            cut.message_event.set()
-        answer = None if cut and cut.response_started else rejection
-        if wait := self._guesses.wait(client_of({"client": self.client})):
+        incomplete = self._unanswered_cycle()
+        # The app, which waits for the body, gets http.disconnect. uvicorn drops what the app still sends.
+        if incomplete:
+            incomplete.disconnected = True
+            incomplete.message_event.set()
+        response = None if incomplete and incomplete.response_started else Rejection(status, text)
+        if wait := self._throttle.wait(client_of({"client": self.client})):
             self.transport.pause_reading()
-            self._timer = self.loop.call_later(wait, self._end, answer)
+            self._timer = self.loop.call_later(wait, self._send_rejection, response)
         else:
-            self._end(answer)
+            self._send_rejection(response)
 
-    def _end(self, answer: Rejection | None) -> None:
-        if answer:
-            status, text = answer
+    def _send_rejection(self, response: Rejection | None) -> None:
+        if response:
+            status, text = response
             head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n{text}".encode())
         self.transport.close()
 
-    def _last_complete(self) -> RequestResponseCycle | None:
-        """The last complete request, if it is not answered. One behind it that is there in part loses its turn."""
-        if self._in_body:
-            if self._previous is None or self._previous.response_complete:
-                return None
-            self.pipeline.popleft()
-            self.cycle, self._in_body = self._previous, False
-        return self._unanswered()
+    def _last_complete_cycle(self) -> RequestResponseCycle | None:
+        """The last request, if it is complete and its response is not."""
+        return None if self._in_body else self._unanswered_cycle()
 
-    def _may_linger(self) -> bool:
-        """Whether to drop for a while what the client still sends (RFC 9112 9.6).
+    def _start_lingering(self) -> bool:
+        """Whether to drop what the client still sends instead of closing at once (RFC 9112 9.6).
 
-        To close a socket with bytes that were not read resets the connection, and the client loses the answer.
+        Closing a socket with unread bytes resets the connection, and the client may lose the response.
         """
-        is_in_part = self._in_head or self._in_body or self._unparsed
-        if self._has_ended or not (self._is_refused or is_in_part):
+        is_incomplete = self._in_head or self._in_body or self._unparsed_size
+        if self._is_half_closed or not (self._is_refused or is_incomplete):
             return False
-        self._forget_unparsed()
-        seconds = _STOPPING_LINGER_SECONDS if self._is_stopping else self._patience.linger
+        self._discard_unparsed()
+        seconds = _STOPPING_LINGER_SECONDS if self._is_stopping else self._timeouts.linger
         self._timer = self.loop.call_later(seconds, self.transport.close)
         return True
 
-    # --- a client that has closed its side ---
-
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's
-        """Whether to stay open: a client may close its side once it has sent its request (RFC 9112 9.6)."""
-        self._has_ended = True
+        """Whether to stay open: a client may close its sending side after its request (RFC 9112 9.6)."""
+        self._is_half_closed = True
         if self.transport.is_closing() or not self._awaits_answer() or self._is_get_stream():
-            self.transport.close()  # asyncio would close it without what is still gathered
+            self.transport.close()  # asyncio would close without writing what is buffered
             return False
-        self._timer = self.loop.call_later(_FIRST_PROBE_SECONDS, self._probe, _FIRST_PROBE_SECONDS)
+        self._timer = self.loop.call_later(_FIRST_PROBE_SECONDS, self._probe_client, _FIRST_PROBE_SECONDS)
         return True
 
     def _awaits_answer(self) -> bool:
-        """Whether a client that sends nothing more gets an answer."""
-        if self._unparsed:
+        """Whether a half-closed client still gets a response. That one is then its last."""
+        if self._unparsed_size:
             return True
-        last = self._last_complete()
+        last = self._last_complete_cycle()
         if last:
             last.keep_alive = False
         return last is not None
 
     def _is_get_stream(self) -> bool:
-        """Whether the answer is a stream that only its client ends: then closing its side does."""
-        cycle = self._unanswered()
+        """Whether the response is an event stream without an end. A client ends it by closing its side."""
+        cycle = self._unanswered_cycle()
         return (
             cycle is not None
             and cycle.response_started
@@ -444,79 +533,104 @@ class Connection(HttpToolsProtocol):
         )
 
     def _is_event_stream(self) -> bool:
-        return cast("_Gathered", self.transport).is_event_stream
+        return cast("_BufferedTransport", self.transport).is_event_stream
 
-    def _probe(self, seconds: float) -> None:
-        """Find out whether the client has left, which begins like a closed side: what is sent is then answered with a reset.
+    def _probe_client(self, seconds: float) -> None:
+        """Find out whether a half-closed client has left: then the bytes sent here are answered with a reset.
 
-        The transport reads no longer and does not see that.
+        Both cases start with the same EOF. The transport no longer reads, so it does not notice the reset.
         """
         if self.transport.is_closing():
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
             return
-        cycle = self._unanswered()
-        if cycle and not self.pipeline and not self.transport.get_write_buffer_size():
+        cycle = self._unanswered_cycle()
+        if cycle and not self._unparsed_size and not self.transport.get_write_buffer_size():
             if not cycle.response_started and cycle.scope["http_version"] == "1.1":
                 self.transport.write(_PROCESSING)  # RFC 9110 15.2
             elif cycle.response_started and self._is_event_stream():
-                self.transport.write(_COMMENT)
+                is_chunked = cycle.scope["http_version"] == "1.1"
+                self.transport.write(b"3\r\n%s\r\n" % _SSE_COMMENT if is_chunked else _SSE_COMMENT)
         seconds = min(seconds * _PROBE_BACKOFF, _MAX_PROBE_SECONDS)
-        self._timer = self.loop.call_later(seconds, self._probe, seconds)
-
-    # --- what is written ---
+        self._timer = self.loop.call_later(seconds, self._probe_client, seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_until = self.loop.time() + self._patience.reader
-        self._unread = self.transport.get_write_buffer_size()
-        self._reader = caller_in(cast("Scope", self.scope))
-        self._limits.add("results", self._reader, self._unread)
+        self._response_deadline = self.loop.time() + self._timeouts.response
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_caller = caller_in(cast("Scope", self.scope))
+        self._quotas.add("results", self._unread_caller, self._unread_bytes)
 
     def resume_writing(self) -> None:
-        self._all_read()
+        self._clear_unread()
         super().resume_writing()
 
-    def _all_read(self) -> None:
-        if self._unread:
-            self._limits.add("results", self._reader, -self._unread)
-        self._unread, self._unread_until = 0, math.inf
+    def _clear_unread(self) -> None:
+        if self._unread_bytes:
+            self._quotas.add("results", self._unread_caller, -self._unread_bytes)
+        self._unread_bytes, self._response_deadline = 0, math.inf
 
 
-class _Flow(FlowControl):
-    """uvicorn's, which resumes reading when the app asks for more, and when it has answered: ``go_on`` is then called."""
+class _UnchunkedApp:
+    """Runs an app for an HTTP/1.0 client, which cannot read chunks (RFC 9112 6.1): closing the connection ends the response."""
 
-    def __init__(self, transport: asyncio.Transport, go_on: Callable[[], None]) -> None:
+    def __init__(self, app: Any, connection: Connection) -> None:
+        self._app = app
+        self._connection = connection
+        self._has_length = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = self._connection.cycle
+
+        async def send_unchunked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._has_length = any(name == b"content-length" for name, _ in message.get("headers", []))
+                # uvicorn chunks a response without a length, unless this is False when the head is sent.
+                if not self._has_length:
+                    cycle.chunked_encoding = False
+            # uvicorn subtracts the size of each part, and refuses a response that is longer or shorter.
+            elif not self._has_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, send_unchunked)
+
+
+class _NotifyingFlowControl(FlowControl):
+    """Calls ``on_resume`` when uvicorn resumes reading: the app requests more of the body, or a response is complete."""
+
+    def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
         super().__init__(transport)
-        self._go_on = go_on
+        self._on_resume = on_resume
 
     def resume_reading(self) -> None:
         super().resume_reading()
-        self._go_on()
+        self._on_resume()
 
 
-class _Gathered:
-    """A transport that writes at the end of a step of the event loop; all else is the ``inner`` one's.
+class _BufferedTransport:
+    """Collects writes and passes them on once per turn of the event loop. Everything else is the ``inner`` transport's.
 
-    Where ``may_linger`` says so, closing it closes the side that writes, and only a second time all of it.
+    If ``start_lingering()`` is true, ``close`` closes only the writing side. A second ``close`` closes both.
     """
 
-    def __init__(self, inner: asyncio.Transport, may_linger: Callable[[], bool]) -> None:
+    def __init__(self, inner: asyncio.Transport, start_lingering: Callable[[], bool]) -> None:
         self._inner = inner
-        self._may_linger = may_linger
+        self._start_lingering = start_lingering
         self._call_soon = asyncio.get_running_loop().call_soon
         self._parts: list[bytes] = []
         self._is_lingering = False
         self.is_event_stream = False
-        """Whether the last head that was written is one of an event stream in chunks."""
+        """Whether the last head written is that of an event stream without a Content-Length."""
 
     def write(self, data: bytes) -> None:
+        # The app often sends head and body in one turn of the loop: they leave in one write.
         if not self._parts:
             self._call_soon(self._flush)
         if data.startswith(b"HTTP/1.1 "):
             self.is_event_stream = (
-                b"\r\ncontent-type: text/event-stream" in data and b"\r\ntransfer-encoding: chunked" in data
+                b"\r\ncontent-type: text/event-stream" in data and b"\r\ncontent-length: " not in data
             )
         self._parts.append(data)
 
@@ -525,20 +639,20 @@ class _Gathered:
 
     def close(self) -> None:
         self._flush()
-        if self.is_closing() or not self._may_linger():
+        if self.is_closing() or not self._start_lingering():
             self._inner.close()
         else:
             self._is_lingering = True
             self._inner.write_eof()
-            self._inner.resume_reading()
+            self._inner.resume_reading()  # paused, it would keep unread bytes, and the close would reset it
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
-        if self.is_closing():  # the client is gone, and uvloop would raise
+        if self.is_closing():  # uvloop raises on a write to a client that has left
             return
-        if sum(map(len, parts)) <= _COPIED:
+        if sum(map(len, parts)) <= _MAX_COPY_BYTES:
             parts = [b"".join(parts)]
-        # Not writelines: asyncio's of Python 3.12 and 3.13 never ends one with an empty part.
+        # Not writelines: with an empty part, asyncio's never completes in Python 3.12 and 3.13.
         for part in parts:
             self._inner.write(part)
 

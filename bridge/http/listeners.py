@@ -1,4 +1,4 @@
-"""The sockets that HTTP is served on."""
+"""Listening sockets for HTTP."""
 
 import errno
 import socket
@@ -7,37 +7,39 @@ from typing import Final
 
 from bridge.address import Address
 
-_UNREAD: Final = 30_000
-"""Milliseconds for which a client may take nothing of what it is sent; then the system ends the connection."""
+_MAX_UNACKNOWLEDGED_MILLISECONDS: Final = 30_000
+"""If a client acknowledges no data for this time, the operating system closes the connection."""
 _BACKLOG: Final = 2048
+"""Connections that may wait to be accepted."""
 
 
-def bind(address: Address, *, shared: bool = False, listens: bool = True) -> socket.socket:
-    """A socket at an address, which it keeps even if it does not listen.
+def bind(address: Address, *, reuse_port: bool = False, listens: bool = True) -> socket.socket:
+    """A socket bound to an address. It reserves the port even if it does not listen.
 
-    One that is ``shared`` leaves room for others that are: the system spreads connections over those that
-    listen. Raises ``OSError``, whose text says what to do.
+    With ``reuse_port``, other sockets with ``reuse_port`` may bind the same address. The system distributes
+    connections over those that listen. Raises ``OSError`` with a message for the operator.
     """
     try:
-        return _bind(address, shared=shared, listens=listens)
+        return _bind(address, reuse_port=reuse_port, listens=listens)
     except OSError as error:
         advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}{advice}") from error
 
 
-def _bind(address: Address, *, shared: bool, listens: bool) -> socket.socket:
-    family, kind, protocol, _, there = socket.getaddrinfo(
+def _bind(address: Address, *, reuse_port: bool, listens: bool) -> socket.socket:
+    family, kind, protocol, _, socket_address = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
     )[0]
-    # With its protocol named: asyncio sets TCP_NODELAY only then, and replies take 40 ms without.
+    # asyncio sets TCP_NODELAY only if the socket has its protocol. Without it, responses take 40 ms.
     listener = socket.socket(family, kind, protocol)
     try:
+        # Otherwise a restart fails while connections of the last process are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
+        if reuse_port:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        with suppress(AttributeError):  # Linux has it
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
-        listener.bind(there)
+        with suppress(AttributeError):  # only Linux has it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _MAX_UNACKNOWLEDGED_MILLISECONDS)
+        listener.bind(socket_address)
         if listens:
             listener.listen(_BACKLOG)
     except OSError:

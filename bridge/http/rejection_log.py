@@ -1,20 +1,20 @@
-"""Requests that are refused: all are counted, and logged with at most a line a second for each status."""
+"""Counts all refused requests, and logs at most one line a second for each status."""
 
 import logging
 from typing import Final, NamedTuple
 
 from starlette.types import Scope
 
-from bridge.events import Ear, RequestRefused
-from bridge.protocol.notifications import caller_in
-from bridge.telemetry.log_output import fit
-from bridge.telemetry.log_throttle import Gatherer
+from bridge.codec import log_safe
+from bridge.events import Listener, RequestRefused
+from bridge.protocol.caller_context import caller_in
+from bridge.telemetry.log_throttle import LogThrottle
 
 _log: Final = logging.getLogger(__name__)
 
 
-class _Refused(NamedTuple):
-    """A request that was refused: whose it was, if that is known, from where, and what was wrong."""
+class _Rejection(NamedTuple):
+    """A refused request. ``caller`` is None if it is not known, ``client`` is an IP address."""
 
     status: int
     caller: str | None
@@ -22,37 +22,37 @@ class _Refused(NamedTuple):
     why: str
 
 
-class Refusals:
-    """Counts and logs them. To be used where the event loop runs."""
+class RejectionLog:
+    """Must be created in the event loop. ``pause`` is in seconds."""
 
-    def __init__(self, emit: Ear, pause: float = 1.0) -> None:
+    def __init__(self, emit: Listener, pause: float = 1.0) -> None:
         self._emit = emit
-        self._gatherer = Gatherer(_write, pause)
+        self._throttle = LogThrottle(_write, pause)
 
-    def tell(self, scope: Scope, status: int, why: str, holder: str | None = None) -> None:
-        """Why the request of a scope is answered with this status; the text holds no secret.
+    def report(self, scope: Scope, status: int, why: str, holder: str | None = None) -> None:
+        """Report that a request is refused. ``why`` must hold no secret.
 
-        ``holder`` is whose key it shows, if that is not valid and so names no caller.
+        ``holder`` is the name of an invalid key, which makes no caller.
         """
         self._emit(RequestRefused(status))
         caller = holder or caller_in(scope).name
-        self._gatherer.add(status, _Refused(status, caller and fit(caller), client_of(scope), why))
+        self._throttle.add(status, _Rejection(status, caller and log_safe(caller), client_of(scope), why))
 
     def flush(self) -> None:
-        """Log now what would be logged later."""
-        self._gatherer.flush()
+        """Log now what waits for the next second."""
+        self._throttle.flush()
 
 
-def _write(refused: _Refused, requests: int) -> None:
+def _write(last: _Rejection, requests: int) -> None:
     what = "a request" if requests == 1 else f"{requests} requests, the last one"
-    whose = f" of {refused.caller}" if refused.caller else ""
-    fields = {"event": "refused", "requests": requests, **refused._asdict()}
-    if not refused.caller:
+    by = f" of {last.caller}" if last.caller else ""
+    fields = {"event": "refused", "requests": requests, **last._asdict()}
+    if not last.caller:
         del fields["caller"]
-    text = f"refused {what}{whose} from {refused.client} with {refused.status}: {refused.why}"
+    text = f"refused {what}{by} from {last.client} with {last.status}: {last.why}"
     _log.warning("%s", text, extra={"fields": fields})
 
 
 def client_of(scope: Scope) -> str:
-    """The address that a request comes from, maybe a proxy's."""
+    """The IP address of the connection, maybe that of a proxy."""
     return (scope.get("client") or ("?",))[0]

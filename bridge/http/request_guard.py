@@ -1,11 +1,28 @@
-"""What an HTTP request passes before the SDK sees it, and what of its life the SDK does not show.
+"""Checks requests to the MCP endpoint before the SDK gets them, and tracks what the SDK does not report.
 
-Host and Origin are checked exactly: the SDK's own check takes ``localhost:x@evil`` for a port of
-localhost. Bodies are checked for what the SDK answers with a dump of pydantic, or not at all.
+The first check that fails answers the request:
+
+| Check | Answer | Where |
+|---|---|---|
+| Host and Origin name this server | 400, 421, 403 | ``check_host_and_origin`` |
+| media type; the server is not stopping; Content-Length | 415, 503, 413 | ``check_headers`` |
+| the session was opened at the same path (view) | 404 | ``__call__`` |
+| size of the whole body | 413 | the SDK's ``RequestBodyLimitMiddleware`` |
+| memory for large bodies; time until they are parsed | 429, 503 | ``LargeBodies`` |
+| the body is one JSON-RPC message | 400 | ``jsonrpc.parse`` |
+| rate limit; size of the arguments | 429, 503, or a result with ``isError`` | ``_parse`` |
+| scopes of the tool, if step-up is on | 403 | ``StepUp`` |
+| quota of streams, quota of sessions | 429, 503 | ``_answer``, ``_serve`` |
+| no other request in flight has the id | 409 | ``_serve`` |
+
+A GET opens a session's stream. It passes the checks of headers and views, then the quota of streams.
+
+The SDK is not enough in two places. Its Host check takes ``localhost:x@evil`` for localhost with a port. It answers some
+invalid bodies with a dump of pydantic, and others not at all.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from typing import Final, TypeAlias
@@ -16,7 +33,6 @@ from mcp_types import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     JSONRPCMessage,
-    JSONRPCNotification,
     JSONRPCRequest,
     RequestId,
 )
@@ -28,29 +44,29 @@ from bridge.caller import Caller
 from bridge.codec import encode, quote
 from bridge.errors import InvalidCall, TooMany
 from bridge.http.large_bodies import LargeBodies, is_large
-from bridge.http.rejection_log import Refusals
-from bridge.protocol import fast_path as plain
-from bridge.protocol.jsonrpc import Refused, is_call, parse
-from bridge.protocol.notifications import ARGUMENTS, OPENING, SESSION_HEADER, Announcer, caller_in
-from bridge.stdio.framing import MAX_BYTES
+from bridge.http.rejection_log import RejectionLog
+from bridge.protocol.caller_context import caller_in
+from bridge.protocol.capabilities import encode_answer
+from bridge.protocol.handlers import ToolServer
+from bridge.protocol.jsonrpc import InvalidMessage, is_call, parse
+from bridge.protocol.large_arguments import LARGE_ARGUMENTS, LargeArguments
+from bridge.protocol.list_splicer import TOOL_LIST_SPLICER, ToolListSplicer
+from bridge.protocol.notifications import OPENING, SESSION_HEADER
+from bridge.spec import Json
 
-RefuseCall: TypeAlias = Callable[[JSONRPCRequest, InvalidCall | TooMany, Scope], bytes]
-"""Makes the result of a tools/call that is not made."""
+RATE_LIMIT_ERROR: Final = "restbridge.over-rate"
+"""Key of the ASGI scope: the ``TooMany`` of a request over its caller's rate limit."""
+_LOGGED_HEADERS: Final = ("host", "origin", "content-type")
 
-CallKey: TypeAlias = tuple[str, str | None, str | None, str]
+LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-_COUNTED: Final = "restbridge.counted"
-"""What the scope of a request has that was counted: None, or ``TooMany``."""
-_JUDGED: Final = ("host", "origin", "content-type")
-
-LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
+# localhost, example.com.:8443, [::1]:80, but not localhost:x@evil
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}")
 
 
 class ErrorReply(JSONResponse):
-    """A reply whose ``text`` clients show, as it is a JSON-RPC error, too."""
+    """A reply with a JSON-RPC error, whose ``text`` clients show."""
 
     def __init__(self, status: int, text: str, code: int, id: RequestId | None) -> None:
         super().__init__({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}, status)
@@ -58,262 +74,279 @@ class ErrorReply(JSONResponse):
 
 
 StepUpCheck: TypeAlias = Callable[[JSONRPCRequest, Scope], ErrorReply | None]
-"""What a tools/call is answered whose caller should get another token first, if it is one."""
+"""Returns the challenge if the caller needs a token with more scopes, else None."""
 
 
-class Gate:
-    """An ASGI endpoint around the SDK's; ``names`` are the hosts as which it may be addressed.
+class RequestGuard:
+    """An ASGI endpoint around the SDK's for ``server``. Host and Origin must name one of ``hosts``.
 
-    ``calls`` are those in flight, each as ``call_key`` has it. ``refuse_call`` and ``step_up`` answer calls that are not made.
-    ``alone_reads_arguments`` says whether the SDK can do without those of a call. Without ``sessions`` there is nothing
-    to get or to delete.
+    With ``any_address``, Host may be any literal IP address. If the server keeps no sessions, GET and DELETE are refused.
+    ``max_body`` is in bytes.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        announcer: Announcer,
-        refusals: Refusals,
-        names: Collection[str],
+        server: ToolServer,
+        rejections: RejectionLog,
+        hosts: Collection[str],
         *,
-        any_address: bool,
-        refuse_call: RefuseCall,
-        alone_reads_arguments: Callable[[str, Caller], bool],
+        any_address: bool = False,
         step_up: StepUpCheck | None = None,
-        sessions: bool = True,
-        max_body: int = MAX_BYTES,
     ) -> None:
         self.stopping = anyio.Event()
-        self.calls: set[CallKey] = set()
         self._app = app
-        self.max_body = max_body
-        self._post = RequestBodyLimitMiddleware(self._post_whole, max_body)
-        self._announcer = announcer
-        self._limits = announcer.limits
-        self.refusals = refusals
-        self._names = names
+        self.max_body = server.limits.config.body
+        self._post = RequestBodyLimitMiddleware(self._serve_body, self.max_body)
+        self._server = server
+        self._announcer = server.announcer
+        self._quotas = server.limits
+        self.rejections = rejections
+        self._hosts = hosts
         self._any_address = any_address
-        self._sessions = sessions
-        self._refuse_call = refuse_call
-        self._alone_reads_arguments = alone_reads_arguments
         self._step_up = step_up
         self._large_bodies = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # RFC 9110 5.5: blanks around a value are no part of it; httptools leaves them there.
-        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+        scope["headers"] = strip_values(scope["headers"])
         headers = Headers(scope=scope)
-        if refused := self.refusal(scope["method"], headers):
+        if refused := self.check_headers(scope["method"], headers):
             if not self.stopping.is_set():
-                self.refusals.tell(scope, refused.status_code, told(refused, headers))
+                self.rejections.report(scope, refused.status_code, rejection_reason(refused, headers))
             await refused(scope, receive, send)
-        elif self._announcer.is_elsewhere(headers.get(SESSION_HEADER, ""), caller_in(scope)):
+        elif self._announcer.has_other_view(headers.get(SESSION_HEADER, ""), caller_in(scope)):
+            # As the SDK answers for an unknown id, so that a caller learns nothing of other views.
             await error_reply(404, "Session not found")(scope, receive, send)
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
-        elif error := self.over_rate(scope):
-            await self._too_many(error, scope)(scope, receive, send)
-        elif not self._sessions:
-            # The SDK would open a stream on which it never says anything.
-            only_post = error_reply(405, "Only POST is answered: there are no sessions here")
+        elif not self._server.keeps_sessions:
+            # The SDK would open a stream and never send anything on it.
+            only_post = error_reply(405, "This server keeps no sessions; use POST")
             only_post.headers["allow"] = "POST"
             await only_post(scope, receive, send)
         elif scope["method"] == "GET" and (session := headers.get(SESSION_HEADER)):
             try:
-                with self._one_stream(caller_in(scope)):
-                    await self._stream(session, scope, receive, send)
+                with self._counted_stream(caller_in(scope)):
+                    await self._serve_stream(session, scope, receive, send)
             except TooMany as error:
-                await self._too_many(error, scope)(scope, receive, send)
+                await self.too_many_reply(error, scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def refusal(self, method: str, headers: Headers) -> ErrorReply | None:
-        """What a request is answered that may not come in."""
-        if stranger := self.stranger(headers):
-            return stranger
+    def check_headers(self, method: str, headers: Headers) -> ErrorReply | None:
+        """The reply that refuses a request because of its headers, or None."""
+        if refused := self.check_host_and_origin(headers):
+            return refused
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and media_type != "application/json":
             return error_reply(415, "Content-Type must be application/json")
-        if self.stopping.is_set() and method != "DELETE":
-            stopping = later_reply(503, "The server is stopping", 1)
-            stopping.headers["connection"] = "close"  # the next one may reach a server that does not
+        if self.stopping.is_set() and method != "DELETE":  # a client may still end its session
+            stopping = retry_later_reply(503, "The server is stopping", 1)
+            stopping.headers["connection"] = "close"  # a new connection may reach another server
             return stopping
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.max_body:
-            return error_reply(413, f"The body of a request may have {self.max_body} bytes")
+            return error_reply(413, f"The request body is larger than {self.max_body} bytes")
         return None
 
-    def stranger(self, headers: Headers) -> ErrorReply | None:
-        """The same for one that means another server, or comes from another one's page."""
+    def check_host_and_origin(self, headers: Headers) -> ErrorReply | None:
+        """The reply that refuses a request for another server, or from another server's page, or None."""
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._is_here(hosts[0]):
+        if len(hosts) != 1:
+            return error_reply(400, "The request needs one Host header")
+        if not self._is_own_host(hosts[0]):
             return error_reply(421, "The Host header names another server")
-        if any(_name(_ORIGIN, origin) not in self._names for origin in headers.getlist("origin")):
+        if any(_host_name(_ORIGIN, origin) not in self._hosts for origin in headers.getlist("origin")):
             return error_reply(403, "This Origin may not call this server")
         return None
 
-    def _is_here(self, host: str) -> bool:
-        name = _name(_HOST, host)
-        return name in self._names or (self._any_address and _is_address(name))
+    def _is_own_host(self, host: str) -> bool:
+        name = _host_name(_HOST, host)
+        return name in self._hosts or (self._any_address and _is_address(name))
 
-    async def _post_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One message, whose body is whole: the SDK's limit above has gathered it."""
+    async def _serve_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a POST. The SDK's ``RequestBodyLimitMiddleware`` has joined its body to one ASGI message."""
         first = await receive()
         if first["type"] != "http.request" or first["more_body"]:
             return  # the client went away
+        if not is_large(first["body"]):
+            await self._answer(first, scope, receive, send)
+            return
         try:
-            message, problem = await self._parsed(first["body"], scope)
-        except Refused as refused:
-            self.refusals.tell(scope, 400, str(refused))
+            # A large body over the rate is not parsed, not even for the id of its request.
+            if error := rate_limit_error(scope):
+                raise error
+            large = self._large_bodies.hold(len(first["body"]), caller_in(scope))
+        except TooMany as error:
+            await self.too_many_reply(error, scope)(scope, receive, send)
+            return
+        try:
+            await self._answer(first, scope, receive, send, large)
+        finally:
+            large.end_request()
+
+    async def _answer(
+        self, first: Message, scope: Scope, receive: Receive, send: Send, large: LargeArguments | None = None
+    ) -> None:
+        try:
+            message, problem = await self._parse(first["body"], scope)
+        except InvalidMessage as refused:
+            self.rejections.report(scope, 400, refused.kind)
             await error_reply(400, str(refused), refused.code, refused.id)(scope, receive, send)
             return
         except TooMany as error:
-            await self._too_many(error, scope)(scope, receive, send)
+            await self.too_many_reply(error, scope)(scope, receive, send)
             return
         if problem:
-            await self._refused(message, problem, scope)(scope, receive, send)
+            await self._refusal_reply(message, problem, scope)(scope, receive, send)
             return
         if is_call(message) and self._step_up and (challenge := self._step_up(message, scope)):
-            self.refusals.tell(scope, challenge.status_code, challenge.text)
+            self.rejections.report(scope, challenge.status_code, challenge.text)
             await challenge(scope, receive, send)
             return
-        if is_call(message) and is_large(first["body"]):
-            first = self._without_arguments(message, first, scope)
-        again = Again(first, receive)
+        if is_call(message) and large:
+            first = self._without_arguments(message, first, scope, large)
+        if isinstance(message, JSONRPCRequest) and message.method == "tools/list":
+            scope[TOOL_LIST_SPLICER] = splicer = ToolListSplicer(send)
+            send = splicer.send
+        replayed = ReplayedBody(first, receive)
         try:
             is_stream = isinstance(message, JSONRPCRequest) and message.method == "subscriptions/listen"
-            with self._one_stream(caller_in(scope)) if is_stream else nullcontext():
-                await self._serve(message, scope, again, send)
+            with self._counted_stream(caller_in(scope)) if is_stream else nullcontext():
+                await self._serve(message, scope, replayed, send)
         except TooMany as error:
             id = message.id if isinstance(message, JSONRPCRequest) else None
-            await self._too_many(error, scope, id)(scope, receive, send)
+            await self.too_many_reply(error, scope, id)(scope, receive, send)
         finally:
-            again.end()
-            scope.pop(ARGUMENTS, None)
+            replayed.end()
+            scope.pop(TOOL_LIST_SPLICER, None)
 
-    def _without_arguments(self, message: JSONRPCRequest, first: Message, scope: Scope) -> Message:
-        """A large tools/call as the SDK has to see it: it would parse the arguments again, in the event loop."""
+    def _without_arguments(
+        self, message: JSONRPCRequest, first: Message, scope: Scope, large: LargeArguments
+    ) -> Message:
+        """The ASGI message of a large tools/call without its arguments, for the SDK.
+
+        The SDK would parse them again, in the event loop. Arguments that headers may mirror stay. Arguments that are
+        not an object become an empty list, which the SDK refuses in the same way.
+        """
         params = message.params or {}
         name, arguments = params.get("name"), params.get("arguments")
-        if not (
-            isinstance(name, str)
-            and isinstance(arguments, dict)
-            and self._alone_reads_arguments(name, caller_in(scope))
-        ):
-            return first
-        scope[ARGUMENTS] = arguments
+        shown: Json = []
+        if isinstance(arguments, dict):
+            large.arguments, scope[LARGE_ARGUMENTS] = arguments, large
+            shown = (
+                self._server.mirrored_arguments(name, arguments, caller_in(scope))
+                if isinstance(name, str)
+                else {}
+            )
+        elif arguments is None:
+            shown = {}
         frame = {
             "jsonrpc": "2.0",
             "id": message.id,
             "method": message.method,
-            "params": {**params, "arguments": {}},
+            "params": {**params, "arguments": shown},
         }
         return {**first, "body": encode(frame)}
 
-    def over_rate(self, scope: Scope) -> TooMany | None:
-        """Count a request, once; what is wrong if its caller sends too many."""
-        if _COUNTED not in scope:
-            scope[_COUNTED] = None
-            try:
-                self._limits.count_request(caller_in(scope))
-            except TooMany as error:
-                scope[_COUNTED] = error
-        over_rate: TooMany | None = scope[_COUNTED]
-        return over_rate
+    async def _parse(self, body: bytes, scope: Scope) -> tuple[JSONRPCMessage, InvalidCall | TooMany | None]:
+        """The message in a body, and the error if it must be refused.
 
-    async def _parsed(self, body: bytes, scope: Scope) -> tuple[JSONRPCMessage, InvalidCall | TooMany | None]:
-        """The message in a body, and why it is not served, if it is not.
-
-        Raises ``Refused`` where there is none, and ``TooMany`` where that is known before anything large is parsed.
+        Raises ``InvalidMessage``. Raises ``TooMany`` if a large body is not parsed in time.
         """
-        over_rate = self.over_rate(scope)
-        if not is_large(body):
-            return parse(body), over_rate
-        if over_rate:
-            raise over_rate
-        return await self._large_bodies.parse(body, caller_in(scope))
+        if is_large(body):
+            return await self._large_bodies.parse(body, caller_in(scope))
+        return parse(body), rate_limit_error(scope)
 
-    def _refused(self, message: JSONRPCMessage, problem: InvalidCall | TooMany, scope: Scope) -> Response:
-        """A call is refused with a result, which models read; anything else with an error."""
+    def _refusal_reply(
+        self, message: JSONRPCMessage, problem: InvalidCall | TooMany, scope: Scope
+    ) -> Response:
+        """A refused call gets a result, which models read. Other messages get a JSON-RPC error."""
         if is_call(message):
-            result = self._refuse_call(message, problem, scope)
-            return Response(plain.answer(message.id, result), media_type="application/json")
-        assert isinstance(problem, TooMany)
-        return self._too_many(problem, scope, message.id if isinstance(message, JSONRPCRequest) else None)
+            result = self._server.refusal_result(message, problem, scope)
+            return Response(encode_answer(message.id, result), media_type="application/json")
+        assert isinstance(problem, TooMany)  # ``InvalidCall`` is about arguments, which only a call has
+        return self.too_many_reply(
+            problem, scope, message.id if isinstance(message, JSONRPCRequest) else None
+        )
 
     async def _serve(self, message: JSONRPCMessage, scope: Scope, receive: Receive, send: Send) -> None:
-        session, caller = Headers(scope=scope).get(SESSION_HEADER), caller_in(scope)
+        session_id, caller = Headers(scope=scope).get(SESSION_HEADER), caller_in(scope)
         match message:
-            case JSONRPCRequest(method="initialize") if self._sessions and session is None:
-                self._limits.check("sessions", caller)
-                await self._open(caller, scope, receive, send)
+            case JSONRPCRequest(method="initialize") if self._server.keeps_sessions and session_id is None:
+                self._quotas.check("sessions", caller)
+                await self._open_session(caller, scope, receive, send)
                 return
-            case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id}) if session:
-                self._announcer.cancel(session, caller, id)  # what the SDK does not know of
-        if session is None or not isinstance(message, JSONRPCRequest):
+        session = self._announcer.session(session_id or "", caller)
+        if session is None:  # modern, or of an unknown session, which the SDK refuses
             await self._app(scope, receive, send)
-        elif (call := call_key(session, caller, message.id)) in self.calls:
-            # The SDK would give the answer of the first to the second, and none to the first.
-            text = "A request with this id is still in flight"
-            self.refusals.tell(scope, 409, text)
-            await error_reply(409, text, INVALID_REQUEST, message.id)(scope, receive, send)
-        else:
-            self.calls.add(call)
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self.calls.discard(call)
+            return
+        try:
+            session.in_flight.apply(message)
+        except InvalidMessage as refused:
+            self.rejections.report(scope, 409, refused.kind)
+            await error_reply(409, str(refused), refused.code, refused.id)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if isinstance(message, JSONRPCRequest):
+                session.in_flight.remove(message.id)
 
-    async def _open(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        """A session, which counts from now on: others come before the SDK has made it."""
-        self._limits.add("sessions", caller, 1)
+    async def _open_session(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the session before the SDK has opened it: other requests come in between.
+
+        ``Announcer`` removes ``OPENING`` from the scope when it takes over the count.
+        """
+        self._quotas.add("sessions", caller, 1)
         scope[OPENING] = True
         try:
             await self._app(scope, receive, send)
         finally:
             if scope.pop(OPENING, None):
-                self._limits.add("sessions", caller, -1)
+                self._quotas.add("sessions", caller, -1)
 
-    def _too_many(self, error: TooMany, scope: Scope, id: RequestId | None = None) -> Response:
-        """RFC 6585 4; of all callers together RFC 9110 15.6.4."""
-        status = 503 if error.in_all else 429
-        self.refusals.tell(scope, status, str(error))
-        return later_reply(status, str(error), error.retry_after, id)
+    def too_many_reply(self, error: TooMany, scope: Scope, id: RequestId | None = None) -> Response:
+        """429 if the caller used up its own quota (RFC 6585 4), 503 if all did together (RFC 9110 15.6.4)."""
+        status = 503 if error.is_total else 429
+        self.rejections.report(scope, status, str(error))
+        return retry_later_reply(status, str(error), error.retry_after, id)
 
     @contextmanager
-    def _one_stream(self, caller: Caller) -> Iterator[None]:
-        self._limits.check("streams", caller)
-        self._limits.add("streams", caller, 1)
+    def _counted_stream(self, caller: Caller) -> Iterator[None]:
+        self._quotas.check("streams", caller)
+        self._quotas.add("streams", caller, 1)
         try:
             yield
         finally:
-            self._limits.add("streams", caller, -1)
+            self._quotas.add("streams", caller, -1)
 
-    async def _stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """A handshake session's GET stream: the announcer learns when it is open; stopping ends it."""
-        opened = False
-        # The SDK fails on it without an event store. Nothing is replayed: the stream begins with what comes next.
+    async def _serve_stream(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a session's GET stream until the client leaves or the server stops."""
+        is_open = False
+        # Without an event store the SDK fails on Last-Event-ID. No event is replayed: only new ones are sent.
         scope["headers"] = [field for field in scope["headers"] if field[0] != b"last-event-id"]
 
-        async def watched(message: Message) -> None:
-            nonlocal opened
+        async def send_and_watch(message: Message) -> None:
+            nonlocal is_open
             await send(message)
             if message["type"] == "http.response.start" and message["status"] == 200:
-                opened = True
+                is_open = True
                 self._announcer.stream_opened(session)
 
         try:
-            # To the SDK a server that stops looks like a client that leaves: its stream ends at once.
-            await self._app(scope, lambda: receive_until(self.stopping, receive), watched)
+            # When the server stops, the SDK sees a disconnect and ends the stream at once.
+            await self._app(scope, lambda: receive_until(self.stopping, receive), send_and_watch)
         finally:
-            if opened:
+            if is_open:
                 self._announcer.stream_closed(session)
-        if opened and self.stopping.is_set():
+        # For the SDK the client has left, so it has not ended the response.
+        if is_open and self.stopping.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def receive_until(ended: anyio.Event, receive: Receive) -> Message:
-    """What comes next; once something has ended, that the client has left."""
+    """The next ASGI message, or ``http.disconnect`` as soon as ``ended`` is set."""
     message: Message = {"type": "http.disconnect"}
 
     async def leave() -> None:
@@ -322,24 +355,35 @@ async def receive_until(ended: anyio.Event, receive: Receive) -> Message:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(leave)
-        message = await receive()
+        message = await receive()  # if ``leave`` cancels this, the default is returned
         tasks.cancel_scope.cancel()
     return message
 
 
-def told(refused: ErrorReply, headers: Headers) -> str:
-    """Why a request was refused, and by what it was judged, on one line."""
-    judged = " ".join(f"{name}={quote(headers[name])}" for name in _JUDGED if name in headers)
-    return f"{refused.text} ({judged})"
+def strip_values(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers without the whitespace around values (RFC 9110 5.5), which httptools keeps."""
+    return [(name, value.strip(b" \t")) for name, value in headers]
 
 
-def _name(pattern: re.Pattern[str], text: str) -> str:
+def rate_limit_error(scope: Scope) -> TooMany | None:
+    """The error that ``RateLimitMiddleware`` has left in the scope, if the caller is over its rate limit."""
+    error: TooMany | None = scope.get(RATE_LIMIT_ERROR)
+    return error
+
+
+def rejection_reason(refused: ErrorReply, headers: Headers) -> str:
+    """One log line: why a request was refused, and the headers that were checked."""
+    checked = " ".join(f"{name}={quote(headers[name])}" for name in _LOGGED_HEADERS if name in headers)
+    return f"{refused.text} ({checked})"
+
+
+def _host_name(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.fullmatch(text.lower())
-    return match["name"].removesuffix(".") if match else ""
+    return match["name"].removesuffix(".") if match else ""  # example.com. is the same host in DNS
 
 
 def _is_address(name: str) -> bool:
-    """DNS cannot rebind a literal address: a browser sends it only where a person or a page wrote it."""
+    """Whether a host is a literal IP address, which DNS rebinding cannot produce."""
     try:
         ip_address(name.strip("[]"))
     except ValueError:
@@ -347,15 +391,10 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def call_key(session: str, caller: Caller, request_id: RequestId) -> CallKey:
-    """A request in a session, of whoever says to have that, whatever they may do by now."""
-    return session, caller.name, caller.issuer, str(request_id)
+class ReplayedBody:
+    """An ASGI ``receive`` that returns ``first`` again. After ``end`` it holds no reference to the request.
 
-
-class Again:
-    """``receive`` as if nothing had been received yet; after its ``end`` it holds on to nothing.
-
-    The SDK keeps a session's last request, and so all that this one could reach, until the next comes.
+    The SDK keeps a session's last request until the next one, with everything that it refers to.
     """
 
     def __init__(self, first: Message, receive: Receive) -> None:
@@ -367,22 +406,22 @@ class Again:
 
     def end(self) -> None:
         self._messages.clear()
-        self._receive = _gone
+        self._receive = _disconnected
 
 
-async def _gone() -> Message:
+async def _disconnected() -> Message:
     return {"type": "http.disconnect"}
 
 
 def error_reply(
     status: int, text: str, code: int = INVALID_REQUEST, id: RequestId | None = None
 ) -> ErrorReply:
-    """The same; the error is an invalid request, if nothing else is said."""
+    """An ``ErrorReply``; ``code`` is the JSON-RPC error code."""
     return ErrorReply(status, text, code, id)
 
 
-def later_reply(status: int, text: str, seconds: int, id: RequestId | None = None) -> ErrorReply:
-    """The same for one that may come again after some seconds (RFC 9110 10.2.3)."""
+def retry_later_reply(status: int, text: str, seconds: int, id: RequestId | None = None) -> ErrorReply:
+    """An ``ErrorReply`` with Retry-After (RFC 9110 10.2.3)."""
     reply = error_reply(status, text, INTERNAL_ERROR, id)
     reply.headers["retry-after"] = str(seconds)
     return reply

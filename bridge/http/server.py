@@ -1,12 +1,24 @@
-"""The HTTP transport: the SDK's Streamable HTTP at ``/mcp``, behind the gate, on uvicorn."""
+"""The HTTP server: uvicorn, the middlewares, and the SDK's Streamable HTTP endpoint at ``/mcp``.
+
+A request passes these, in this order. Each may answer it.
+
+| what | its task |
+|---|---|
+| ``Connection`` | parses HTTP; enforces timeouts and size limits |
+| ``AuthenticationMiddleware`` | checks the key or token, if ``credentials`` are given |
+| ``RateLimitMiddleware`` | counts the request for the rate limit of its caller |
+| ``Views`` | maps ``/mcp/NAME`` to ``/mcp`` with a view |
+| ``FastPathMiddleware`` | answers simple calls without the SDK |
+| ``RequestGuard`` | checks Host, Origin and the message, then calls the SDK |
+"""
 
 import asyncio
 import math
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Final, cast
 
 import anyio
@@ -19,223 +31,242 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from bridge.access.credentials import Access
-from bridge.access.quotas import Limits
-from bridge.access.throttle import Guesses
+from bridge.access.credentials import CredentialStore
+from bridge.access.quotas import Quotas
+from bridge.access.throttle import AddressThrottle
 from bridge.address import Address, is_loopback
-from bridge.events import ignore
-from bridge.http.admin_routes import Operator, routes
-from bridge.http.authentication import Door
-from bridge.http.connection import Connection, Patience
-from bridge.http.fast_path_middleware import Express
+from bridge.events import Listener, ignore
+from bridge.http.admin_routes import AdminEndpoints, routes
+from bridge.http.authentication import AuthenticationMiddleware, Throttles
+from bridge.http.connection import Connection, Timeouts
+from bridge.http.fast_path_middleware import FastPathMiddleware
 from bridge.http.listeners import bind
-from bridge.http.rejection_log import Refusals
-from bridge.http.request_guard import LOCAL_NAMES, Gate
+from bridge.http.rejection_log import RejectionLog
+from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
+from bridge.http.request_rate import RateLimitMiddleware
 from bridge.http.resource_metadata import Resource
 from bridge.http.step_up import StepUp
 from bridge.http.views import Views
 from bridge.protocol.handlers import ToolServer
 from bridge.protocol.notifications import SESSION_HEADER, Announcer
-from bridge.settingsfile import View
+from bridge.view import View
 
 PATH: Final = "/mcp"
-_IDLE: Final = 600.0
-_MOMENT: Final = 0.5
-"""Seconds in which calls are answered that end with their key, before their sessions do."""
-_SWEEP: Final = 10
-"""Tenths of a second between two looks at connections that are slow."""
-_KEEP_ALIVE: Final = 75
-"""Seconds; longer than clients keep idle connections, so that none sends into one that is being closed."""
+_SESSION_END_DELAY_SECONDS: Final = 0.5
+"""When a key is revoked, its calls in flight are aborted. They are answered before their sessions end."""
+_TICKS_PER_TIMEOUT_CHECK: Final = 10
+"""uvicorn ticks ten times a second."""
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than clients keep idle connections. Otherwise a client could send on a connection that the server is closing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server listens, and how it stops: requests in flight then have ``grace_seconds`` to complete.
+
+    ``reuse_port``: other processes may listen on the same port.
+    """
+
+    address: Address
+    grace_seconds: float = 5
+    reuse_port: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is served over HTTP, and to whom.
+
+    | field | meaning |
+    |---|---|
+    | ``host_names`` | names that are accepted in the Host header, next to the host of the address |
+    | ``fast_path`` | if false, every request goes through the SDK |
+    | ``credentials`` | if given, each request needs a valid key or token |
+    | ``resource`` | the OAuth resource that tokens are issued for |
+    | ``admin`` | the endpoints of the operator, if they are served |
+    | ``views`` | by name |
+    | ``session_idle_seconds`` | after this time without a request, a session ends |
+    """
+
+    host_names: Collection[str] = ()
+    fast_path: bool = True
+    credentials: CredentialStore | None = None
+    resource: Resource | None = None
+    admin: AdminEndpoints | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
+    session_idle_seconds: float = 600.0
 
 
 async def serve_http(
     server: ToolServer,
-    host: str,
-    port: int,
+    listening: Listening,
     stop: anyio.Event,
-    started: Callable[[str], None],
+    on_started: Callable[[str], None],
     *,
-    names: Collection[str] = (),
-    grace: float = 5,
-    express: bool = True,
-    access: Access | None = None,
-    operator: Operator | None = None,
-    views: Mapping[str, View] = MappingProxyType({}),
-    resource: Resource | None = None,
-    shared: bool = False,
-    idle: float = _IDLE,
+    endpoint: Endpoint,
+    emit: Listener,
 ) -> None:
-    """Serve until ``stop`` is set; calls in flight are then answered, within ``grace`` seconds.
+    """Serve until ``stop`` is set. Raises ``OSError`` if it cannot listen.
 
-    Without ``express`` every request goes through the SDK; with ``access`` each has to show a key or a token, for
-    ``resource`` where that is given; an ``operator`` is answered, too. ``views`` are by their names.
-
-    ``started`` gets the URL, with the port that port 0 became. ``names`` are hosts as which clients
-    may address the server beside its own; other processes may serve on a port that is ``shared``. Sessions that are
-    ``idle`` for so many seconds end. Raises ``OSError`` where it cannot listen.
+    ``on_started`` is called with the URL, which has the actual port if that of the address is 0. ``emit`` is called with an
+    event for each refused request.
     """
-    limits = server.limits.words
+    limits, host = server.limits.config, listening.address.host
+    credentials, resource, views = endpoint.credentials, endpoint.resource, endpoint.views
+    rejections = RejectionLog(emit)
     manager = StreamableHTTPSessionManager(
         server,
-        stateless=not server.alone,
-        # The gate has checked it, exactly.
+        stateless=not server.keeps_sessions,
+        # RequestGuard checks Host and Origin more strictly.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        session_idle_timeout=idle,
+        session_idle_timeout=endpoint.session_idle_seconds,
         max_request_body_size=limits.body,
-        max_sessions=limits.in_all.sessions,
+        max_sessions=limits.total.sessions,
     )
     literal = f"[{host}]" if ":" in host else host
-    gate = Gate(
+    guard = RequestGuard(
         StreamableHTTPASGIApp(manager),
-        server.announcer,
-        server.refusals,
-        LOCAL_NAMES | {name.lower() for name in (literal, *names)} | ({resource.host} if resource else set()),
+        server,
+        rejections,
+        LOCAL_HOSTS
+        | {name.lower() for name in (literal, *endpoint.host_names)}
+        | ({resource.host} if resource else set()),
         any_address=not is_loopback(host),
-        refuse_call=server.refuse_call,
-        alone_reads_arguments=server.alone_reads_arguments,
-        step_up=StepUp(server, access, resource).challenge if access and resource else None,
-        sessions=server.alone,
-        max_body=limits.body,
+        step_up=StepUp(server, credentials, resource).challenge if credentials and resource else None,
     )
 
-    def stopping(grace: float) -> None:
-        gate.stopping.set()
-        server.stop(grace)
+    def stop_serving(grace_seconds: float) -> None:
+        guard.stopping.set()
+        server.stop(grace_seconds)
 
     app = Starlette(
-        routes=[Route(PATH, gate), *(routes(operator, gate) if operator else ())],
-        lifespan=lambda _: _living(manager, access, server.announcer),
-        exception_handlers={404: _nothing_here},
+        routes=[Route(PATH, guard), *(routes(endpoint.admin, guard) if endpoint.admin else ())],
+        lifespan=lambda _: _lifespan(manager, credentials, server.announcer),
+        exception_handlers={404: _not_found},
     )
+    # ``Views`` maps /mcp/ to /mcp without a redirect.
     app.router.redirect_slashes = False
-    front: ASGIApp = Express(app, gate, server, PATH) if express else app
-    front = Views(front, views, PATH, server.refusals)
-    guesses = Guesses()
-    if access:
-        front = Door(front, access, resource, server.refusals, gate.stranger, guesses=guesses)
+    # From the inside out: the last one gets a request first.
+    front: ASGIApp = FastPathMiddleware(app, guard, server, PATH) if endpoint.fast_path else app
+    front = Views(front, views, PATH, rejections)
+    front = RateLimitMiddleware(front, guard, server.limits, {PATH, *(f"{PATH}/{view}" for view in views)})
+    throttles = Throttles()
+    if credentials:
+        front = AuthenticationMiddleware(
+            front, credentials, resource, rejections, guard.check_host_and_origin, throttles=throttles
+        )
     await serve_app(
         front,
-        host,
-        port,
+        listening,
         stop,
-        lambda url: started(url + PATH),
-        stopping=stopping,
-        grace=grace,
-        shared=shared,
-        limits=server.limits,
-        refusals=server.refusals,
-        guesses=guesses,
+        lambda url: on_started(url + PATH),
+        on_stopping=stop_serving,
+        connection=partial(Connection, server.limits, rejections, Timeouts(), throttles.failed),
     )
+    rejections.flush()
 
 
 @asynccontextmanager
-async def _living(
-    manager: StreamableHTTPSessionManager, access: Access | None, announcer: Announcer
+async def _lifespan(
+    manager: StreamableHTTPSessionManager, credentials: CredentialStore | None, announcer: Announcer
 ) -> AsyncIterator[None]:
+    # The SDK's manager ends last: the task here uses it to the end.
     async with manager.run(), anyio.create_task_group() as tasks:
-        if access:
-            tasks.start_soon(_end_sessions, access, announcer, manager)
+        if credentials:
+            tasks.start_soon(_end_sessions_without_credential, credentials, announcer, manager)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _end_sessions(access: Access, announcer: Announcer, manager: StreamableHTTPSessionManager) -> None:
-    """Give back the room of those whose owner has gone, as if the client had ended them."""
+async def _end_sessions_without_credential(
+    credentials: CredentialStore, announcer: Announcer, manager: StreamableHTTPSessionManager
+) -> None:
+    """End sessions of callers without a valid credential, as a DELETE from the client would (MCP, Streamable HTTP)."""
     while True:
-        departed = access.departed
-        for session in announcer.sessions_without(access.knows):
+        # Before the sessions are read: what is revoked during an await sets this event.
+        revoked = credentials.revoked
+        for session in announcer.sessions_of_unknown_owners(credentials.knows):
             headers = [(SESSION_HEADER.encode(), (session.connection.session_id or "").encode())]
             scope = {
                 "type": "http",
                 "method": "DELETE",
                 "path": PATH,
                 "headers": headers,
-                "user": session.user,
+                "user": session.user,  # otherwise the SDK answers 404
             }
-            await manager.handle_request(scope, _nothing_more, _ignored)
-        await departed.wait()
-        await anyio.sleep(_MOMENT)
+            await manager.handle_request(scope, _receive_disconnect, _discard)
+        await revoked.wait()
+        await anyio.sleep(_SESSION_END_DELAY_SECONDS)
 
 
-async def _nothing_more() -> Message:
+async def _receive_disconnect() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _ignored(message: Message) -> None:
-    """Nobody waits for it."""
+async def _discard(message: Message) -> None:
+    """There is no client to send the response to."""
 
 
 async def serve_app(
     app: ASGIApp,
-    host: str,
-    port: int,
+    listening: Listening,
     stop: anyio.Event,
-    started: Callable[[str], None],
+    on_started: Callable[[str], None],
     *,
-    stopping: Callable[[float], None] = lambda _grace: None,
-    grace: float = 5,
-    shared: bool = False,
-    limits: Limits | None = None,
-    refusals: Refusals | None = None,
-    patience: Patience | None = None,
-    guesses: Guesses | None = None,
+    on_stopping: Callable[[float], None] = lambda _grace: None,
+    connection: Callable[..., Connection] | None = None,
 ) -> None:
-    """Serve any ASGI app until ``stop`` is set; requests then have ``grace`` seconds, as ``stopping`` hears.
+    """Serve any ASGI app until ``stop`` is set. Raises ``OSError`` if it cannot listen.
 
-    Other processes may serve on a port that is ``shared``. ``limits`` hear of results that are not read,
-    ``refusals`` of what is answered to nobody's request, or ends; ``patience`` is that with slow clients. ``guesses``
-    say how long the refusal of a request that is malformed waits.
+    When it stops, it calls ``on_stopping`` with the seconds that requests in flight have to complete. These are
+    ``listening.grace_seconds``, or 0 if it is cancelled. ``connection`` makes a ``Connection`` of uvicorn's arguments.
     """
-    refusals = refusals or Refusals(ignore)
-    with bind(Address(host, port), shared=shared) as listener:
+    if connection is None:
+        connection = partial(Connection, Quotas(), RejectionLog(ignore), Timeouts(), AddressThrottle())
+    with bind(listening.address, reuse_port=listening.reuse_port) as listener:
         config = uvicorn.Config(
             app,
-            http=cast(
-                "type[asyncio.Protocol]",
-                partial(
-                    Connection, limits or Limits(), refusals, patience or Patience(), guesses or Guesses()
-                ),
-            ),
+            http=cast("type[asyncio.Protocol]", connection),
             access_log=False,
-            lifespan="on",
-            log_config=None,
+            lifespan="on",  # "auto" would serve an app whose lifespan raises
+            log_config=None,  # otherwise uvicorn adds handlers, one of them for stdout
+            # Otherwise a client on this machine could choose the address that is throttled (X-Forwarded-For).
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ws="none",
         )
-        web = _Web(config, partial(started, _url(host, listener)))
+        uvicorn_server = _Server(config, partial(on_started, _url(listening.address.host, listener)))
 
         async def end() -> None:
-            patience = 0.0
+            seconds = 0.0
             try:
                 await stop.wait()
-                patience = grace
+                seconds = listening.grace_seconds
             finally:
-                config.timeout_graceful_shutdown = math.ceil(patience) + 1
-                stopping(patience)
-                web.should_exit = True
+                # A second more than the calls have: those that are cancelled then still get their answers.
+                config.timeout_graceful_shutdown = math.ceil(seconds) + 1
+                on_stopping(seconds)
+                uvicorn_server.should_exit = True
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(end)
-            with anyio.CancelScope(shield=True):  # uvicorn leaves its sockets open when it is cancelled
-                await web.serve(sockets=[listener])
+            with anyio.CancelScope(shield=True):  # if uvicorn is cancelled, it leaves its sockets open
+                await uvicorn_server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
-        refusals.flush()
 
 
-async def _nothing_here(_request: Request, _problem: Exception) -> Response:
+async def _not_found(_request: Request, _problem: Exception) -> Response:
     return PlainTextResponse(
-        f"Nothing is here. Agents connect to {PATH}, or to {PATH}/NAME for a view that there is\n", 404
+        f"Not found. MCP clients connect to {PATH}, or to {PATH}/NAME for a configured view\n", 404
     )
 
 
-class _Web(uvicorn.Server):
-    """uvicorn that leaves signals alone: it would raise them again after serving."""
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which raise the signals again after serving."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
         super().__init__(config)
-        self._listening = listening
+        self._on_listening = on_listening
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -243,13 +274,14 @@ class _Web(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._listening()
+        self._on_listening()
 
     async def on_tick(self, counter: int) -> bool:
-        """Every tenth of a second; uvicorn asks each time whether to stop."""
-        if counter % _SWEEP == 0:
+        """Ten times a second, uvicorn asks whether to stop."""
+        if counter % _TICKS_PER_TIMEOUT_CHECK == 0:
+            # A copy: a connection that is ended leaves the set.
             for connection in list(self.server_state.connections):
-                cast("Connection", connection).end_if_slow()
+                cast("Connection", connection).enforce_timeouts()
         return await super().on_tick(counter)
 
 

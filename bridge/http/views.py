@@ -1,4 +1,4 @@
-"""Paths at which only some of the tools are there."""
+"""Views: paths below the MCP endpoint that serve only some of the tools."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,37 +6,37 @@ from dataclasses import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.codec import quote
-from bridge.http.rejection_log import Refusals
+from bridge.http.rejection_log import RejectionLog
 from bridge.http.request_guard import error_reply
-from bridge.protocol.notifications import caller_in, come_from
-from bridge.settingsfile import View
+from bridge.protocol.caller_context import caller_in, set_caller
+from bridge.view import View
 
 
 class Views:
-    """An ASGI app in front of ``app``, whose endpoint is at ``path``: below that, each view has its own by its name.
+    """An ASGI app in front of ``app``, whose MCP endpoint is at ``path``. The view NAME is at ``path``/NAME.
 
-    What asks for another one is told so, as clients show what JSON-RPC says.
+    An unknown view gets 404 with a JSON-RPC error, whose text clients show.
     """
 
-    def __init__(self, app: ASGIApp, views: Mapping[str, View], path: str, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, views: Mapping[str, View], path: str, rejections: RejectionLog) -> None:
         self._app = app
         self._path = path
         self._views = views
-        self._refusals = refusals
+        self._rejections = rejections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removesuffix("/")
-        place, _, name = path.rpartition("/")
+        parent, _, name = path.rpartition("/")
         if scope["type"] == "http" and path == self._path:
-            scope["path"] = path  # a redirect to it could lead past a proxy that speaks TLS
-        elif scope["type"] == "http" and place == self._path:
+            scope["path"] = path  # no redirect: its URL could lack the https of a proxy in front
+        elif scope["type"] == "http" and parent == self._path:
             view = self._views.get(name)
             if view is None:
-                views = f", or to {self._path}/NAME for a view that there is" if self._views else ""
-                text = f"There is no view {quote(name)} here; connect to {self._path}{views}"
-                self._refusals.tell(scope, 404, text)
+                other = f", or to {self._path}/NAME for an existing view" if self._views else ""
+                text = f"There is no view {quote(name)}; connect to {self._path}{other}"
+                self._rejections.report(scope, 404, text)
                 await error_reply(404, text)(scope, receive, send)
                 return
             scope = {**scope, "path": self._path, "raw_path": self._path.encode()}
-            come_from(replace(caller_in(scope), view=view), scope)
+            set_caller(replace(caller_in(scope), view=view), scope)
         await self._app(scope, receive, send)

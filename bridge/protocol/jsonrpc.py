@@ -1,7 +1,5 @@
-"""Bytes from a client become one JSON-RPC message, or the error that they earn."""
+"""Parses bytes from a client into one JSON-RPC message, and refuses what would cost much memory or time."""
 
-import json
-import re
 from typing import Final, TypeGuard
 
 from mcp_types import (
@@ -19,81 +17,93 @@ from bridge.codec import NotJson, decode
 from bridge.protocol.request_id import MAX_BITS, MAX_LENGTH, is_id
 from bridge.spec import Json
 
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-_MOST: Final = 50_000
-"""Lists and objects: a few megabytes of empty ones would take seconds to read."""
+_MAX_CONTAINERS: Final = 50_000
+"""Arrays and objects in a message: a few megabytes of empty ones would take seconds to parse."""
 _MAX_COMMAS: Final = 600_000
-"""More than stand in arguments of 1 MiB, which tools take at most; 2 million values would take 0.1 s to read."""
-_MAX_OTHER_BYTES: Final = 64 * 1024
-"""Bytes of a message that is no tools/call, and characters of what a tools/call holds apart from its arguments."""
+"""Arguments of 1 MiB, the maximum, hold fewer. 2 million values would take 0.1 s to parse."""
+MAX_OTHER_BYTES: Final = 64 * 1024
+"""Bytes of a message other than tools/call, and characters of a tools/call apart from its arguments."""
 _MAX_OTHER_VALUES: Final = 512
-"""Values that a message may hold apart from the arguments of a tools/call. Clients send some 30.
+"""Values in a message apart from the arguments of a tools/call. Clients send about 30.
 
-The SDK keeps what it reads of a session and of an open request, with all that nobody asks for.
+The SDK keeps the whole message of an open request and of a session's ``initialize``, with its unknown keys.
 """
 
 
-class Refused(Exception):
-    """No message; ``code`` is JSON-RPC's, ``id`` the request's where it could be read."""
+class InvalidMessage(Exception):
+    """The bytes are no valid message. ``code`` is the JSON-RPC error code, ``id`` the request's if it is known.
 
-    def __init__(self, code: int, message: str, id: RequestId | None = None) -> None:
+    ``kind`` is the text for the log: it quotes nothing that the client sent.
+    """
+
+    def __init__(
+        self, code: int, message: str, id: RequestId | None = None, *, kind: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.id = id
+        self.kind = kind or message
 
 
 def parse(data: bytes) -> JSONRPCMessage:
-    """The one message in ``data``; raises ``Refused``. Batches left the protocol with 2025-06-18.
+    """The one message in ``data``. Raises ``InvalidMessage``, also for a batch (removed in MCP 2025-06-18).
 
-    Lone surrogates stay, for the check of the arguments to refuse.
+    Lone surrogates stay in the message: the check of the arguments refuses them.
     """
-    if is_too_rich(data):
-        limits = f"{_MOST} opening brackets and braces, and {_MAX_COMMAS} commas"
-        raise Refused(INVALID_REQUEST, f"A message may have {limits}")
+    # Before decoding: the limit is on what decoding costs.
+    if has_too_many_values(data):
+        limits = f"{_MAX_CONTAINERS} opening brackets and braces, and {_MAX_COMMAS} commas"
+        raise InvalidMessage(INVALID_REQUEST, f"A message may have at most {limits}")
     try:
-        text = data.decode()
-        frame = decode(data)
+        data.decode()  # the decoder would replace bytes that are not UTF-8
+        frame = decode(data, keep_surrogates=True)
     except UnicodeDecodeError:
-        raise Refused(PARSE_ERROR, "Parse error: it is not UTF-8") from None
+        raise InvalidMessage(PARSE_ERROR, "Parse error: the message is not UTF-8") from None
     except NotJson as problem:
-        raise Refused(PARSE_ERROR, f"Parse error: {problem}") from None
-    if _SURROGATE.search(text):  # a lone one would have been replaced
-        frame = json.loads(text.removeprefix("\ufeff"))
+        kind = f"Parse error: {problem.kind}"
+        raise InvalidMessage(PARSE_ERROR, f"Parse error: {problem}", kind=kind) from None
     if not isinstance(frame, dict):
-        raise Refused(INVALID_REQUEST, "Expected one JSON-RPC message; batches are not supported")
+        raise InvalidMessage(INVALID_REQUEST, "Expected one JSON-RPC message; batches are not supported")
     id = frame.get("id")
     if not is_id(id):
         id = None
-    _require_lean(frame, len(data), id)
+    _require_small_frame(frame, len(data), id)
     try:
-        message = jsonrpc_message_adapter.validate_python(frame, by_name=False)
+        message = jsonrpc_message_adapter.validate_python(frame)
     except ValidationError:
-        raise Refused(INVALID_REQUEST, "Not a JSON-RPC 2.0 request, notification or response", id) from None
+        raise InvalidMessage(
+            INVALID_REQUEST, "Not a JSON-RPC 2.0 request, notification or response", id
+        ) from None
+    # The model of a notification ignores unknown keys, so it also accepts a request with the id null or 1.5.
+    # Nobody would answer that.
     if isinstance(message, JSONRPCNotification) and "id" in frame:
-        raise Refused(INVALID_REQUEST, "The id of a request must be a string or an integer")
+        raise InvalidMessage(INVALID_REQUEST, "The id of a request must be a string or an integer")
     return message
 
 
-def _require_lean(frame: dict[str, Json], size: int, id: RequestId | None) -> None:
-    """Refuse a message with a long id, or that holds much apart from arguments, which tools check."""
+def _require_small_frame(frame: dict[str, Json], size: int, id: RequestId | None) -> None:
+    """Raise ``InvalidMessage`` for a long id, or for much content outside of arguments, which tools check."""
+    # In Python, true is an int. As an id it has the wrong type, which ``parse`` reports.
     if id is None and isinstance(frame.get("id"), str | int) and type(frame["id"]) is not bool:
-        text = f"The id of a request may have {MAX_LENGTH} characters, or {MAX_BITS} bits"
-        raise Refused(INVALID_REQUEST, text)
+        text = f"The id of a request may have at most {MAX_LENGTH} characters or {MAX_BITS} bits"
+        raise InvalidMessage(INVALID_REQUEST, text)
     params = frame.get("params")
     if frame.get("method") == "tools/call":
         if isinstance(params, dict):
             params = {name: value for name, value in params.items() if name != "arguments"}
-    elif size > _MAX_OTHER_BYTES:
-        raise Refused(INVALID_REQUEST, f"Only tools/call may have more than {_MAX_OTHER_BYTES} bytes", id)
-    if not _is_lean({**frame, "params": params}):
+    elif size > MAX_OTHER_BYTES:
+        raise InvalidMessage(
+            INVALID_REQUEST, f"Only tools/call may be larger than {MAX_OTHER_BYTES} bytes", id
+        )
+    if not _is_small_frame({**frame, "params": params}):
         text = (
-            f"A message may hold {_MAX_OTHER_VALUES} values and {_MAX_OTHER_BYTES} characters, "
+            f"A message may hold at most {_MAX_OTHER_VALUES} values and {MAX_OTHER_BYTES} characters, "
             f"and integers of {MAX_BITS} bits, apart from the arguments of tools/call"
         )
-        raise Refused(INVALID_REQUEST, text, id)
+        raise InvalidMessage(INVALID_REQUEST, text, id)
 
 
-def _is_lean(frame: dict[str, Json]) -> bool:
+def _is_small_frame(frame: dict[str, Json]) -> bool:
     waiting: list[Json] = [frame]
     values = characters = 0
     while waiting:
@@ -102,6 +112,7 @@ def _is_lean(frame: dict[str, Json]) -> bool:
             characters += len(value)
         elif isinstance(value, dict):
             values += len(value)
+            # Otherwise a list of a million values would be copied before it is refused.
             if values <= _MAX_OTHER_VALUES:
                 characters += sum(map(len, value))
                 waiting += value.values()
@@ -110,19 +121,23 @@ def _is_lean(frame: dict[str, Json]) -> bool:
             if values <= _MAX_OTHER_VALUES:
                 waiting += value
         elif type(value) is int and value.bit_length() > MAX_BITS:
-            return False
-        if values > _MAX_OTHER_VALUES or characters > _MAX_OTHER_BYTES:
+            return False  # it may have thousands of digits, and counts as one value without characters
+        if values > _MAX_OTHER_VALUES or characters > MAX_OTHER_BYTES:
             return False
     return True
 
 
-def is_too_rich(data: bytes) -> bool:
-    """Whether a message may hold more values than are read; texts with brackets, braces and commas look like these."""
-    return len(data) > _MOST and (
-        data.count(b"[") + data.count(b"{") > _MOST or data.count(b",") > _MAX_COMMAS
+def has_too_many_values(data: bytes) -> bool:
+    """Whether a message may hold too many values. Brackets, braces and commas inside of texts count too."""
+    # A shorter message has too few bytes for that many brackets: most messages are not counted.
+    return len(data) > _MAX_CONTAINERS and (
+        data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS or data.count(b",") > _MAX_COMMAS
     )
 
 
 def is_call(message: JSONRPCMessage) -> TypeGuard[JSONRPCRequest]:
-    """Whether a message is a tools/call."""
     return isinstance(message, JSONRPCRequest) and message.method == "tools/call"
+
+
+MAX_BYTES: Final = 4 * 1024**2
+"""Size of a message, on every transport."""

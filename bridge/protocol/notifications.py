@@ -1,16 +1,26 @@
-"""Tells every client that the list of tools changed: once a change, in both eras.
+"""Notifies every client that its list of tools changed, once for each change, in both eras.
 
-A client of 2026-07-28 opens a ``subscriptions/listen`` stream, which ``ListenHandler`` serves. A
-client of the handshake era has a session: from its ``initialize`` on it belongs to who opened it, and from
-its ``notifications/initialized`` on until its connection ends it is told of each change, by a task of its
-own, so that a client that does not read holds up nobody else. Over HTTP the SDK drops what it sends while a
-session has no GET stream open; then the change stays pending until the stream opens or the session lists the
-tools.
+A modern client (2026-07-28) opens a ``subscriptions/listen`` stream. ``ListenHandler`` of the SDK serves it. Streams of callers
+that see the same tools form one ``_SubscriberGroup``.
+
+A client of the handshake era has a session. Over HTTP the SDK drops notifications while the session has no GET stream.
+So a change stays pending until the client can be reached:
+
+| Event | Effect on the session |
+|---|---|
+| ``initialize`` | it exists, belongs to its caller, and counts for the quota |
+| ``notifications/initialized`` | it is ready: a pending change is sent |
+| its list of tools changed | the change is pending, and sent if the session is ready and reachable |
+| its GET stream opens | it is reachable: a pending change is sent |
+| ``tools/list`` while it has no stream | the client sees the new list: nothing is pending |
+| the notification is not taken within a second | the change is pending again |
+| its connection or its HTTP session ends | it is removed, and its calls on the fast path are cancelled |
+
+Over stdio a session is always reachable. Each notification is a task of its own, so a client that does not read delays no other.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -18,7 +28,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from mcp.server.connection import Connection
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 from mcp_types import (
     SubscriptionFilter,
@@ -26,153 +36,145 @@ from mcp_types import (
     SubscriptionsListenResult,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.requests import Request
 from starlette.types import Scope
 
-from bridge.access.quotas import Limits
-from bridge.caller import ANYBODY, Caller
-from bridge.registry import Registry, Snapshot, VisibleTools, other_names
-from bridge.settingsfile import View
+from bridge.access.quotas import Quotas
+from bridge.caller import Caller
+from bridge.protocol.caller_context import Context, caller_of
+from bridge.protocol.in_flight import RequestsInFlight
+from bridge.registry import Registry, Snapshot, VisibleTools, visibly_changed_names
 from bridge.spec import Json
+from bridge.view import View
 
-Context: TypeAlias = ServerRequestContext[TaskGroup, Request]
-"""Its lifespan is a task group that ends with the transport."""
-_Sight: TypeAlias = tuple[frozenset[str] | None, View | None]
+_VisibilityKey: TypeAlias = tuple[frozenset[str] | None, View | None]
 
-_CALLER: Final = "restbridge.caller"
-"""Where a request's scope has its ``Caller``."""
-CALLING: Final[ContextVar[Caller]] = ContextVar("caller", default=ANYBODY)
-"""The same, for what the SDK asks without showing the request."""
 SESSION_HEADER: Final = "mcp-session-id"
 OPENING: Final = "restbridge.opening"
-"""What the scope of a request has that opens a session, until that is there: it counts already."""
-ARGUMENTS: Final = "restbridge.arguments"
-"""What the scope of a tools/call has whose arguments are parsed, and not shown to the SDK."""
-_PATIENCE: Final = 1.0
-"""Seconds in which a session must take a notification."""
+"""Key of the ASGI scope of a request that opens a session: ``RequestGuard`` has counted the session already."""
+_NOTIFY_TIMEOUT_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
 class Session:
-    """A handshake client, until its connection ends.
+    """A client of the handshake era, until its connection ends.
 
-    ``pending``: the tools changed, and the client has neither heard of it nor listed them since. ``seen``
-    is when the SDK last saw a request of it; ``calls`` are those that it does not see, by their ids.
-    ``ready``: it has said that it is initialized. ``user`` is its owner, as the SDK knows one.
+    ``has_pending_change``: its tools changed, and it has neither been notified nor listed them since.
+    ``last_seen_by_sdk`` is in the event loop's seconds. ``is_ready``: it has sent ``notifications/initialized``.
+    ``user`` is the owner in the SDK's form.
     """
 
     connection: Connection
     owner: Caller
     user: object
     tasks: TaskGroup
-    pending: bool
-    seen: float
-    calls: dict[str, anyio.CancelScope] = field(default_factory=dict)
-    ready: bool = False
-    ended: bool = False
+    has_pending_change: bool
+    last_seen_by_sdk: float
+    in_flight: RequestsInFlight = field(default_factory=RequestsInFlight)
+    is_ready: bool = False
+    has_ended: bool = False
 
 
-class _Audience:
+class _SubscriberGroup:
     """The listen streams of callers who see the same tools as ``caller``."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.streams = 0
+        # A bus of the SDK sends an event to all of its streams: it does not know what their callers see.
         self.bus = InMemorySubscriptionBus()
         self.listen = ListenHandler(self.bus)
 
 
 class Announcer:
-    """``announce`` is for whoever swaps the tools; the rest is wired into the server and its transports."""
+    """Knows the sessions and listen streams. Call ``announce`` after each change of the registry."""
 
-    def __init__(self, registry: Registry, limits: Limits | None = None) -> None:
-        self._has_changed = False
+    def __init__(self, registry: Registry, limits: Quotas | None = None) -> None:
+        self._has_announced = False
         self._registry = registry
-        self.limits = limits or Limits()
+        self.limits = limits or Quotas()
         self._announced = registry.current
-        self._audiences: dict[_Sight, _Audience] = {}
+        self._groups: dict[_VisibilityKey, _SubscriberGroup] = {}
         self._sessions: dict[str | int, Session] = {}
+        # The open GET streams of a session. The SDK lets the next stream open before ``RequestGuard`` reports
+        # that the last one is closed, so there may be two for a moment.
         self._streams: Counter[str] = Counter()
 
     async def announce(self) -> None:
-        """The list of tools differs from now on; those are told whose own list does, and none is waited for."""
-        self._has_changed = True
+        """Notify the clients whose own list of tools differs now. Does not wait for them."""
+        self._has_announced = True
+        # Before the first await: the registry may change during it. The next ``announce`` compares with this.
         before, self._announced = self._announced, self._registry.current
-        after, names = self._announced, other_names(before, self._announced)
-        changed: dict[_Sight, bool] = {}
+        after, names = self._announced, visibly_changed_names(before, self._announced)
+        changed: dict[_VisibilityKey, bool] = {}
 
-        async def is_other(caller: Caller) -> bool:
-            key = _sight(caller)
+        async def sees_change(caller: Caller) -> bool:
+            key = _visibility_key(caller)
             if key not in changed:
                 old, new = before.seen_by(caller), after.seen_by(caller)
                 changed[key] = any(_definition(old, name) != _definition(new, name) for name in names)
-                await checkpoint()  # thousands of callers may each see other tools
+                await checkpoint()  # thousands of callers may each see different tools
             return changed[key]
 
+        # Copies, since clients come and leave during each await. A session may have ended before its turn.
         for session in list(self._sessions.values()):
-            if await is_other(session.owner) and not session.ended:
-                session.pending = True
-                self._tell_soon(session)
-        for audience in list(self._audiences.values()):
-            if await is_other(audience.caller):
-                await audience.bus.publish(ToolsListChanged())
+            if await sees_change(session.owner) and not session.has_ended:
+                session.has_pending_change = True
+                self._notify_if_reachable(session)
+        for group in list(self._groups.values()):
+            if await sees_change(group.caller):
+                await group.bus.publish(ToolsListChanged())
 
     def close(self) -> None:
         """End every listen stream with its result (MCP 2026-07-28, subscriptions)."""
-        for audience in self._audiences.values():
-            audience.listen.close()
+        for group in self._groups.values():
+            group.listen.close()
 
     async def listen(
         self, ctx: Context, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """Serve one listen stream; only what can change is acknowledged, and here that is tools."""
+        """Serve one listen stream. Of the requested notifications only ``toolsListChanged`` is acknowledged."""
+        # The SDK's handler would also acknowledge prompts and resources, which are never announced here.
         wanted = SubscriptionFilter(tools_list_changed=params.notifications.tools_list_changed)
         caller = caller_of(ctx)
-        sight = _sight(caller)
-        if sight not in self._audiences:
-            self._audiences[sight] = _Audience(caller)
-        audience = self._audiences[sight]
-        audience.streams += 1
+        key = _visibility_key(caller)
+        if key not in self._groups:
+            self._groups[key] = _SubscriberGroup(caller)
+        group = self._groups[key]
+        group.streams += 1
         try:
-            return await audience.listen(ctx, params.model_copy(update={"notifications": wanted}))
+            return await group.listen(ctx, params.model_copy(update={"notifications": wanted}))
         finally:
-            audience.streams -= 1
-            if not audience.streams:
-                del self._audiences[sight]
+            group.streams -= 1
+            # Otherwise a group would stay for each set of scopes that ever had a stream.
+            if not group.streams:
+                del self._groups[key]
 
     @property
     def sessions(self) -> int:
-        """How many handshake clients are ready."""
-        return sum(session.ready for session in self._sessions.values())
+        """Number of sessions that are ready."""
+        return sum(session.is_ready for session in self._sessions.values())
 
     def session(self, session_id: str, caller: Caller) -> Session | None:
-        """The session over HTTP with that id, once it is ready; nobody has another's.
+        """The session with this id over HTTP, if it belongs to the caller.
 
-        A key that was made anew has the same name, and the same sessions, as for the SDK.
+        A caller is its name, issuer and view. So a replaced key keeps the sessions of its name, as in the SDK.
         """
         session = self._sessions.get(session_id)
-        return session if session and session.ready and session.owner.is_same(caller) else None
+        return session if session and session.owner.is_same(caller) else None
 
-    def sessions_without(self, is_known: Callable[[Caller], bool]) -> list[Session]:
-        """Those over HTTP whose owner is nobody any more."""
+    def sessions_of_unknown_owners(self, is_known: Callable[[Caller], bool]) -> list[Session]:
+        """The sessions over HTTP whose owner no longer exists."""
         return [session for session in self._sessions.values() if not is_known(session.owner)]
 
-    def is_elsewhere(self, session_id: str, caller: Caller) -> bool:
-        """Whether a session was opened to see another part of the tools."""
+    def has_other_view(self, session_id: str, caller: Caller) -> bool:
+        """Whether the session was opened at the path of another view."""
         session = self._sessions.get(session_id)
         return session is not None and session.owner.view != caller.view
 
-    def cancel(self, session_id: str, caller: Caller, request_id: object) -> None:
-        """Cancel a call that the SDK does not see, if there is one."""
-        session = self.session(session_id, caller)
-        if session and (call := session.calls.get(str(request_id))):
-            call.cancel()
-
     def stream_opened(self, session_id: str) -> None:
-        """A handshake session can hear from now on: its GET stream is open."""
         self._streams[session_id] += 1
         if session := self._sessions.get(session_id):
-            self._tell_soon(session)
+            self._notify_if_reachable(session)
 
     def stream_closed(self, session_id: str) -> None:
         self._streams[session_id] -= 1
@@ -180,76 +182,71 @@ class Announcer:
             del self._streams[session_id]
 
     async def middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """To stand outermost, so that a session is known before its request is served."""
+        """Record the session of each request. Must be the outermost middleware: handlers rely on the session."""
         if ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
             return await call_next(ctx)
-        # The SDK means middleware to use a connection's state and exit_stack, and leaves no other way there.
+        # The SDK intends middleware to use a connection's state and exit_stack, but has no public way to get it.
         connection = ctx.session._connection  # noqa: SLF001
         session = self._sessions.get(_key(connection))
         if session:
-            session.seen = anyio.current_time()
+            session.last_seen_by_sdk = anyio.current_time()
         match ctx.method:
+            # A client may send it twice on one connection. That is one session: it counts once and ends once.
             case "initialize" if session is None:
-                self._begin(connection, ctx)
+                self._open(connection, ctx)
             case "notifications/initialized" if session:
-                session.ready = True
-                self._tell_soon(session)
+                session.is_ready = True
+                self._notify_if_reachable(session)
             case "tools/list":
-                self.listed(connection)
+                self.tools_listed(connection)
         return await call_next(ctx)
 
-    def _begin(self, connection: Connection, ctx: Context) -> None:
-        """What changes from now on, the client has to hear of."""
+    def _open(self, connection: Connection, ctx: Context) -> None:
         key, owner = _key(connection), caller_of(ctx)
         scope: Scope = ctx.request.scope if ctx.request else {}
-        # Over stdio it may have seen the very first list, before the SDK was there.
-        pending = connection.session_id is None and self._has_changed
+        # Over stdio EarlyAnswers may have sent the first list, before a change that happened since.
+        has_pending_change = connection.session_id is None and self._has_announced
         self._sessions[key] = Session(
-            connection, owner, scope.get("user"), ctx.lifespan_context, pending, anyio.current_time()
+            connection,
+            owner,
+            scope.get("user"),
+            ctx.lifespan_context,
+            has_pending_change,
+            anyio.current_time(),
         )
         if not scope.pop(OPENING, None):
             self.limits.add("sessions", owner, 1)
+        # The SDK closes the stack however the connection ends: by DELETE, after idle time, by an exception.
         connection.exit_stack.callback(self._end, key)
 
     def _end(self, key: str | int) -> None:
         session = self._sessions.pop(key)
-        session.ended = True
+        session.has_ended = True
         self.limits.add("sessions", session.owner, -1)
-        for call in session.calls.values():
-            call.cancel()
+        session.in_flight.cancel_all()
 
-    def listed(self, connection: Connection) -> None:
-        """A session is about to get the list as it is now."""
+    def tools_listed(self, connection: Connection) -> None:
+        """The session is about to get the current list.
+
+        A session that can be reached is notified all the same.
+        """
         session = self._sessions.get(_key(connection))
-        if session and not self._can_hear(session.connection.session_id):
-            session.pending = False
+        if session and not self._is_reachable(session.connection.session_id):
+            session.has_pending_change = False
 
-    def _can_hear(self, session_id: str | None) -> bool:
+    def _is_reachable(self, session_id: str | None) -> bool:
         return session_id is None or session_id in self._streams
 
-    def _tell_soon(self, session: Session) -> None:
-        if session.ready and session.pending and self._can_hear(session.connection.session_id):
-            session.tasks.start_soon(_tell, session)
+    def _notify_if_reachable(self, session: Session) -> None:
+        if (
+            session.is_ready
+            and session.has_pending_change
+            and self._is_reachable(session.connection.session_id)
+        ):
+            session.tasks.start_soon(_notify, session)
 
 
-def caller_of(ctx: Context) -> Caller:
-    """Who sends a request."""
-    return caller_in(ctx.request.scope) if ctx.request else ANYBODY
-
-
-def caller_in(scope: Scope) -> Caller:
-    """The same, by its ASGI scope."""
-    caller: Caller = scope.get(_CALLER, ANYBODY)
-    return caller
-
-
-def come_from(caller: Caller, scope: Scope) -> None:
-    """Have a request, and all that it does, be somebody's."""
-    scope[_CALLER] = caller
-    CALLING.set(caller)
-
-
-def _sight(caller: Caller) -> _Sight:
+def _visibility_key(caller: Caller) -> _VisibilityKey:
     return caller.scopes, caller.view
 
 
@@ -259,13 +256,14 @@ def _definition(tools: Snapshot | VisibleTools, name: str) -> Mapping[str, Json]
 
 
 def _key(connection: Connection) -> str | int:
-    """What tells sessions apart; over stdio they have no id."""
+    """The session id; over stdio there is none, so the connection's identity."""
     return connection.session_id or id(connection)
 
 
-async def _tell(session: Session) -> None:
-    """A client that does not take it in time hears of it with the next change or its next stream."""
-    session.pending = False
-    with anyio.move_on_after(_PATIENCE) as patience:
+async def _notify(session: Session) -> None:
+    """Send the notification. If the client does not take it in time, the change is pending again."""
+    # Before the await: a change during it sets this again, and ``|=`` keeps that.
+    session.has_pending_change = False
+    with anyio.move_on_after(_NOTIFY_TIMEOUT_SECONDS) as timeout:
         await session.connection.send_tool_list_changed()
-    session.pending |= patience.cancelled_caught
+    session.has_pending_change |= timeout.cancelled_caught

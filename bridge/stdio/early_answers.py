@@ -1,9 +1,18 @@
-"""The first answers over stdio, given while the SDK is still being imported.
+"""Early answers: answers the first requests over stdio while the SDK is still being imported.
 
-That takes a second, the tools are loaded before it, and some agents start a process for each list. What a
-client says first is nearly always the same: ``initialize`` or ``server/discover``, ``ping``, ``tools/list``.
-In their plainest shape these are answered here, as the SDK would, by a thread. From the first line that is
-anything else, all waits for the SDK, which is then told what it has missed of the connection.
+The import takes a second, and some agents start a process for each tools/list. The tools are loaded before. A thread
+answers these requests in their simplest shape, as the SDK would:
+
+| State | Accepted | Next state |
+|---|---|---|
+| new | ``initialize`` | greeted |
+| new, modern | ``server/discover``, ``tools/list`` with a valid ``_meta`` | modern |
+| greeted, ready | ``ping`` | the same |
+| greeted | ``notifications/initialized`` | ready |
+| ready | ``tools/list`` | the same |
+
+Any other line ends the early answers. The rest waits for the SDK's server, which gets a ``Handoff``: the lines to
+replay, so that the SDK has the same state, and the bytes that are not handled yet.
 """
 
 import logging
@@ -14,118 +23,143 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any, Final, Literal
 
-from bridge.codec import NotJson, decode, encode
-from bridge.protocol.capabilities import ALIKE, CAPABILITIES, INSTRUCTIONS, SERVER_INFO, TTL, page
+from bridge.codec import NotJson, decode
+from bridge.protocol.capabilities import (
+    CAPABILITIES,
+    INSTRUCTIONS,
+    META_PREFIX,
+    MODERN_VERSION,
+    SAME_SHAPE_VERSIONS,
+    SERVER_INFO,
+    encode_answer,
+    encode_result,
+    page,
+)
 from bridge.protocol.request_id import is_id
 from bridge.registry import Snapshot
 from bridge.spec import Json
 
-MODERN: Final = "2026-07-28"
-
-_META: Final = "io.modelcontextprotocol/"
 _CHUNK: Final = 65536
-_ATOM: Final = select.PIPE_BUF
-"""Bytes that a pipe takes at once when it says that it takes any."""
+_WRITE_SIZE: Final = select.PIPE_BUF
+"""Bytes that a writable pipe takes without blocking."""
+# Only what is certainly valid: the models that would check the rest are being imported.
 _CAPABILITIES: Final[dict[str, frozenset[str]]] = {
     "roots": frozenset({"listChanged"}),
     "sampling": frozenset(),
     "elicitation": frozenset(),
 }
-_WHO: Final = frozenset({"name", "version", "title"})
+_CLIENT_INFO: Final = frozenset({"name", "version", "title"})
+_DISCOVERY: Final[dict[str, Any]] = {
+    "resultType": "complete",
+    "supportedVersions": [MODERN_VERSION],
+    "capabilities": CAPABILITIES,
+    "instructions": INSTRUCTIONS,
+    "ttlMs": 0,
+    "cacheScope": "private",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What was said before the SDK was there.
+class Handoff:
+    """The state of the connection when the SDK takes over.
 
-    ``heard`` are lines that it has to hear, whose ``answered`` requests have had their answers. ``unread``
-    was read and not looked at, ``unsent`` is the rest of an answer that the client has not taken yet.
+    ``replayed`` are the lines that the SDK must process too. Its answers to the ids of ``answered`` are dropped, because the
+    client has got these. ``unread`` are bytes received but not handled. ``unsent`` is the rest of the last answer.
     """
 
-    heard: tuple[bytes, ...] = ()
+    replayed: tuple[bytes, ...] = ()
     answered: frozenset[str] = frozenset()
     unread: bytes = b""
     unsent: bytes = b""
 
 
-def leave() -> None:  # pragma: no cover - nobody is left to count it
-    """End the process, whatever it is at; nothing is open but the client's descriptors."""
+def exit_process() -> None:  # pragma: no cover - coverage is lost at the exit
+    """End the process at once, in the middle of the import. Nothing but the client's descriptors is open."""
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(0)
 
 
-class FirstAnswers:
-    """Answers from ``start`` to ``stop``; ``leave`` is called where the client leaves and nothing waits."""
+class EarlyAnswers:
+    """Answers from ``start`` to ``stop``. ``on_leave`` is called if the client leaves and no request is unanswered."""
 
-    def __init__(self, snapshot: Snapshot, source: int, sink: int, leave: Callable[[], None] = leave) -> None:
-        self._talk = _Talk(snapshot)
+    def __init__(
+        self, snapshot: Snapshot, source: int, sink: int, on_leave: Callable[[], None] = exit_process
+    ) -> None:
+        self._conversation = _Conversation(snapshot)
         self._source = source
         self._sink = sink
-        self._leave = leave
+        self._on_leave = on_leave
         self._unread = b""
         self._unsent = b""
-        self._stopped, self._stop = os.pipe()
-        self._thread = Thread(target=self._run, name="first answers", daemon=True)
+        # The thread polls the reading end. Closing the other end wakes it up.
+        self._stop_reader, self._stop_writer = os.pipe()
+        # A daemon: if the start fails, the process must not wait for the client's next line.
+        self._thread = Thread(target=self._run, name="early answers", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> Before:
-        """Say no more; answers where the connection stands."""
-        os.close(self._stop)
-        if self._thread.ident:
+    def stop(self) -> Handoff:
+        """Stop answering. Returns the state of the connection."""
+        os.close(self._stop_writer)
+        if self._thread.ident:  # to join a thread that was never started is an error
             self._thread.join()
-        os.close(self._stopped)
-        talk = self._talk
-        return Before(tuple(talk.heard), frozenset(talk.answered), self._unread, self._unsent)
+        os.close(self._stop_reader)
+        conversation = self._conversation
+        return Handoff(
+            tuple(conversation.replayed), frozenset(conversation.answered), self._unread, self._unsent
+        )
 
     def _run(self) -> None:
         try:
             while self._is_ready(self._source, select.POLLIN):
                 chunk = os.read(self._source, _CHUNK)
                 self._unread += chunk
+                # At the end of input, a line without a line feed is for the SDK's server.
                 if not self._answer_lines() or (not chunk and self._unread):
                     return
                 if not chunk:
-                    self._leave()
+                    self._on_leave()
                     return
         except (BrokenPipeError, ConnectionResetError):
-            self._leave()
+            self._on_leave()
 
     def _answer_lines(self) -> bool:
-        """Whether every line so far could be answered."""
+        """Answer the complete lines. Returns False as soon as one is for the SDK, or it is time to stop."""
         while b"\n" in self._unread:
             line, _, rest = self._unread.partition(b"\n")
-            answer = self._talk.answer(line)
+            answer = self._conversation.answer(line)
             if answer is None:
                 return False
+            # From here on the line is answered, even if the client has read only a part of the answer.
             self._unread, self._unsent = rest, answer
             while self._unsent:
                 if not self._is_ready(self._sink, select.POLLOUT):
                     return False
-                self._unsent = self._unsent[os.write(self._sink, self._unsent[:_ATOM]) :]
-        return len(self._unread) < _CHUNK
+                self._unsent = self._unsent[os.write(self._sink, self._unsent[:_WRITE_SIZE]) :]
+        return len(self._unread) < _CHUNK  # bounds the memory: no early request is that long
 
     def _is_ready(self, descriptor: int, event: int) -> bool:
-        """Wait for a descriptor, or until this is to stop."""
-        waiting = select.poll()
-        waiting.register(self._stopped, select.POLLIN)
-        waiting.register(descriptor, event)
-        return all(found == descriptor for found, _ in waiting.poll())
+        """Wait for an event of a descriptor. Returns False if ``stop`` was called."""
+        poll = select.poll()
+        poll.register(self._stop_reader, select.POLLIN)
+        poll.register(descriptor, event)
+        # Errors and hang-ups are found too. The read or write that follows then reports them.
+        return all(found == descriptor for found, _ in poll.poll())
 
 
-class _Talk:
-    """What is answered to whom; ``heard`` and ``answered`` are for ``Before``."""
+class _Conversation:
+    """The state of the protocol, and the answers. ``replayed`` and ``answered`` are for ``Handoff``."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.heard: list[bytes] = []
+        self.replayed: list[bytes] = []
         self.answered: list[str] = []
         self._snapshot = snapshot
         self._state: Literal["new", "greeted", "ready", "modern"] = "new"
 
     def answer(self, line: bytes) -> bytes | None:
-        """The answer to a line, empty where there is none; None if it is not ours to answer."""
+        """The answer to a line, empty for a notification or blank line. None if the line is for the SDK."""
         if not line.strip():
             return b""
         try:
@@ -138,19 +172,21 @@ class _Talk:
                 {"params": {}},
             ):
                 return self._initialized(line)
+            # Escapes are for the SDK: ``decode`` replaces a lone surrogate, which would change the id.
             case {"jsonrpc": "2.0", "id": id, "method": str(method), **rest} if (
                 is_id(id) and b"\\u" not in line and rest.keys() <= {"params"}
             ):
                 result = self._result(method, rest.get("params", {}), line, str(id))
                 if result is not None:
-                    return b'{"jsonrpc":"2.0","id":%s,"result":%s}\n' % (encode(id), encode(result))
+                    version = MODERN_VERSION if self._state == "modern" else ""
+                    return encode_answer(id, encode_result(version, result)) + b"\n"
         return None
 
     def _initialized(self, line: bytes) -> bytes | None:
         if self._state != "greeted":
             return None
         self._state = "ready"
-        self.heard.append(line)
+        self.replayed.append(line)
         return b""
 
     def _result(self, method: str, params: Json, line: bytes, id: str) -> dict[str, Any] | None:
@@ -158,10 +194,10 @@ class _Talk:
             case "new", "initialize", {
                 "protocolVersion": str(version),
                 "capabilities": capabilities,
-                "clientInfo": who,
+                "clientInfo": client_info,
                 **rest,
-            } if not rest and version in ALIKE and _is_plain(capabilities, who):
-                self._set_up("greeted", line, id)
+            } if not rest and version in SAME_SHAPE_VERSIONS and _is_simple_client(capabilities, client_info):
+                self._open("greeted", line, id)
                 return {
                     "protocolVersion": version,
                     "capabilities": CAPABILITIES,
@@ -171,63 +207,46 @@ class _Talk:
             case "greeted" | "ready", "ping", {**rest} if not rest:
                 return {}
             case "ready", "tools/list", {**rest} if not rest:
-                listing = page(self._snapshot.tools, 0)
-                del listing["resultType"]
-                return listing
+                return page(self._snapshot.tools, 0)
             case "new" | "modern", "server/discover" | "tools/list", {"_meta": meta, **rest} if (
-                not rest and _is_plain_envelope(meta)
+                not rest and _is_simple_meta(meta)
             ):
                 if self._state == "new":
-                    self._set_up("modern", line, id)
-                return _modern(self._discovery() if method == "server/discover" else self._listing())
+                    self._open("modern", line, id)
+                return _DISCOVERY if method == "server/discover" else page(self._snapshot.tools, 0)
         return None
 
-    def _set_up(self, state: Literal["greeted", "modern"], line: bytes, id: str) -> None:
+    def _open(self, state: Literal["greeted", "modern"], line: bytes, id: str) -> None:
         self._state = state
-        self.heard.append(line)
+        self.replayed.append(line)
         self.answered.append(id)
 
-    def _listing(self) -> dict[str, Any]:
-        return page(self._snapshot.tools, 0) | {"ttlMs": TTL}
 
-    def _discovery(self) -> dict[str, Any]:
-        return {
-            "resultType": "complete",
-            "supportedVersions": [MODERN],
-            "capabilities": CAPABILITIES,
-            "instructions": INSTRUCTIONS,
-            "ttlMs": 0,
-        }
-
-
-def _modern(result: dict[str, Any]) -> dict[str, Any]:
-    return result | {"cacheScope": "private", "_meta": {f"{_META}serverInfo": SERVER_INFO}}
-
-
-def _is_plain_envelope(meta: Json) -> bool:
+def _is_simple_meta(meta: Json) -> bool:
     match meta:
-        case {
+        case {  # literals, as a pattern takes no expression
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": capabilities,
             **rest,
-        } if rest.keys() <= {f"{_META}clientInfo"}:
-            who = rest.get(f"{_META}clientInfo", {"name": "", "version": ""})
-            return _is_plain(capabilities, who)
+        } if rest.keys() <= {f"{META_PREFIX}clientInfo"}:
+            # The client info is optional, unlike in ``initialize``.
+            client_info = rest.get(f"{META_PREFIX}clientInfo", {"name": "", "version": ""})
+            return _is_simple_client(capabilities, client_info)
     return False
 
 
-def _is_plain(capabilities: Json, who: Json) -> bool:
-    """Whether a client says what it can and who it is in words that are right without a doubt."""
+def _is_simple_client(capabilities: Json, client_info: Json) -> bool:
+    """Whether capabilities and client info are certainly valid for the SDK."""
     return (
         isinstance(capabilities, dict)
         and capabilities.keys() <= _CAPABILITIES.keys()
         and all(
-            isinstance(words, dict)
-            and words.keys() <= _CAPABILITIES[name]
-            and all(type(word) is bool for word in words.values())
-            for name, words in capabilities.items()
+            isinstance(options, dict)
+            and options.keys() <= _CAPABILITIES[name]
+            and all(type(option) is bool for option in options.values())  # pydantic takes "yes" too
+            for name, options in capabilities.items()
         )
-        and isinstance(who, dict)
-        and {"name", "version"} <= who.keys() <= _WHO
-        and all(type(word) is str for word in who.values())
+        and isinstance(client_info, dict)
+        and {"name", "version"} <= client_info.keys() <= _CLIENT_INFO
+        and all(type(value) is str for value in client_info.values())
     )

@@ -1,29 +1,27 @@
-"""Bytes from a client become lines, each one message."""
+"""Splits the bytes from a client into lines. Each line is one message."""
 
 from collections.abc import Iterator
-from typing import Final
 
-MAX_BYTES: Final = 4 * 1024**2
-"""Of one message, on every transport."""
+from bridge.protocol.jsonrpc import MAX_BYTES
 
 
-class Lines:
-    """Splits what arrives into lines, holding no more than one line and one chunk."""
+class LineReader:
+    """Holds at most one line of ``MAX_BYTES`` and one chunk."""
 
     def __init__(self) -> None:
         self._line = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes | None]:
-        """The lines that ``chunk`` ends, without their ends; None for one of more than ``MAX_BYTES``."""
+        """The lines completed by ``chunk``, without line feeds. None stands for a line of more than ``MAX_BYTES``."""
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             self._line += end
             yield self._take()
         self._line += rest
-        del self._line[MAX_BYTES + 1 :]
+        del self._line[MAX_BYTES + 1 :]  # one byte too many stays, so that ``_take`` sees that it is too long
 
     def end(self) -> Iterator[bytes | None]:
-        """The last line, if it has no end."""
+        """The last line, if it has no line feed."""
         if self._line:
             yield self._take()
 

@@ -30,9 +30,9 @@ from bridge.events import (
     AuditWritten,
     CallFinished,
     CallStarted,
-    Ear,
     Event,
     KeysChanged,
+    Listener,
     SnapshotReplaced,
     ignore,
 )
@@ -40,16 +40,17 @@ from bridge.spec import Json, may_change
 from bridge.telemetry.log_output import json_line
 
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-"""The permissions of those who do not own a file."""
+"""The permission bits of group and others."""
 MAX_WAIT_SECONDS: Final = 0.5
 ERROR_INTERVAL_SECONDS: Final = 10.0
-"""Between two lines in the log that say that lines of the audit are lost."""
+"""The least time between two log lines about lost audit lines."""
 
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_NONBLOCK: open(2) of a FIFO without a reader would block. It has no effect on regular files.
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_A_FILE: Final = "it is not a regular file"
 _REASONS: Final[Mapping[int | None, str]] = {
     errno.ELOOP: "it is a symbolic link",  # open(2), O_NOFOLLOW
-    errno.ENXIO: _NOT_A_FILE,  # a FIFO that nobody reads
+    errno.ENXIO: _NOT_A_FILE,  # a FIFO without a reader
 }
 
 _log: Final = logging.getLogger(__name__)
@@ -61,17 +62,19 @@ _Job = tuple[bytes, Future[None]]
 class Audit:
     """Appends to the file at ``path``; raises ``OSError``, whose ``strerror`` says why, if it cannot be opened.
 
-    If it is ``required``, a call whose first line cannot be written is refused with ``NotSent``. ``fields`` stand in each
-    line. ``emit`` receives ``AuditWritten``. ``mode`` is the file's, as it was opened at first. ``write`` is write(2), and ``clock`` counts seconds.
+    ``required``: a call whose first line cannot be written is refused with ``NotSent``. ``fields`` are in each line.
+    ``digest`` returns the digest of the files that are served; without it starts and reloads have no line.
+    ``emit`` receives ``AuditWritten``. ``mode`` is that of the file when it was first opened. ``write`` is write(2).
     """
 
     def __init__(
         self,
         path: Path,
-        emit: Ear = ignore,
+        emit: Listener = ignore,
         *,
         required: bool = False,
         fields: Mapping[str, Json] | None = None,
+        digest: Callable[[], str] | None = None,
         write: _Write = os.write,
         clock: Callable[[], float] = time.monotonic,
         max_wait: float = MAX_WAIT_SECONDS,
@@ -80,22 +83,24 @@ class Audit:
         self._emit = emit
         self._required = required
         self._fields = fields or {}
+        self._digest = digest
+        self._last_digest = digest() if digest else ""
         self._clock = clock
         self._lost = 0
         self._is_failing = False
-        self._next_error = -ERROR_INTERVAL_SECONDS
+        self._next_error = -ERROR_INTERVAL_SECONDS  # the first lost line is logged at once
         file = _File(path, write)
         self.mode: Final = file.mode
         self._writer = _Writer(file, max_wait)
 
     def close(self) -> None:
-        """Close the file, once all lines are written; a write that hangs is not waited for."""
+        """Close the file after all lines are written. A write that hangs is abandoned after ``MAX_WAIT_SECONDS``."""
         self._writer.close()
 
-    def hear(self, event: Event) -> None:
-        """Write a line for a call that may change something, and for a change of keys.
+    def on_event(self, event: Event) -> None:
+        """Write a line for a call that may change something, for a reload, and for a change of keys.
 
-        Calls of tools that are not served have none: they changed nothing.
+        Calls of unknown tools have no line.
         """
         match event:
             case CallStarted():
@@ -104,24 +109,28 @@ class Audit:
                     message = "The call was not made: the audit file cannot be written. Tell the operator."
                     raise NotSent("audit-failed", message)
             case CallFinished(method=str(method)) if may_change(method):
+                # The call was made, so ``required`` cannot refuse it any longer: a failure is only reported.
                 ms = round(event.seconds * 1000)
                 self._append_call("call", event, outcome=event.outcome, status=event.status, ms=ms)
             case KeysChanged():
                 self._append("keys", **event._asdict())
+            case SnapshotReplaced():
+                self._append_reload(event)
             case _:
                 pass
 
-    def began(self, digest: str) -> None:
-        """That a process serves files with this digest."""
-        self._append("start", digest=digest)
+    def record_start(self) -> None:
+        """Write that a process serves."""
+        if self._digest:
+            self._append("start", digest=self._last_digest)
 
-    def reloaded(self, event: SnapshotReplaced, before: str, after: str) -> None:
-        """That other files are served; ``before`` and ``after`` are their digests."""
-        if before != after:
+    def _append_reload(self, event: SnapshotReplaced) -> None:
+        before, self._last_digest = self._last_digest, self._digest() if self._digest else ""
+        if before != self._last_digest:
             self._append(
                 "reload",
                 before=before,
-                after=after,
+                after=self._last_digest,
                 added=event.added,
                 changed=event.changed,
                 removed=event.removed,
@@ -143,15 +152,15 @@ class Audit:
         )
 
     def _append(self, name: str, **fields: Json) -> bool:
-        """Whether the line is in the file."""
-        said = {key: value for key, value in fields.items() if value is not None}
-        line = json_line(time.time(), "info", {"message": name, "event": name, **self._fields, **said})
+        """Append a line; returns whether it is in the file."""
+        present = {key: value for key, value in fields.items() if value is not None}
+        line = json_line(time.time(), "info", {"message": name, "event": name, **self._fields, **present})
         try:
             self._writer.write(line.encode())
         except OSError as problem:
             self._report(problem.strerror or type(problem).__name__)
             return False
-        if self._is_failing:
+        if self._is_failing:  # listeners need no event for each line, only for the end of a failure
             self._is_failing = False
             self._emit(AuditWritten(None))
         return True
@@ -168,7 +177,7 @@ class Audit:
 
 
 class _File:
-    """The file at a path, which may be another one at any time. All methods raise ``OSError``."""
+    """The file at a path, which log rotation may replace. All methods raise ``OSError``."""
 
     def __init__(self, path: Path, write: _Write) -> None:
         self._path = path
@@ -179,14 +188,14 @@ class _File:
 
     @property
     def mode(self) -> int:
-        """Its permissions."""
+        """Its permission bits."""
         return stat.S_IMODE(self._opened.st_mode)
 
     def append(self, line: bytes) -> None:
         descriptor = self._current()
         written = b"\n" + line if self._is_torn else line
         self._is_torn = self._write(descriptor, written) < len(written)
-        if self._is_torn:  # the disk is full; the next line must not continue this one
+        if self._is_torn:  # write(2) is short if the disk is full; the next line must not continue this one
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
@@ -196,21 +205,22 @@ class _File:
 
     def _current(self) -> int:
         if self._descriptor is not None:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # log rotation moved it away
+                # lstat: a link put there must fail in ``_open``, even if it leads to the moved file.
                 if os.path.samestat(self._path.lstat(), self._opened):
                     return self._descriptor
             self.close()
         return self._open()
 
     def _open(self) -> int:
-        """Opens a regular file only: a link would let others choose where the lines go, and a FIFO may block."""
+        """Open a regular file only. A symbolic link may lead elsewhere, and a FIFO may block."""
         try:
             descriptor = os.open(self._path, _FLAGS, 0o600)
         except OSError as problem:
             reason = _REASONS.get(problem.errno, problem.strerror)
             raise OSError(problem.errno, reason) from None
         self._opened = os.fstat(descriptor)
-        if not stat.S_ISREG(self._opened.st_mode):
+        if not stat.S_ISREG(self._opened.st_mode):  # such as a FIFO with a reader: no ENXIO
             os.close(descriptor)
             raise OSError(errno.EINVAL, _NOT_A_FILE)
         self._descriptor = descriptor
@@ -219,7 +229,7 @@ class _File:
 
 
 class _Writer:
-    """Appends lines to a file from a thread of its own, and closes it in the end."""
+    """Appends lines to a file in a thread of its own."""
 
     def __init__(self, file: _File, max_wait: float) -> None:
         self._file = file
@@ -227,15 +237,16 @@ class _Writer:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._last: Future[None] = Future()
         self._last.set_result(None)
+        # A daemon: the interpreter does not wait at exit for a write that hangs.
         self._thread = Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        """Waits until the line is written; raises ``OSError`` if it is not, or if that takes too long."""
-        if self._last.done():
+        """Wait until the line is written; raises ``OSError`` if that fails or takes longer than ``max_wait`` seconds."""
+        if self._last.done():  # otherwise the thread still hangs in an earlier write
             self._last = Future()
             self._jobs.put((line, self._last))
-            with suppress(TimeoutError):
+            with suppress(TimeoutError):  # the line is not withdrawn: it may still reach the file later
                 return self._last.result(self._max_wait)
         raise OSError(errno.ETIMEDOUT, f"a write took more than {self._max_wait:g} s")
 
@@ -244,7 +255,7 @@ class _Writer:
         self._thread.join(self._max_wait)
 
     def _run(self) -> None:
-        while job := self._jobs.get():
+        while job := self._jobs.get():  # None ends it, after all lines that were queued before
             line, future = job
             try:
                 self._file.append(line)

@@ -1,4 +1,7 @@
-"""Sends spans to a collector (OTLP over HTTP), as the variables of OpenTelemetry say; with the extra ``otel`` alone."""
+"""Exports spans to a collector (OTLP over HTTP), configured by the environment variables of OpenTelemetry.
+
+Needs the extra ``otel``.
+"""
 
 import os
 from threading import Thread
@@ -11,27 +14,30 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import set_tracer_provider
 
-from bridge import __version__
-from bridge.protocol.capabilities import NAME
+from bridge import NAME, __version__
 
-_PATIENCE: Final = 2.0
-"""Seconds in which the last spans must leave when the process ends."""
-_LONGEST: Final = "1024"
-"""Characters of an attribute: clients choose what some say."""
+_SHUTDOWN_SECONDS: Final = 2.0
+"""How long the end of the process waits until the last spans are sent."""
+_MAX_ATTRIBUTE_CHARACTERS: Final = "1024"
+"""A bound, because clients choose the text of some attributes."""
 
 
 class Exporter:
-    """All spans go out from now on, in batches, from a thread of their own; those that cannot be sent are lost."""
+    """Sends all spans of this process from now on, in batches and in a thread of its own. Spans that cannot be sent are lost."""
 
     def __init__(self) -> None:
-        named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", NAME), SERVICE_VERSION: __version__}
-        os.environ.setdefault(OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, _LONGEST)
-        self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+        # Resource.create lets its argument win over the environment, so the variable is read here.
+        resource = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", NAME), SERVICE_VERSION: __version__}
+        # In the environment: a SpanLimits argument would win over the value that the operator set there.
+        os.environ.setdefault(OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT, _MAX_ATTRIBUTE_CHARACTERS)
+        # shutdown_on_exit would wait at exit for a collector that does not answer; ``close`` has a bound.
+        self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         set_tracer_provider(self._provider)
 
     def close(self) -> None:
-        """Send what is left; blocks for a while, but no longer where the collector does not answer."""
+        """Send the remaining spans. Blocks for at most ``_SHUTDOWN_SECONDS``."""
+        # TracerProvider.shutdown takes no timeout, and the batch processor's own is 30 s.
         last = Thread(target=self._provider.shutdown, daemon=True)
         last.start()
-        last.join(_PATIENCE)
+        last.join(_SHUTDOWN_SECONDS)

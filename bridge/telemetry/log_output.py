@@ -1,8 +1,7 @@
-"""Logging to stderr: never in the protocol's way, never with a value that could be a secret."""
+"""Logging to stderr. It never blocks the event loop, and never shows the message of an exception, which may hold a secret."""
 
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,60 +13,52 @@ from traceback import format_tb
 from types import TracebackType
 from typing import Final, TypeAlias
 
-from bridge.codec import encode, quote
-from bridge.settingsfile import LogFormat
+from bridge.codec import encode
+from bridge.settings import LogFormat
 from bridge.spec import Json
 
 _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
 
-_log: Final = logging.getLogger("bridge")
-_MOST: Final = 1000
-"""Lines that may wait to be written; more are lost."""
-_PLAIN: Final = re.compile("[A-Za-z0-9_.:/@|-]{1,128}")
-_GATHERING: Final = 0.05
-_QUIET: Final = {
-    "aiohttp": logging.ERROR,
+_log: Final = logging.getLogger(__name__)
+_MAX_QUEUED_LINES: Final = 1000
+"""Further lines are lost."""
+_BATCH_SECONDS: Final = 0.05
+_LIBRARY_LEVELS: Final = {
     "httpx": logging.WARNING,  # its INFO lines are whole URLs
     "opentelemetry": logging.ERROR,
     "mcp": logging.ERROR,  # its WARNING lines hold session ids
     "uvicorn": logging.ERROR,
-    "uvicorn.access": logging.CRITICAL,
-    "watchfiles": logging.WARNING,
+    "uvicorn.access": logging.CRITICAL,  # its lines hold paths
+    "watchfiles": logging.WARNING,  # its INFO lines are one for each batch of events
 }
 
 
 def configure(level: int = logging.INFO, form: LogFormat = "text") -> None:
-    """Log to stderr from now on; libraries only what is an error."""
+    """Log to stderr from now on. Of most libraries only errors are logged."""
     handler = StderrHandler()
     handler.setFormatter(
         JsonLines() if form == "json" else FramesOnly("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # What no line of ours shows (the logging howto, optimization).
+    # No format uses these fields, so collecting them would only cost time (Logging HOWTO, Optimization).
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for name, least in _QUIET.items():
-        logging.getLogger(name).setLevel(max(level, least))
-
-
-def fit(value: object) -> str:
-    """What others have chosen, such as an id, as it can stand in a line: nothing in it ends the line, or a word."""
-    text = str(value)
-    return text if type(value) is int or _PLAIN.fullmatch(text) else quote(text)
+    for name, minimum in _LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(max(level, minimum))
 
 
 def event(name: str, fields: Mapping[str, str | int], level: int = logging.INFO) -> None:
-    """Log what happened as ``logging`` would, for a third of the work: there is one for each call."""
+    """Log an event like ``logging`` does, at a third of the cost, as each call logs one."""
     root = logging.getLogger()
-    match root.handlers:
+    match root.handlers:  # straight to our handler: no LogRecord, no search for the caller's frame
         case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= level:
             shown = logging.getLevelName(level).lower()
             stderr.put(json_line(time.time(), shown, {"event": name, **fields}))
         case [StderrHandler() as stderr] if root.level <= level:
             stderr.put(f"{_stamp(time.time())} {logging.getLevelName(level)} {_text(name, fields)}\n")
-        case _:
+        case _:  # another handler, such as that of a test, or a level that shows no such line
             _log.log(level, _text(name, fields))
 
 
@@ -76,7 +67,7 @@ def _text(name: str, fields: Mapping[str, str | int]) -> str:
 
 
 def json_line(seconds: float, level: str, fields: Mapping[str, Json]) -> str:
-    """A line of JSON, with its end; ``seconds`` since 1970."""
+    """A line of JSON, with its newline. ``seconds`` are since 1970."""
     moment = f"{_to_the_second(int(seconds), utc=True)}.{int(seconds % 1 * 1000):03}Z"  # RFC 3339
     return encode({"time": moment, "level": level, **fields}).decode() + "\n"
 
@@ -85,7 +76,7 @@ def _stamp(seconds: float) -> str:
     return f"{_to_the_second(int(seconds))},{int(seconds % 1 * 1000):03}"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # the current second, in local time for text and in UTC for JSON
 def _to_the_second(seconds: int, *, utc: bool = False) -> str:
     if utc:
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -93,14 +84,14 @@ def _to_the_second(seconds: int, *, utc: bool = False) -> str:
 
 
 class FramesOnly(logging.Formatter):
-    """Shows an exception's frames and type, not its message: that may hold arguments and secrets."""
+    """Shows the frames and the type of an exception, not its message, which may hold arguments and secrets."""
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
         return "".join(_frames(ei[1])).rstrip() if ei[1] else ""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object for each record: ``time``, ``level``, ``message``, and what the record has as ``fields``."""
+    """One JSON object for each record: ``time``, ``level``, ``message``, and the ``fields`` of the record."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
@@ -110,6 +101,7 @@ class JsonLines(logging.Formatter):
 
 
 def _frames(problem: BaseException) -> Iterator[str]:
+    # What it was raised from comes first, as in Python's own tracebacks.
     before = problem.__cause__ or problem.__context__
     if before is not None:
         yield from _frames(before)
@@ -121,10 +113,10 @@ def _frames(problem: BaseException) -> Iterator[str]:
 
 
 class StderrHandler(logging.Handler):
-    """Writes from a thread of its own; a stderr that nobody reads costs lines, not answers.
+    """Writes in a thread of its own. If stderr is not read, lines are lost and nothing blocks.
 
-    Lines are gathered for a moment, up to the first that is more than information: to wake the thread for
-    each would cost more than the line.
+    Lines are written in batches, as waking the thread costs more than a line. A warning or an error of ``logging`` is
+    written at once.
     """
 
     def __init__(self, descriptor: int = 2) -> None:
@@ -132,50 +124,53 @@ class StderrHandler(logging.Handler):
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._flushes: deque[Event] = deque()
-        self._some = Event()
-        self._hurry = Event()
+        self._has_work = Event()
+        self._is_urgent = Event()
         Thread(target=self._run, name="stderr", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.put(self.format(record) + "\n")
         if record.levelno > logging.INFO:
-            self._hurry.set()
+            self._is_urgent.set()
 
     def put(self, line: str) -> None:
-        """Write a line soon."""
-        if len(self._lines) < _MOST:
+        """Queue a line."""
+        if len(self._lines) < _MAX_QUEUED_LINES:
             self._lines.append(line)
-        if not self._some.is_set():
-            self._some.set()
+        if not self._has_work.is_set():  # Event.set takes a lock, is_set does not
+            self._has_work.set()
 
     def flush(self) -> None:
-        """Wait until all is written, at most a second."""
+        """Wait until all lines are written, for at most a second."""
         written = Event()
         self._flushes.append(written)
-        self._hurry.set()
-        self._some.set()
+        self._is_urgent.set()
+        self._has_work.set()
         written.wait(1)
 
     def _run(self) -> None:
         while True:
-            self._some.wait()
-            self._hurry.wait(_GATHERING)
-            self._some.clear()
-            self._hurry.clear()
+            self._has_work.wait()
+            self._is_urgent.wait(_BATCH_SECONDS)
+            # Cleared before the queues are emptied: a line put in between then starts the next round.
+            self._has_work.clear()
+            self._is_urgent.clear()
+            # The flushes before the lines: each line put before a flush is then written before it returns.
+            # By their number: iterating over a deque raises RuntimeError if another thread appends.
             flushed = [self._flushes.popleft() for _ in range(len(self._flushes))]
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             for piece in _pieces(lines):
-                with suppress(OSError):
+                with suppress(OSError):  # stderr is closed, or nobody reads it any longer (EPIPE)
                     os.write(self._descriptor, piece)
             for written in flushed:
                 written.set()
 
 
 def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
-    """Whole lines together, as many as a pipe takes at once: others may write to it, too (POSIX, write)."""
+    """Whole lines, joined up to PIPE_BUF bytes. Such a write is atomic, also if other processes share the pipe (POSIX, write)."""
     piece = b""
     for line in lines:
-        more = line.encode(errors="replace")
+        more = line.encode(errors="replace")  # a lone surrogate, as in an undecodable path, becomes "?"
         if len(piece) + len(more) > PIPE_BUF:
             yield piece
             piece = b""

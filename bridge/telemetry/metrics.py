@@ -1,7 +1,7 @@
-"""Figures for Prometheus of what happens: an ear on events, and what there is at the moment.
+"""Metrics for Prometheus: counters of events, and gauges of the current state.
 
-Labels are bounded: tools and upstreams are those of files, and past a thousand all others are ``other``. With several
-workers the library keeps the figures in files that all share, and whichever is asked answers for all.
+The number of label values is limited: past ``_MAX_LABEL_VALUES`` tools or replies, further ones share the label ``other``.
+With several workers, the library keeps the metrics in files that all workers share. Each worker answers for all of them.
 """
 
 import math
@@ -14,12 +14,10 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 import anyio
 from anyio import to_thread
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.process_collector import ProcessCollector
 
-from bridge.access.quotas import Kind
 from bridge.events import (
     NOT_MADE,
     AuditWritten,
@@ -28,36 +26,39 @@ from bridge.events import (
     CircuitChanged,
     Event,
     KeysChanged,
+    QuotaKind,
     RequestRefused,
     RequestRetried,
     SnapshotReplaced,
-    TokenAsked,
+    TokenRequested,
 )
 
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which the library learns, when it is imported, of the directory that workers share."""
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_OFTEN: Final = 5.0
-_MOST: Final = 1000
-"""Tools, and replies of upstreams, that have figures of their own."""
+"""Names the directory that workers share. The library reads this variable when it is imported."""
+# The buckets of Prometheus' Go client, and 30 s: the default of ``timeout.total``.
+_BUCKETS_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_REFRESH_SECONDS: Final = 5.0
+_MAX_LABEL_VALUES: Final = 1000
+"""Tools, and pairs of upstream and status, with a label of their own."""
 _OTHER: Final = "other"
+# How gauges of workers become one: the sum over running workers, or the last one set, where all have the same.
 _Mode: TypeAlias = Literal["livesum", "mostrecent"]
-_NOW: Final[Mapping[Kind, tuple[str, str]]] = {
+_GAUGES: Final[Mapping[QuotaKind, tuple[str, str]]] = {
     "calls": ("calls_in_flight", "Calls that run."),
     "sessions": ("sessions", "Sessions of clients of 2025-11-25 and before."),
-    "streams": ("streams", "Streams on which clients hear of changes."),
+    "streams": ("streams", "Streams on which clients get notifications."),
     "results": ("unread_result_bytes", "Bytes of results that clients have not read yet."),
 }
 
 
 def forget(pid: int, figures: Path) -> None:
-    """What there was at the moment in a process that has ended is no more; ``figures`` is the shared folder."""
+    """Remove the gauges of a process that has ended. ``figures`` is the shared directory."""
     mark_process_dead(pid, str(figures))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
 class _OfTool:
-    """The figures of one tool; ``calls`` are by outcome."""
+    """The metrics of one tool; ``calls`` are by outcome."""
 
     label: str
     calls: dict[str, Counter]
@@ -67,8 +68,8 @@ class _OfTool:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How many files are in which state, and a digest of all; when the next key expires, in seconds since 1970."""
+class StatusGauges:
+    """Values of gauges: files by state, digest of all files, when the next key expires (in seconds since 1970)."""
 
     files: Mapping[str, int]
     digest: str
@@ -77,30 +78,32 @@ class Standing:
 
 
 class Metrics:
-    """``now`` tells how much there is at the moment, by the keys of ``_NOW``, and ``standing`` the rest."""
+    """``usage`` yields the current values of ``_GAUGES``, ``status`` those of the other gauges."""
 
     def __init__(
         self,
-        now: Callable[[], Mapping[Kind, int]],
-        standing: Callable[[], Standing],
+        usage: Callable[[], Mapping[QuotaKind, int]],
+        status: Callable[[], StatusGauges],
     ) -> None:
-        self._now = now
-        self._standing = standing
+        self._usage = usage
+        self._status = status
         self._encoding = anyio.Lock()
         self._states: set[str] = set()
         self._tools: dict[str, _OfTool] = {}
         self._replies: dict[tuple[str, int], Counter] = {}
         self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        ProcessCollector(registry=registry)  # with workers nobody reads it, as each has figures of its own
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, namespace="restbridge", registry=registry)
 
         def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(name, text, labels, namespace="restbridge", registry=registry, buckets=_SECONDS)
+            return Histogram(
+                name, text, labels, namespace="restbridge", registry=registry, buckets=_BUCKETS_SECONDS
+            )
 
-        def gauge(name: str, text: str, *labels: str, of_all: _Mode = "mostrecent") -> Gauge:
-            return Gauge(name, text, labels, "restbridge", registry=registry, multiprocess_mode=of_all)
+        def gauge(name: str, text: str, *labels: str, mode: _Mode = "mostrecent") -> Gauge:
+            return Gauge(name, text, labels, "restbridge", registry=registry, multiprocess_mode=mode)
 
         self._calls = counter(
             "calls", "Calls of a tool; the outcome is ok or an error's code.", "tool", "outcome"
@@ -117,105 +120,109 @@ class Metrics:
             "outcome",
         )
         self._refused = counter(
-            "requests_refused", "Requests that were turned away before any tool heard of them.", "status"
+            "requests_refused", "Requests that were refused before MCP handled them.", "status"
         )
         self._reloads = counter(
             "reloads", "Reloads; broken are those that left a file with errors.", "outcome"
         )
         self._reload_seconds = histogram("reload_seconds", "How long reloads took.")
-        self._changes = counter("list_changes", "Changes of the list of tools, of which clients are told.")
-        self._good = gauge("last_good_reload_timestamp_seconds", "When all files were right at last.")
+        self._changes = counter("list_changes", "Changes of the list of tools that clients are notified of.")
+        self._good = gauge("last_good_reload_timestamp_seconds", "When all files were last without errors.")
         self._files = gauge("tool_files", "Tool files, by state.", "state")
         self._digest = gauge("files_digest", "A number that is the same where the same files are served.")
         self._expiry = gauge(
             "next_key_expiry_timestamp_seconds", "When the next key of a caller expires; +Inf if none does."
         )
         self._settings = gauge(
-            "settings_file_broken", "Whether the settings file has errors, and what it said before holds."
+            "settings_file_broken",
+            "Whether the settings file has errors and its last good version is in effect.",
         )
         self._audit_failures = counter("audit_failures", "Lines that could not be written to the audit file.")
         self._audit_failing = gauge(
-            "audit_failing", "How many processes could not write their last line of audit.", of_all="livesum"
+            "audit_failing", "How many processes could not write their last line of audit.", mode="livesum"
         )
         self._circuits = gauge(
             "circuit_open",
-            "Whether an API is left alone; how many processes do.",
+            "In how many processes the circuit breaker of an API is open.",
             "upstream",
-            of_all="livesum",
+            mode="livesum",
         )
-        self._gauges = {key: gauge(*words, of_all="livesum") for key, words in _NOW.items()}
+        self._gauges = {key: gauge(*texts, mode="livesum") for key, texts in _GAUGES.items()}
 
-    def begin(self, *, good: bool) -> None:
-        """That files were read at the start; ``good``: all were right."""
-        if good:
+    def record_load(self, *, is_good: bool) -> None:
+        """Files were loaded. ``is_good``: none has errors."""
+        if is_good:
             self._good.set(time.time())
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         match event:
             case CallFinished():
                 self._call(event)
             case RequestRetried(upstream, _, reason):
                 self._retries.labels(upstream, reason).inc()
-            case TokenAsked():
+            case TokenRequested():
                 self._tokens.labels(event.upstream, event.outcome).inc()
             case CircuitChanged():
                 self._circuits.labels(event.upstream).set(event.is_open)
             case RequestRefused(status):
                 self._refused.labels(status).inc()
             case AuditWritten(failure):
-                self._audit_failures.inc(failure is not None)
+                self._audit_failures.inc(failure is not None)  # by 0 at the end of a failure
                 self._audit_failing.set(failure is not None)
             case CallStarted() | KeysChanged():
-                pass  # what there is now, the gauges tell
+                pass  # the gauges show the current numbers
             case SnapshotReplaced():
                 self._reloads.labels("broken" if event.broken else "good").inc()
                 self._reload_seconds.observe(event.seconds)
-                self.begin(good=not event.broken)
+                self.record_load(is_good=not event.broken)
                 if event.visible:
                     self._changes.inc()
             case _:
                 assert_never(event)
 
-    def _count_standing(self) -> None:
-        standing = self._standing()
-        self._states |= standing.files.keys()
+    def _set_status(self) -> None:
+        status = self._status()
+        self._states |= status.files.keys()  # a state that no file has any longer must become 0
         for state in self._states:
-            self._files.labels(state).set(standing.files.get(state, 0))
-        self._digest.set(int(standing.digest[:12], 16))  # what a float holds exactly
-        self._expiry.set(standing.next_expiry)
-        self._settings.set(standing.is_settings_file_broken)
+            self._files.labels(state).set(status.files.get(state, 0))
+        self._digest.set(int(status.digest[:12], 16))  # 48 bits: a float holds them exactly
+        self._expiry.set(status.next_expiry)
+        self._settings.set(status.is_settings_file_broken)
 
     async def run(self) -> None:
-        """Tell those who share the figures what there is, every few seconds; ends when it is cancelled."""
+        """Update the shared gauges every ``_REFRESH_SECONDS`` if there are several workers. Runs until it is cancelled."""
+        # Without workers each scrape refreshes. With workers it refreshes only those of the worker that answers.
         while SHARED in os.environ:
             self._refresh()
-            await anyio.sleep(_OFTEN)
+            await anyio.sleep(_REFRESH_SECONDS)
 
     def _refresh(self) -> None:
-        for key, number in self._now().items():
+        for key, number in self._usage().items():
             self._gauges[key].set(number)
-        self._count_standing()
+        self._set_status()
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All figures in the format that is asked for, and its media type."""
+        """All metrics in the format of the Accept header ``accept``, and its media type."""
         self._refresh()
-        async with self._encoding:
+        async with self._encoding:  # many scrapes at once occupy one thread, and not all that the process has
             return await to_thread.run_sync(self._encoded, accept)
 
     def _encoded(self, accept: str) -> tuple[bytes, str]:
         registry = self._registry
-        if SHARED in os.environ:
+        if SHARED in os.environ:  # a new registry: in ours the metrics of this process would appear twice
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         encode, media_type = choose_encoder(accept)
         return encode(registry), media_type
 
     def _call(self, event: CallFinished) -> None:
+        # Without an upstream there is no such tool: the caller chose the name, and could choose many.
         tool = self._of_tool(event.tool if event.upstream else "unknown")
+        # Children are kept in our dicts, as ``labels`` takes a lock and makes texts of all labels each time.
         if event.outcome not in tool.calls:
             tool.calls[event.outcome] = self._calls.labels(tool.label, event.outcome)
         tool.calls[event.outcome].inc()
-        if event.outcome not in NOT_MADE:
+        if event.outcome not in NOT_MADE:  # refused in no time: many of them would hide slow calls
             tool.seconds.observe(event.seconds)
         tool.read.inc(event.read)
         tool.answered.inc(event.answered)
@@ -223,7 +230,7 @@ class Metrics:
             self._reply(event.upstream, event.status).inc()
 
     def _of_tool(self, name: str) -> _OfTool:
-        label = name if name in self._tools or len(self._tools) < _MOST else _OTHER
+        label = name if name in self._tools or len(self._tools) < _MAX_LABEL_VALUES else _OTHER
         if label not in self._tools:
             figures = self._seconds.labels(label), self._read.labels(label), self._answered.labels(label)
             self._tools[label] = _OfTool(label, {}, *figures)
@@ -231,7 +238,7 @@ class Metrics:
 
     def _reply(self, upstream: str, status: int) -> Counter:
         key = upstream, status
-        if key not in self._replies and len(self._replies) >= _MOST:
+        if key not in self._replies and len(self._replies) >= _MAX_LABEL_VALUES:
             key = _OTHER, status
         if key not in self._replies:
             self._replies[key] = self._all_replies.labels(*key)

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span for each request of a client, and below a call's one for each request to an API.
+"""OpenTelemetry traces: a span for each request of a client, with a child span for each request to an API.
 
-Names and attributes are those of the semantic conventions for MCP and for HTTP clients, but for ``url.full``:
-arguments stand there. Who calls may hand over a trace's context in ``_meta`` (SEP-414), which the SDK reads.
+Names and attributes follow the semantic conventions for MCP and for HTTP clients, except ``url.full``, which would hold
+arguments. A client may send a trace context in ``_meta`` (SEP-414), which the SDK reads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,20 +21,20 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from bridge import __version__
+from bridge import NAME, __version__
+from bridge.codec import log_safe
 from bridge.errors import BridgeError
 from bridge.events import CallFinished, CallStarted
 from bridge.exchange import Header, Reply, Request
-from bridge.protocol.capabilities import NAME
-from bridge.secrets import Upstream
-from bridge.telemetry.log_output import fit
+from bridge.resolved_upstream import Upstream
 
+# Not the global propagator: by default it also sends baggage, and that may come from the client.
 _CONTEXT: Final = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """One request to an API as it is sent; ``headers`` go with it (W3C Trace Context)."""
+    """One request to an API. ``headers`` must be sent with it (W3C Trace Context)."""
 
     span: Span
     headers: tuple[Header, ...]
@@ -42,25 +42,25 @@ class _Sending:
     def end(self, outcome: Reply | BridgeError) -> None:
         if isinstance(outcome, Reply):
             self.span.set_attribute("http.response.status_code", outcome.status)
-            if outcome.status >= 400:
+            if outcome.status >= 400:  # even one that the tool accepts: so the conventions for client spans
                 _fail(self.span, str(outcome.status))
         else:
             _fail(self.span, outcome.code)
 
 
 class Tracing:
-    """Makes the spans that the SDK does not make; they go where its own go, or to a ``provider``."""
+    """Creates the spans that the SDK does not create, with its provider or with ``provider``."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer = get_tracer(NAME, __version__, provider)
 
     @contextmanager
     def request(self, method: str, version: str, id: object, tool: str | None = None) -> Iterator[Span]:
-        """A client's request that the SDK does not see; as that would tell of it."""
+        """The span of a client's request that bypasses the SDK. It is like the span that the SDK would create."""
         attributes = {
             "mcp.method.name": method,
             "mcp.protocol.version": version,
-            "jsonrpc.request.id": fit(id),
+            "jsonrpc.request.id": log_safe(id),
         }
         name = method
         if tool is not None:
@@ -69,30 +69,30 @@ class Tracing:
         with self._span(name, SpanKind.SERVER, attributes) as span:
             try:
                 yield span
-            except MCPError as error:
+            except MCPError as error:  # a protocol error; tool errors are results, see ``set_result``
                 code = str(error.error.code)
                 span.set_attribute("rpc.response.status_code", code)
                 _fail(span, code, error.error.message)
                 raise
 
-    def judge(self, span: Span, result: Mapping[str, Any]) -> None:
-        """A tool's own error is none of the protocol's, and is told of all the same."""
+    def set_result(self, span: Span, result: Mapping[str, Any]) -> None:
+        """Mark the span as failed if the result is a tool error, which is a success of the protocol."""
         if result["isError"]:
             _fail(span, "tool_error")
 
     def outcome(self, event: CallFinished) -> CallFinished:
-        """How the call ended whose span is the current one; the event with its trace, for the log to name."""
+        """Set the outcome on the current span; returns the event with the trace id."""
         get_current_span().set_attribute("restbridge.outcome", event.outcome)
         return event._replace(trace=_current_trace())
 
     def started(self, event: CallStarted) -> CallStarted:
-        """The event with the trace of the current span."""
+        """The event with the trace id of the current span."""
         return event._replace(trace=_current_trace())
 
     @contextmanager
     def sending(self, request: Request, upstream: Upstream, attempt: int) -> Iterator[_Sending]:
-        """An attempt to send a request; ``attempt`` counts from 1."""
-        host, _, port = upstream.place.rpartition(":")
+        """The span of one attempt to send a request; ``attempt`` counts from 1."""
+        host, _, port = upstream.authority.rpartition(":")
         attributes: dict[str, str | int] = {
             "http.request.method": request.method,
             "server.address": host.strip("[]"),
@@ -104,7 +104,7 @@ class Tracing:
             attributes["http.request.resend_count"] = attempt - 1
         with self._span(f"{request.method} {request.template}".strip(), SpanKind.CLIENT, attributes) as span:
             carrier: dict[str, str] = {}
-            _CONTEXT.inject(carrier)
+            _CONTEXT.inject(carrier)  # nothing without an SDK: spans are then invalid
             try:
                 yield _Sending(span, tuple(carrier.items()))
             except BridgeError as error:
@@ -113,7 +113,7 @@ class Tracing:
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, attributes: Mapping[str, Any]) -> Iterator[Span]:
-        # What an exception says may hold arguments and secrets.
+        # The message of an exception may hold arguments and secrets.
         with self._tracer.start_as_current_span(
             name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:

@@ -1,1 +1,1 @@
-"""The reading wing: bytes in tools.d become a snapshot."""
+"""Loads tool files: bytes in tools.d become a snapshot of tools."""

@@ -1,25 +1,26 @@
-"""What the directories hold, and the tools that it comes to: looked at, loaded and swapped in.
+"""Checks the tool directories for changes, loads the files and swaps the new snapshot in.
 
-Nothing here waits, so that a process can serve its first list before it has an event loop.
+Nothing here waits: a process can serve its first list of tools before it has an event loop.
 """
 
-import time
 from collections.abc import Iterable
+from time import monotonic
 
 from bridge.events import SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
 from bridge.toolfiles.loaded import Loaded
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.debounce import Settling
-from bridge.toolfiles.watch.scan import Directories, Place, spoken_of
+from bridge.toolfiles.place import Directories, Place
+from bridge.toolfiles.watch.debounce import Debouncer
+from bridge.toolfiles.watch.scan import files_at
 
 
-class Shelf:
-    """For one caller at a time; all times are ``time.monotonic``'s.
+class ToolDirectory:
+    """Not safe for concurrent calls. All times are from ``time.monotonic``.
 
-    ``loaded`` is the last load, with all that is wrong. ``keep``: whether a broken file's last good one
-    serves on. ``poll`` is how often its caller looks, in seconds.
+    ``loaded`` is the last load. ``keep``: a broken file's last good version stays served.
+    ``poll`` is the interval between two polls, in seconds.
     """
 
     def __init__(
@@ -34,46 +35,47 @@ class Shelf:
         self.loaded = Loaded()
         self.poll = poll
         self.directories = directories
-        self.settling = Settling(directories, self._last_good, poll)
+        self.debouncer = Debouncer(directories, self._last_good, poll)
         self.is_served = False
         self._registry = registry
         self._sources = sources
         self._keep = keep
 
-    def begin(self) -> SnapshotReplaced:
-        """Load everything for the first time, files as they are, and serve it."""
-        started = time.monotonic()
-        self.settling.look_at_all(started, bytes_too=True)
+    def start(self) -> SnapshotReplaced:
+        """Load all files as they are now, and serve them. For the first load only."""
+        started = monotonic()
+        self.debouncer.scan(started)
         return self.swap(self.load(), started)
 
-    def look(
-        self, now: float, paths: Iterable[str] = (), *, everything: bool = False, bytes_too: bool = False
+    def check(
+        self, time: float, paths: Iterable[str] = (), *, everything: bool = False, compare_bytes: bool = False
     ) -> None:
-        """Look at the files that ``paths`` speak of and at all that move, or at everything."""
-        places = spoken_of(paths, self.directories, self.settling.folders)
+        """Check the files at ``paths`` and all that are not stable, or all files."""
+        places = files_at(paths, self.directories, self.debouncer.folders)
         if everything or places is None:
-            self.settling.look_at_all(now, bytes_too=bytes_too)
+            self.debouncer.scan(time, compare_bytes=compare_bytes)
         else:
-            self.settling.look(now, places)
+            self.debouncer.check(time, places)
 
     def load(self) -> Loaded:
-        """What the files come to by the last look; ``loaded`` itself if nothing differs."""
+        """The load that results from the last check; ``loaded`` itself if nothing differs."""
         return load(
             self.directories,
-            self.settling.contents,
+            self.debouncer.contents,
             self._sources,
             self.loaded,
-            self.settling.moved,
+            self.debouncer.changed,
             keep=self._keep,
-            blind=self.settling.blind,
+            folder_problems=self.debouncer.folder_problems,
         )
 
     def swap(self, loaded: Loaded, started: float) -> SnapshotReplaced:
-        """Serve what was loaded from now on; answers what that changed."""
+        """Serve ``loaded`` from now on; ``started`` is when this reload began."""
         change = self._registry.replace(loaded.snapshot)
         self.loaded = loaded
         self.is_served = True
-        self.settling.moved.clear()
+        # Only now: after a load that failed, the next one must look at these places again.
+        self.debouncer.changed.clear()
         return SnapshotReplaced(
             added=change.added,
             changed=change.changed,
@@ -81,7 +83,7 @@ class Shelf:
             broken=loaded.broken,
             visible=change.visible,
             rerouted=change.rerouted,
-            seconds=time.monotonic() - started,
+            seconds=monotonic() - started,
         )
 
     def _last_good(self, place: Place) -> bytes | None:

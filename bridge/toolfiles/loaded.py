@@ -1,4 +1,4 @@
-"""What one load came to: every file, what is wrong with it, and the tools that serve."""
+"""The result of one load: the state of every file, its diagnostics, and the tools that are served."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,101 +7,116 @@ from typing import Literal, TypeAlias
 
 from bridge.diagnostics import Diagnostic, Finding, first_errors
 from bridge.registry import Snapshot
-from bridge.secrets import Upstream
+from bridge.resolved_upstream import Upstream
 from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool
-from bridge.toolfiles.check.parsed import Told, Words
-from bridge.toolfiles.names import Names
-from bridge.toolfiles.watch.scan import Content, Place
+from bridge.toolfiles.check.parsed import Diagnostics, ParsedFile
+from bridge.toolfiles.names import NameTable
+from bridge.toolfiles.place import Content, Place
 
 State: TypeAlias = Literal["good", "kept", "broken", "blocked", "waiting", "disabled", "ignored"]
-"""kept: broken, and its last good tool serves on; blocked: its upstream file is broken; waiting: a secret
-is not there; ignored: misnamed."""
+"""What became of a file:
+
+============  =======================================================
+good          valid, and served
+kept          has errors; its last good version stays served
+broken        has errors; nothing is served
+blocked       valid, but its upstream file is broken
+waiting       valid, but a secret is not set
+disabled      ``enabled: false``
+ignored       only a warning about its file name
+============  =======================================================
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the word ``upstream`` of a tool comes to: to send to, only to check against, or nothing."""
+class UpstreamRef:
+    """What the key ``upstream`` of a tool refers to.
+
+    If ``upstream`` is not usable, tools are only checked against it: a secret is not set.
+    """
 
     upstream: Upstream | None
-    usable: bool
+    is_usable: bool
     finding: Finding | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a spec comes to; ``tool`` is None where something is wrong or the upstream is not usable."""
+    """A compiled spec; ``tool`` is None if there are errors or the upstream is not usable."""
 
-    standing: Standing
+    upstream_ref: UpstreamRef
     tool: Tool | None
-    diagnostics: Told
+    diagnostics: Diagnostics
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFile:
-    """One upstream file, and what tools send to; to ``stand_in`` none does.
+    """One upstream file; tools send requests to ``upstream``.
 
-    Tools are checked against it while a secret is not set. ``good`` are the last right words.
+    ``stand_in`` replaces ``upstream`` while a secret is not set: tools are checked against it, and never send to it.
+    ``has_name``: the upstream's name belongs to this file, and not to another one. ``good`` is its last good version.
     """
 
     place: Place
     state: State
-    diagnostics: Told
-    words: Words[UpstreamSpec]
-    holds: bool = False
-    good: Words[UpstreamSpec] | None = None
+    diagnostics: Diagnostics
+    parsed: ParsedFile[UpstreamSpec]
+    has_name: bool = False
+    good: ParsedFile[UpstreamSpec] | None = None
     upstream: Upstream | None = None
     stand_in: Upstream | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFile:
-    """One tool file, and the tool that serves of it.
+    """One tool file, and the tool that it serves.
 
-    ``good`` are the last right words, ``kept`` is what they come to.
+    ``good`` is its last good version, and ``good_compiled`` that version compiled.
     """
 
     place: Place
     state: State
-    diagnostics: Told
-    words: Words[ToolSpec]
+    diagnostics: Diagnostics
+    parsed: ParsedFile[ToolSpec]
     compiled: Compiled | None = None
-    good: Words[ToolSpec] | None = None
-    kept: Compiled | None = None
+    good: ParsedFile[ToolSpec] | None = None
+    good_compiled: Compiled | None = None
     tool: Tool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One load: what is served, and every file with what is wrong with it.
+    """One load: the snapshot to serve, and every file.
 
-    ``names`` are those that tools answer to, aliases too. ``noted`` are the tool files that are not just
-    good: in another state, or with something to say.
+    ``names`` holds names and aliases. ``flagged`` are the tool files that are not good or have diagnostics.
+    ``folder_diagnostics`` are about folders that could not be listed completely.
     """
 
     snapshot: Snapshot = field(default_factory=Snapshot)
     tools: Mapping[Place, ToolFile] = field(default_factory=dict)
     upstreams: Mapping[Place, UpstreamFile] = field(default_factory=dict)
-    noted: Mapping[Place, ToolFile] = field(default_factory=dict)
-    names: Names = field(default_factory=Names)
-    blind: Told = ()
+    flagged: Mapping[Place, ToolFile] = field(default_factory=dict)
+    names: NameTable = field(default_factory=NameTable)
+    folder_diagnostics: Diagnostics = ()
 
     @property
     def files(self) -> list[ToolFile | UpstreamFile]:
-        """Every file, in order of place."""
+        """Every file, sorted by place."""
         return _in_order(self.tools, self.upstreams)
 
     @property
     def kept(self) -> list[ToolFile | UpstreamFile]:
-        """The broken files whose last good ones serve on."""
-        return [file for file in _in_order(self.noted, self.upstreams) if file.state == "kept"]
+        """The files in state ``kept``, sorted by place."""
+        # Tool files in this state are flagged, and these are few.
+        return [file for file in _in_order(self.flagged, self.upstreams) if file.state == "kept"]
 
     @property
-    def diagnostics(self) -> Told:
-        """All that is wrong, in order of file, line and column."""
-        files = _in_order(self.noted, self.upstreams)
-        told = [sorted(file.diagnostics, key=_mark) for file in files]
-        return (*self.blind, *chain.from_iterable(told))
+    def diagnostics(self) -> Diagnostics:
+        """All diagnostics, sorted by file, line and column."""
+        files = _in_order(self.flagged, self.upstreams)
+        by_file = [sorted(file.diagnostics, key=_mark) for file in files]
+        return (*self.folder_diagnostics, *chain.from_iterable(by_file))
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -109,12 +124,12 @@ class Loaded:
         return first_errors(self.diagnostics)
 
     def content(self, place: Place) -> Content | None:
-        """What was in a file; None if there was no such file."""
+        """The content of a file when it was loaded; None if there was no such file."""
         file = self.tools.get(place) or self.upstreams.get(place)
-        return file.words.content if file else None
+        return file.parsed.content if file else None
 
     def last_good(self, place: Place) -> bytes | None:
-        """The bytes of a file when it was last right."""
+        """The bytes of a file when it was last good."""
         file = self.tools.get(place) or self.upstreams.get(place)
         content = file.good.content if file and file.good else None
         return content if isinstance(content, bytes) else None

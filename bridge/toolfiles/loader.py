@@ -1,12 +1,14 @@
-"""Bytes of files become the tools that are served, and all that is wrong with them.
+"""Loads tool files: bytes become the tools that are served, and diagnostics.
 
-A file goes through three stages. What a stage makes stays the very object while what it is made of does:
+A file goes through three stages. While the inputs of a stage stay the same, so does its result, as an object:
 
-========  ==========================================  ================================
-words     a spec, or what is wrong with the file      its bytes
-compiled  a tool, or what is wrong with the spec      the spec and its upstream
-claims    which tools serve: a name has one holder    all tools, and who held it last
-========  ==========================================  ================================
+=========  =========================================  ====================================
+stage      result                                     inputs
+=========  =========================================  ====================================
+parse      a spec, or the errors of the file          its bytes
+compile    a tool, or the errors of the spec          the spec and its upstream
+resolve    the tools to serve (see ``resolution``)    all tools, and the holders of names
+=========  =========================================  ====================================
 """
 
 import gc
@@ -17,21 +19,22 @@ from itertools import chain
 
 from bridge.diagnostics import Finding, InvalidSpec
 from bridge.registry import Snapshot
-from bridge.secrets import Sources, Upstream
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources
 from bridge.spec import UpstreamSpec
 from bridge.tool.compiler import Tool, compile_upstream
-from bridge.toolfiles.check.parsed import Words, at_top, locate, upstream_words
+from bridge.toolfiles.check.parsed import ParsedFile, at_top, locate, parse_upstream_file
 from bridge.toolfiles.loaded import Loaded, State, ToolFile, UpstreamFile
-from bridge.toolfiles.resolution import Claims
-from bridge.toolfiles.watch.debounce import Settling
-from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.toolfiles.place import Content, Directories, Place
+from bridge.toolfiles.resolution import NameResolution
+from bridge.toolfiles.watch.debounce import Debouncer
 
 
 def load_once(directories: Directories, sources: Sources) -> Loaded:
-    """Read the directories as they are now: what ``check``, ``list`` and ``call`` see."""
-    settling = Settling(directories, lambda _: None, poll=0)
-    settling.look_at_all(now=0)
-    return load(directories, settling.contents, sources, blind=settling.blind)
+    """Load the directories once, as they are now, for commands such as ``check`` and ``list``."""
+    debouncer = Debouncer(directories, lambda _: None, poll=0)
+    debouncer.scan(time=0)
+    return load(directories, debouncer.contents, sources, folder_problems=debouncer.folder_problems)
 
 
 def load(
@@ -39,43 +42,50 @@ def load(
     contents: Mapping[Place, Content],
     sources: Sources,
     previous: Loaded | None = None,
-    moved: Collection[Place] | None = None,
+    changed: Collection[Place] | None = None,
     *,
     keep: bool = True,
-    blind: Mapping[Place, Finding] | None = None,
+    folder_problems: Mapping[Place, Finding] | None = None,
 ) -> Loaded:
-    """What ``contents`` come to, after ``previous``, which is answered itself if nothing differs.
+    """Load ``contents`` after ``previous``; returns ``previous`` itself if nothing differs.
 
-    ``moved`` are the only places where ``contents`` may have become others since, if that is known: then a
-    load costs what they cost. ``keep``: whether a broken file's last good one serves on. Touches no file
-    but for secrets.
+    ``changed``, if given, are the only places where ``contents`` may differ from ``previous``: only they cost time.
+    ``keep``: a broken file's last good version stays served. Reads no files except those of secrets.
     """
-    before = previous or Loaded()
-    places = {*contents, *before.tools, *before.upstreams} if moved is None else moved
-    moved = {place for place in places if contents.get(place) != before.content(place)}
-    unseen = tuple(at_top(place, finding) for place, finding in sorted((blind or {}).items()))
-    upstreams = _upstream_files(directories, contents, moved, sources, before.upstreams, keep=keep)
-    if not moved and (upstreams, unseen) == (before.upstreams, before.blind):
-        return before
-    claims = Claims(directories, upstreams, sources, before, keep=keep)
-    with _uncollected():
-        judged = claims.judge(contents, moved)
-    places = moved.union(file.place for file in judged)
-    last = [before.tools[place] for place in places if place in before.tools]
-    noted = [file for file in judged if file.state != "good" or file.diagnostics]
+    previous = previous or Loaded()
+    places = {*contents, *previous.tools, *previous.upstreams} if changed is None else changed
+    # A file may be written with the same bytes again, or changed and changed back between two loads.
+    changed = {place for place in places if contents.get(place) != previous.content(place)}
+    folder_diagnostics = tuple(
+        at_top(place, finding) for place, finding in sorted((folder_problems or {}).items())
+    )
+    # Upstreams are resolved at each load, even if no file changed: the files of their secrets may have.
+    upstreams = _upstream_files(directories, contents, changed, sources, previous.upstreams, keep=keep)
+    if not changed and (upstreams, folder_diagnostics) == (previous.upstreams, previous.folder_diagnostics):
+        return previous
+    resolution = NameResolution(directories, upstreams, sources, previous, keep=keep)
+    with _gc_disabled():
+        resolved = resolution.resolve(contents, changed)
+    # Changed files may be gone, and files that did not change may be affected, as by a name that is free now.
+    places = changed.union(file.place for file in resolved)
+    replaced = [previous.tools[place] for place in places if place in previous.tools]
+    flagged = [file for file in resolved if file.state != "good" or file.diagnostics]
     return Loaded(
-        Snapshot(_tools(judged), before.snapshot, without=_tools(last)),
-        _revised(before.tools, last, judged),
+        Snapshot(_tools(resolved), previous.snapshot, removed=_tools(replaced)),
+        _updated(previous.tools, replaced, resolved),
         upstreams,
-        _revised(before.noted, last, noted),
-        claims.names,
-        unseen,
+        _updated(previous.flagged, replaced, flagged),
+        resolution.names,
+        folder_diagnostics,
     )
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """The collector would look at thousands of new tools again and again, and they hold no cycles."""
+def _gc_disabled() -> Iterator[None]:
+    """Thousands of new tools would trigger the garbage collector many times, and they hold no cycles.
+
+    It took an eighth of the first load.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -89,97 +99,101 @@ def _tools(files: Iterable[ToolFile]) -> list[Tool]:
     return [file.tool for file in files if file.tool]
 
 
-def _revised(
+def _updated(
     files: Mapping[Place, ToolFile], without: Iterable[ToolFile], added: Iterable[ToolFile]
 ) -> dict[Place, ToolFile]:
-    revised = dict(files)
+    updated = dict(files)
     for file in without:
-        revised.pop(file.place, None)
-    return revised | {file.place: file for file in added}
+        updated.pop(file.place, None)
+    return updated | {file.place: file for file in added}
 
 
 def _upstream_files(
     directories: Directories,
     contents: Mapping[Place, Content],
-    moved: Iterable[Place],
+    changed: Iterable[Place],
     sources: Sources,
-    before: Mapping[Place, UpstreamFile],
+    previous: Mapping[Place, UpstreamFile],
     *,
     keep: bool,
 ) -> dict[Place, UpstreamFile]:
-    places = sorted({place for place in chain(before, moved) if place in contents and place.is_upstream})
-    counting = [place for place in places if directories.upstreams in {None, place.directory}]
+    # Sorted: which of several rivals a message names must not depend on the order of a set.
+    places = sorted({place for place in chain(previous, changed) if place in contents and place.is_upstream})
+    valid_places = [place for place in places if directories.upstreams in {None, place.directory}]
     claimants: dict[str, list[Place]] = {}
-    for place in counting:
+    for place in valid_places:
         claimants.setdefault(place.stem, []).append(place)
     files = {}
     for place in places:
-        old = before.get(place)
-        words = old.words if old and old.words.content == contents[place] else None
-        words = words or upstream_words(place, contents[place])
-        if place not in counting:
-            message = f"upstream files count in {directories.upstreams} alone; move it there"
+        old = previous.get(place)
+        parsed = old.parsed if old and old.parsed.content == contents[place] else None
+        parsed = parsed or parse_upstream_file(place, contents[place])
+        if place not in valid_places:
+            message = f"found an upstream file outside {directories.upstreams}; move it there"
             finding = Finding("misplaced-upstream", message)
-        elif other := _rival(place, claimants[place.stem], before):
-            message = f"the upstream {place.stem} is {other.shown}, too; rename one of the two"
+        elif other := _rival(place, claimants[place.stem], previous):
+            message = f"the upstream name {place.stem} is used by {other.shown} too; rename one of the two"
             finding = Finding("duplicate-upstream", message)
         else:
-            files[place] = _upstream_file(place, words, old, sources, keep=keep)
+            files[place] = _upstream_file(place, parsed, old, sources, keep=keep)
             continue
-        files[place] = UpstreamFile(place, "broken", words.diagnostics + locate(place, words, finding), words)
+        files[place] = UpstreamFile(
+            place, "broken", parsed.diagnostics + locate(place, parsed, finding), parsed
+        )
     return files
 
 
-def _rival(place: Place, claimants: list[Place], before: Mapping[Place, UpstreamFile]) -> Place | None:
-    """The file that keeps another one from being an upstream: its holder or, where there is none, any other."""
+def _rival(place: Place, claimants: list[Place], previous: Mapping[Place, UpstreamFile]) -> Place | None:
+    """The file that prevents ``place`` from having its name: the last holder or, without one, any other claimant."""
     others = [each for each in claimants if each != place]
-    held = [each for each in claimants if each in before and before[each].holds]
-    if place in held or not others:
+    holders = [each for each in claimants if each in previous and previous[each].has_name]
+    if place in holders or not others:
         return None
-    return (held or others)[0]
+    return (holders or others)[0]
 
 
 def _upstream_file(
-    place: Place, words: Words[UpstreamSpec], old: UpstreamFile | None, sources: Sources, *, keep: bool
+    place: Place, parsed: ParsedFile[UpstreamSpec], old: UpstreamFile | None, sources: Sources, *, keep: bool
 ) -> UpstreamFile:
     state: State
-    upstream, findings = _resolve(place.stem, words, sources)
+    upstream, findings = _resolve(place.stem, parsed, sources)
     codes = {finding.code for finding in findings if finding.severity == "error"}
-    unset = upstream is None and codes == {"unset-secret"}
-    if upstream or unset:
-        good: Words[UpstreamSpec] | None = words
+    is_unset = upstream is None and codes == {"unset-secret"}
+    if upstream or is_unset:
+        good: ParsedFile[UpstreamSpec] | None = parsed
         state = "good" if upstream else "waiting"
     else:
         good = old.good if old and keep else None
         upstream, _ = _resolve(place.stem, good, sources)
         state = "kept" if upstream else "broken"
     if old and old.upstream == upstream:
-        upstream = old.upstream
-    told = [replace(f, severity="warning") if f.code == "unset-secret" else f for f in findings]
+        upstream = old.upstream  # one object for equal upstreams: to compare it with itself takes no time
+    # A warning: the file is right, and the secret may be set on the machine that serves it.
+    reported = [replace(f, severity="warning") if f.code == "unset-secret" else f for f in findings]
     return UpstreamFile(
         place,
         state,
-        words.diagnostics + locate(place, words, *told),
-        words,
-        holds=True,
+        parsed.diagnostics + locate(place, parsed, *reported),
+        parsed,
+        has_name=True,
         good=good,
         upstream=upstream,
-        stand_in=_stand_in(place.stem, words.spec) if unset and words.spec else None,
+        stand_in=_stand_in(place.stem, parsed.spec) if is_unset and parsed.spec else None,
     )
 
 
 def _resolve(
-    name: str, words: Words[UpstreamSpec] | None, sources: Sources
+    name: str, parsed: ParsedFile[UpstreamSpec] | None, sources: Sources
 ) -> tuple[Upstream | None, tuple[Finding, ...]]:
-    if words is None or words.spec is None:
+    if parsed is None or parsed.spec is None:
         return None, ()
     try:
-        upstream = compile_upstream(name, words.spec, sources)
+        upstream = compile_upstream(name, parsed.spec, sources)
     except InvalidSpec as problem:
         return None, problem.findings
     return upstream, upstream.warnings
 
 
 def _stand_in(name: str, spec: UpstreamSpec) -> Upstream:
-    """An upstream to check tools against, and never to send to (RFC 6761, .invalid)."""
+    """An upstream to check tools against. Its host never resolves (RFC 6761, .invalid)."""
     return Upstream(name, spec.model_copy(update={"base_url": "http://unset.invalid"}))

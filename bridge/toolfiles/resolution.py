@@ -1,17 +1,29 @@
-"""Which tool files serve: each is compiled against its upstream, and asks for its names.
+"""Decides which tool files serve a tool: compiles each against its upstream, and resolves names.
 
-Who gets a name:
+``NameResolution.resolve`` takes these steps:
 
-=========================================  ===================================================
-a file holds it and still claims it        the holder
-one file claims it                         that file
-several, and it is the file name of one    that file
-several, and it is the file name of none   none of them, so that none takes a name by its path
-or of several
-=========================================  ===================================================
+1. Each tool file that changed or was not good becomes a candidate: parsed, and compiled against its upstream. If an
+   upstream changed, all tool files become candidates.
+2. Each candidate claims names: its tool's name and aliases. A file that cannot be parsed claims the names of its last
+   good version or, without one, its file name. Invalid files and files that wait for an upstream claim names too.
+   Disabled and misnamed files claim none, nor do files whose names are reserved for another folder (``owners`` of
+   the settings file).
+3. Each claimed name has at most one winner:
 
-A file that is wrong, or waits for its upstream, claims its names all the same. One whose names belong into
-another folder (``owners`` of the settings file) claims none.
+   ==========================================================  ==============
+   claims for a name                                           winner
+   ==========================================================  ==============
+   its holder from the last load still claims it, or is not    the holder
+   a candidate
+   one file claims it                                          that file
+   several do, and it is the file name of exactly one          that file
+   several do, and it is the file name of none or of several   none: a path
+                                                               decides nothing
+   ==========================================================  ==============
+
+4. A file that won all its names requests them (see ``names``). A file that does not get its names falls back on its
+   last good version, which keeps the names that it held. So no file loses its tool to a new one.
+5. Each candidate gets its state (see ``loaded.State``).
 """
 
 import json
@@ -23,16 +35,16 @@ from bridge.diagnostics import Finding, InvalidSpec, Route, did_you_mean
 from bridge.secrets import Sources
 from bridge.spec import NAME_PATTERN, ToolSpec
 from bridge.tool.compiler import Tool, compile_tool
-from bridge.toolfiles.check.parsed import Told, Words, locate, tool_words
-from bridge.toolfiles.loaded import Compiled, Loaded, Standing, State, ToolFile, UpstreamFile
-from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.toolfiles.check.parsed import Diagnostics, ParsedFile, locate, parse_tool_file
+from bridge.toolfiles.loaded import Compiled, Loaded, State, ToolFile, UpstreamFile, UpstreamRef
+from bridge.toolfiles.place import Content, Directories, Place
 
 
 class _Candidate(NamedTuple):
-    """A tool file that asks for its names: with what it says now or, where that is wrong, with what it last said."""
+    """A tool file as it is now, and what it was in the last load."""
 
     place: Place
-    words: Words[ToolSpec]
+    parsed: ParsedFile[ToolSpec]
     compiled: Compiled | None
     old: ToolFile | None
 
@@ -41,163 +53,195 @@ class _Candidate(NamedTuple):
         return self.compiled.tool if self.compiled else None
 
     @property
-    def told(self) -> Told:
-        return self.words.diagnostics + (self.compiled.diagnostics if self.compiled else ())
+    def diagnostics(self) -> Diagnostics:
+        return self.parsed.diagnostics + (self.compiled.diagnostics if self.compiled else ())
 
     @property
-    def is_wrong(self) -> bool:
-        return any(diagnostic.severity == "error" for diagnostic in self.told)
+    def has_errors(self) -> bool:
+        return any(diagnostic.severity == "error" for diagnostic in self.diagnostics)
 
     @property
     def spec(self) -> ToolSpec | None:
-        """What it says or, where that cannot be told, what it said when it was last right."""
-        return self.words.spec or (self.old.good.spec if self.old and self.old.good else None)
+        """Its spec or, if that is invalid, its last good spec."""
+        return self.parsed.spec or (self.old.good.spec if self.old and self.old.good else None)
 
 
 class _Claim(NamedTuple):
-    """Whose a name is, if anybody's, and the files that claim it."""
+    """The files that claim a name, and the one that wins it, if any."""
 
-    owner: Place | None
+    winner: Place | None
     claimants: tuple[Place, ...]
 
 
-class Claims:
-    """Decides which tools serve; ``names`` are then theirs."""
+class NameResolution:
+    """Resolves the names of one load; ``names`` then holds the result."""
 
     def __init__(
         self,
         directories: Directories,
         upstreams: Mapping[Place, UpstreamFile],
         sources: Sources,
-        before: Loaded,
+        previous: Loaded,
         *,
         keep: bool,
     ) -> None:
-        self.names = before.names.copy()
+        self.names = previous.names.copy()
         self._directories = directories
         self._upstreams = upstreams
-        self._holders = {file.place.stem: file for file in upstreams.values() if file.holds}
+        self._upstreams_by_name = {file.place.stem: file for file in upstreams.values() if file.has_name}
         self._sources = sources
-        self._counting = directories.roots if directories.upstreams is None else (directories.upstreams,)
-        self._standings: dict[str, Standing] = {}
+        self._upstream_roots = (
+            directories.roots if directories.upstreams is None else (directories.upstreams,)
+        )
+        self._upstream_refs: dict[str, UpstreamRef] = {}
         self._claims: dict[str, _Claim] = {}
-        self._before = before
+        self._previous = previous
         self._keep = keep
 
-    def judge(self, contents: Mapping[Place, Content], moved: Collection[Place]) -> list[ToolFile]:
-        """Tool files judged anew: what is right, has not moved and sends to the same needs no judging."""
-        before = self._before
-        asking: Iterable[Place] = contents
-        if self._upstreams == before.upstreams:
-            asking = {*moved, *(place for place, file in before.noted.items() if file.state != "good")}
-        places = sorted(place for place in asking if place in contents and not place.is_upstream)
+    def resolve(self, contents: Mapping[Place, Content], changed: Collection[Place]) -> list[ToolFile]:
+        """The tool files that may differ from the last load: those that changed, and those that were not good."""
+        previous = self._previous
+        affected: Iterable[Place] = contents
+        if self._upstreams == previous.upstreams:
+            # A file that is not good may now be: what it waited for, such as a name, may be there.
+            affected = {
+                *changed,
+                *(place for place, file in previous.flagged.items() if file.state != "good"),
+            }
+        places = sorted(place for place in affected if place in contents and not place.is_upstream)
         candidates = [self._candidate(place, contents[place]) for place in places]
-        for place in moved:
+        # Before claims are decided: a deleted file must not win as the holder of its names.
+        for place in changed:
             if place not in contents:
                 self.names.release(place)
-        self._decide(candidates)
-        kept = self._settle(candidates)
-        return [self._file(each, kept.get(each.place)) for each in candidates]
+        self._resolve_claims(candidates)
+        fallbacks = self._assign(candidates)
+        return [self._file(each, fallbacks.get(each.place)) for each in candidates]
 
-    def _decide(self, candidates: Collection[_Candidate]) -> None:
-        """Whose each claimed name is."""
+    def _resolve_claims(self, candidates: Collection[_Candidate]) -> None:
+        """Decide who wins each claimed name."""
         claims: dict[str, dict[Place, bool]] = {}
         for each in candidates:
-            names = self._claimed(each)
+            names = self._claimed_by(each)
             for name in names:
+                # An alias never counts as the file name, even if it equals it.
                 claims.setdefault(name, {})[each.place] = name == names[0] == each.place.stem
         places = {each.place for each in candidates}
         for name, claimants in claims.items():
             holder = self.names.holder(name)
             if holder and (holder in claimants or holder not in places):
-                owner: Place | None = holder
+                winner: Place | None = holder
             else:
-                entitled = [place for place, is_file_name in claimants.items() if is_file_name]
-                (owner,) = claimants if len(claimants) == 1 else entitled if len(entitled) == 1 else [None]
-            self._claims[name] = _Claim(owner, tuple(claimants))
+                by_file_name = [place for place, is_file_name in claimants.items() if is_file_name]
+                (winner,) = (
+                    claimants if len(claimants) == 1 else by_file_name if len(by_file_name) == 1 else [None]
+                )
+            self._claims[name] = _Claim(winner, tuple(claimants))
 
-    def _claimed(self, candidate: _Candidate) -> tuple[str, ...]:
-        """The names that a file claims, its tool's own first; of one that never said any, that of the file."""
+    def _claimed_by(self, candidate: _Candidate) -> tuple[str, ...]:
+        """The names that a candidate claims, the tool's own name first."""
         place, spec = candidate.place, candidate.spec
-        if candidate.words.disabled or not place.relative.endswith(".yaml") or self._foreign(place, spec):
+        if (
+            candidate.parsed.is_disabled
+            or not place.relative.endswith(".yaml")
+            or self._reserved(place, spec)
+        ):
             return ()
         return _claimed(place, spec)
 
-    def _foreign(self, place: Place, spec: ToolSpec | None) -> tuple[Finding, ...]:
-        """The names that a file may not have where it lies."""
+    def _reserved(self, place: Place, spec: ToolSpec | None) -> tuple[Finding, ...]:
+        """An error for each name that is reserved for files in another folder."""
         return tuple(
             Finding(
                 "foreign-name",
-                f"the name {name} is for files in {owner.folder} alone; move the file there, or take another name",
+                f"the name {name} is reserved for files in {owner.shown}; move the file there, or use another name",
                 _route(spec, name),
             )
             for name in _claimed(place, spec)
             for owner in self._directories.owners
-            if owner.keeps(name, place)
+            if owner.forbids(name, place)
         )
 
-    def _settle(self, candidates: Iterable[_Candidate]) -> dict[Place, Compiled | None]:
-        """Settle the names; answers what those fall back on that do not get what they ask for.
+    def _assign(self, candidates: Iterable[_Candidate]) -> dict[Place, Compiled | None]:
+        """Assign the names; returns the last good versions of the files that do not get theirs.
 
-        Nobody loses the last good tool to a newcomer: until it is known that a file has none to fall
-        back on, its names stay with it.
+        A file that does not get its names holds on to its old ones until it is known that it has nothing to fall
+        back on. Only then are they released, and the remaining requests are tried again.
         """
-        asking = {
+        requests = {
             each.place: _names(each.tool)
             for each in candidates
-            if each.tool and all(self._claims[name].owner == each.place for name in _names(each.tool))
+            if each.tool and all(self._claims[name].winner == each.place for name in _names(each.tool))
         }
-        granted = self.names.settle(asking)
-        kept = {each.place: self._kept(each) for each in candidates if each.place not in granted}
-        falling_back = {place: _names(last.tool) for place, last in kept.items() if last and last.tool}
-        for place in kept.keys() - falling_back.keys():
+        granted = self.names.assign(requests)
+        fallbacks = {each.place: self._fallback(each) for each in candidates if each.place not in granted}
+        fallback_names = {
+            place: _names(last.tool)
+            for place, last in fallbacks.items()
+            if last and last.tool and all(self._may_keep(name, place) for name in _names(last.tool))
+        }
+        for place in fallbacks.keys() - fallback_names.keys():
             self.names.release(place)
-        granted = self.names.settle({place: asking[place] for place in kept if place in asking})
-        self.names.settle({p: names for p, names in falling_back.items() if p not in granted})
-        return kept
+        # Requests before fallbacks: a new version that can be served goes before an old one.
+        granted = self.names.assign({place: requests[place] for place in fallbacks if place in requests})
+        self.names.assign({p: names for p, names in fallback_names.items() if p not in granted})
+        return fallbacks
+
+    def _may_keep(self, name: str, place: Place) -> bool:
+        """Whether a last good version may serve under a name: it holds it, won it, or no file claims it."""
+        claim = self._claims.get(name)
+        return self.names.holder(name) == place or claim is None or claim.winner == place
 
     def _candidate(self, place: Place, content: Content) -> _Candidate:
-        old = self._before.tools.get(place)
-        known = [(old.words, old.compiled), *([(old.good, old.kept)] if old.good else [])] if old else []
+        old = self._previous.tools.get(place)
+        # An edit that is taken back gives the last good version, which is parsed and compiled already.
+        known = (
+            [(old.parsed, old.compiled), *([(old.good, old.good_compiled)] if old.good else [])]
+            if old
+            else []
+        )
         same = next((each for each in known if each[0].content == content), None)
-        words, compiled = same or (tool_words(place, content), None)
-        serves = words.spec and not words.disabled
-        return _Candidate(place, words, self._compiled(place, words, compiled) if serves else None, old)
+        parsed, compiled = same or (parse_tool_file(place, content), None)
+        is_enabled = parsed.spec and not parsed.is_disabled
+        return _Candidate(place, parsed, self._compiled(place, parsed, compiled) if is_enabled else None, old)
 
-    def _compiled(self, place: Place, words: Words[ToolSpec], old: Compiled | None) -> Compiled:
-        assert words.spec
-        standing = self._standing(place, words.spec.upstream)
-        if old and old.standing == standing:
+    def _compiled(self, place: Place, parsed: ParsedFile[ToolSpec], old: Compiled | None) -> Compiled:
+        assert parsed.spec  # callers pass valid files and last good versions
+        ref = self._upstream_ref(place, parsed.spec.upstream)
+        if old and old.upstream_ref == ref:  # same spec, same upstream: the same tool, as an object
             return old
-        if foreign := self._foreign(place, words.spec):
-            return Compiled(standing, None, locate(place, words, *foreign))
-        if standing.finding:
-            return Compiled(standing, None, locate(place, words, standing.finding))
-        if not standing.usable and standing.upstream is None:
-            return Compiled(standing, None, ())
+        if reserved := self._reserved(place, parsed.spec):
+            return Compiled(ref, None, locate(place, parsed, *reserved))
+        if ref.finding:
+            return Compiled(ref, None, locate(place, parsed, ref.finding))
+        if not ref.is_usable and ref.upstream is None:  # the upstream file has the error
+            return Compiled(ref, None, ())
         try:
-            tool, findings = compile_tool(place.stem, words.spec, standing.upstream, self._sources)
+            tool, findings = compile_tool(place.stem, parsed.spec, ref.upstream, self._sources)
         except InvalidSpec as problem:
-            return Compiled(standing, None, locate(place, words, *problem.findings))
-        return Compiled(standing, tool if standing.usable else None, locate(place, words, *findings))
+            return Compiled(ref, None, locate(place, parsed, *problem.findings))
+        return Compiled(ref, tool if ref.is_usable else None, locate(place, parsed, *findings))
 
-    def _standing(self, place: Place, name: str | None) -> Standing:
+    def _upstream_ref(self, place: Place, name: str | None) -> UpstreamRef:
         if name is not None:
-            if name not in self._standings:
-                self._standings[name] = self._named(name)
-            return self._standings[name]
+            if name not in self._upstream_refs:
+                self._upstream_refs[name] = self._named(name)
+            return self._upstream_refs[name]
         if self._directories.upstreams in {None, place.directory}:
-            return Standing(None, usable=True)
-        message = f"the key upstream is missing; name one that lies in {self._directories.upstreams}"
-        return Standing(None, usable=False, finding=Finding("missing-key", message))
+            return UpstreamRef(None, is_usable=True)
+        message = (
+            f"the key upstream is missing; add it, with the name of a file in {self._directories.upstreams}"
+        )
+        return UpstreamRef(None, is_usable=False, finding=Finding("missing-key", message))
 
-    def _named(self, name: str) -> Standing:
-        file = self._holders.get(name)
+    def _named(self, name: str) -> UpstreamRef:
+        file = self._upstreams_by_name.get(name)
         if file:
-            return Standing(file.upstream or file.stand_in, usable=file.upstream is not None)
-        if any(place.stem == name and place.directory in self._counting for place in self._upstreams):
-            return Standing(None, usable=False)  # several files have the name, and an error each
-        hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._holders)
+            return UpstreamRef(file.upstream or file.stand_in, is_usable=file.upstream is not None)
+        if any(place.stem == name and place.directory in self._upstream_roots for place in self._upstreams):
+            return UpstreamRef(None, is_usable=False)  # several files have this name; each gets an error
+        # The key takes shop. Some write the name of the file, shop.upstream.yaml.
+        hint = did_you_mean(name.removesuffix(".yaml").removesuffix(".upstream"), self._upstreams_by_name)
         if not hint:
             is_name = re.fullmatch(NAME_PATTERN, name)
             hint = (
@@ -206,58 +250,68 @@ class Claims:
                 else "; write the name of its file, NAME.upstream.yaml"
             )
         message = f"there is no upstream {json.dumps(name, ensure_ascii=False)}{hint}"
-        return Standing(None, usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
+        return UpstreamRef(None, is_usable=False, finding=Finding("unknown-upstream", message, ("upstream",)))
 
-    def _kept(self, candidate: _Candidate) -> Compiled | None:
-        """What the last right words come to, where the words of now are wrong, or ask for a name in vain."""
+    def _fallback(self, candidate: _Candidate) -> Compiled | None:
+        """The last good version, compiled now; None if there is none, or if the file does not need it."""
         old = candidate.old
-        if not (self._keep and old and old.good) or candidate.words.disabled:
+        if not (self._keep and old and old.good) or candidate.parsed.is_disabled:
             return None
-        if not (candidate.is_wrong or candidate.tool):
+        # A valid file without a tool waits for its upstream. Until then no older version of it serves.
+        if not (candidate.has_errors or candidate.tool):
             return None
-        return self._compiled(candidate.place, old.good, old.kept)
+        # Compiled now: a last good version runs on the upstream as it is today, or not at all.
+        return self._compiled(candidate.place, old.good, old.good_compiled)
 
-    def _file(self, candidate: _Candidate, kept: Compiled | None) -> ToolFile:
-        """What becomes of a candidate, once the names are settled."""
-        place, words, compiled, old = candidate.place, candidate.words, candidate.compiled, candidate.old
-        told = candidate.told
+    def _file(self, candidate: _Candidate, fallback: Compiled | None) -> ToolFile:
+        """The result for a candidate, once the names are assigned."""
+        place, parsed, compiled, old = candidate.place, candidate.parsed, candidate.compiled, candidate.old
+        diagnostics = candidate.diagnostics
         if self._holds(place, candidate.tool):
-            return ToolFile(place, "good", told, words, compiled, words, compiled, candidate.tool)
-        if words.disabled:
-            return ToolFile(place, "disabled", told, words)
-        if candidate.tool:
-            told += locate(place, words, self._clash(place, candidate.tool))
-        elif not candidate.is_wrong:
-            return ToolFile(place, _idle(compiled), told, words, compiled, words, compiled)
+            return ToolFile(place, "good", diagnostics, parsed, compiled, parsed, compiled, candidate.tool)
+        if parsed.is_disabled:
+            return ToolFile(place, "disabled", diagnostics, parsed)
+        # Also of a file that waits for a secret: check finds clashes where secrets are not set.
+        clash = self._clash(place, parsed.spec) if parsed.spec and not candidate.has_errors else None
+        if clash:
+            diagnostics += locate(place, parsed, clash)
+        elif not candidate.has_errors:
+            return ToolFile(
+                place, _state_without_tool(compiled), diagnostics, parsed, compiled, parsed, compiled
+            )
         good = old.good if old and self._keep else None
-        tool = kept.tool if kept and self._holds(place, kept.tool) else None
-        return ToolFile(place, "kept" if tool else "broken", told, words, compiled, good, kept, tool)
+        tool = fallback.tool if fallback and self._holds(place, fallback.tool) else None
+        return ToolFile(
+            place, "kept" if tool else "broken", diagnostics, parsed, compiled, good, fallback, tool
+        )
 
     def _holds(self, place: Place, tool: Tool | None) -> bool:
         return tool is not None and all(self.names.holder(name) == place for name in _names(tool))
 
-    def _clash(self, place: Place, tool: Tool) -> Finding:
-        """The first name that a tool asks for and does not get."""
-        name = next(name for name in _names(tool) if not self._is_free(name, place))
+    def _clash(self, place: Place, spec: ToolSpec) -> Finding | None:
+        """The error for the first name that a file claims and does not get."""
+        name = next((name for name in _claimed(place, spec) if not self._is_free(name, place)), None)
+        if name is None:
+            return None
         holder, claim = self.names.holder(name), self._claims[name]
         if holder:
-            message = f"the name {name} is held by {holder.shown}; rename one of the two"
-        elif claim.owner:
-            message = f"the name {name} is the file name of {claim.owner.shown}; rename one of the two"
+            message = f"the name {name} is already used by {holder.shown}; rename one of the two"
+        elif claim.winner:
+            message = f"the name {name} is the file name of {claim.winner.shown}; rename one of the two"
         else:
             other = next(each for each in claim.claimants if each != place)
-            message = f"{other.shown} claims the name {name}, too, so no file has it; rename one of the two"
-        return Finding("duplicate-name", message, _route(tool.spec, name))
+            message = f"{other.shown} uses the name {name} too, so no file gets it; rename one of the two"
+        return Finding("duplicate-name", message, _route(spec, name))
 
     def _is_free(self, name: str, place: Place) -> bool:
-        return self.names.holder(name) in {None, place} and self._claims[name].owner == place
+        return self.names.holder(name) in {None, place} and self._claims[name].winner == place
 
 
-def _idle(compiled: Compiled | None) -> State:
-    """The state of a file that is right, and of which no tool serves."""
+def _state_without_tool(compiled: Compiled | None) -> State:
+    """The state of a file without errors that serves no tool."""
     if compiled is None:
         return "ignored"
-    return "waiting" if compiled.standing.upstream or compiled.standing.usable else "blocked"
+    return "waiting" if compiled.upstream_ref.upstream or compiled.upstream_ref.is_usable else "blocked"
 
 
 def _names(tool: Tool) -> tuple[str, ...]:
@@ -269,7 +323,7 @@ def _claimed(place: Place, spec: ToolSpec | None) -> tuple[str, ...]:
 
 
 def _route(spec: ToolSpec | None, name: str) -> Route:
-    """Where the file gives the name; nowhere, if its own name does."""
+    """The route of a name in its file; empty if the name is that of the file."""
     if spec and name in spec.aliases:
         return ("aliases", spec.aliases.index(name))
     return ("name",) if spec and spec.name else ()

@@ -1,1 +1,1 @@
-"""The only room that sends."""
+"""Sends requests to APIs. No other package does."""

@@ -1,76 +1,92 @@
-"""Leaves an API alone that fails again and again, and tries now and then whether it is there again."""
+"""The circuit breaker of an upstream.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+=========  ===========================  ==============================================================================
+State      ``_open_until``              Calls
+=========  ===========================  ==============================================================================
+closed     None                         are made. After ``failures`` failed calls in a row the circuit opens.
+open       in the future                fail at once with ``circuit-open``.
+half-open  past                         One call, the probe, is made; others fail at once. The circuit closes if the
+                                        probe succeeds, and opens for another ``openFor`` if it fails.
+=========  ===========================  ==============================================================================
+
+A call fails if the server cannot be reached, does not answer completely in time, or answers 502, 503 or 504. A call
+that ends for another reason, such as no free slot, changes nothing.
+"""
+
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from bridge.errors import NotAnswered, NotSent
-from bridge.events import CircuitChanged, Ear
+from bridge.events import CircuitChanged, Listener
 from bridge.exchange import Reply
-from bridge.secrets import Upstream
+from bridge.resolved_upstream import Upstream
+from bridge.upstream.call import Call, Send
 
-_AWAY: Final = frozenset(
+# without "timeout": a call that was not sent may have waited for a slot all the time
+_UNREACHABLE_CODES: Final = frozenset(
     {"connect-refused", "connect-timeout", "connect-failed", "dns-failed", "proxy-failed"}
 )
-_STATUSES: Final = (502, 503, 504)
-"""What a gateway says of an API that is not there."""
+_FAILURE_STATUSES: Final = (502, 503, 504)
+"""A gateway answers with these if its API is down."""
 
 
 class Circuit:
-    """The breaker of one upstream: open after so many calls in a row that failed, and closed by one that does not.
+    """The circuit breaker of one upstream, which outlives reloads."""
 
-    While it is open no call is made for a while; then one is, and until that has ended no other. ``now`` is in seconds.
-    """
-
-    def __init__(self, emit: Ear, now: Callable[[], float]) -> None:
+    def __init__(self, emit: Listener, clock: Callable[[], float]) -> None:
         self._emit = emit
-        self._now = now
+        self._clock = clock
         self._failures = 0
-        self._until: float | None = None
-        self._is_trying = False
+        self._open_until: float | None = None
+        self._is_probing = False
 
-    @contextmanager
-    def passing(self, upstream: Upstream) -> Iterator[Callable[[Reply], None]]:
-        """One call, which says what it was answered; raises ``NotSent`` if it may not be made."""
-        words, tries = upstream.spec.circuit, False
-        assert words
-        if self._until is not None:
-            left = self._until - self._now()
-            if left > 0 or self._is_trying:
+    def guard(self, call: Call, call_next: Send) -> Awaitable[Reply]:
+        """Raises ``NotSent`` if the circuit is open."""
+        return self._guard(call, call_next) if call.upstream.spec.circuit else call_next(call)
+
+    async def _guard(self, call: Call, call_next: Send) -> Reply:
+        upstream, spec, is_probe = call.upstream, call.upstream.spec.circuit, False
+        assert spec
+        if self._open_until is not None:
+            left = self._open_until - self._clock()
+            if left > 0 or self._is_probing:
                 wait = f"{max(1, round(left))} s" if left > 0 else "a moment"
-                message = f"The {upstream.server} failed {self._failures} times in a row, and is left alone for now."
+                message = f"The {upstream.server} failed {self._failures} times in a row, so no calls are made for now."
                 raise NotSent("circuit-open", f"{message} Please try again in {wait}.")
-            self._is_trying = tries = True
-        is_well: bool | None = None
-
-        def answered(reply: Reply) -> None:
-            nonlocal is_well
-            is_well = reply.status not in _STATUSES
-
+            self._is_probing = is_probe = True
+        # stays None for a call that says nothing about the server: cancelled, or without a slot or a token
+        is_success: bool | None = None
         try:
-            yield answered
+            reply = await call_next(call)
+            is_success = reply.status not in _FAILURE_STATUSES
         except NotSent as problem:
-            is_well = False if problem.code in _AWAY or problem.code.startswith("tls-") else None
+            is_success = (
+                False if problem.code in _UNREACHABLE_CODES or problem.code.startswith("tls-") else None
+            )
             raise
         except NotAnswered:
-            is_well = False
+            is_success = False
             raise
+        else:
+            return reply
         finally:
-            self._is_trying = self._is_trying and not tries
-            if is_well is False:
-                self._failed(upstream, words.failures, words.open_for)
-            elif is_well:
+            # A call that began before the circuit opened may end during the probe of another call.
+            self._is_probing = self._is_probing and not is_probe
+            if is_success is False:
+                self._failed(upstream, spec.failures, spec.open_for)
+            elif is_success:
                 self.close(upstream.name)
 
-    def _failed(self, upstream: Upstream, most: int, open_for: float) -> None:
+    def _failed(self, upstream: Upstream, max_failures: int, open_for: float) -> None:
         self._failures += 1
-        if self._failures >= most:
-            was_closed, self._until = self._until is None, self._now() + open_for
+        if self._failures >= max_failures:
+            # If it is open already, the probe failed, or a call that began before: ``openFor`` begins again.
+            was_closed, self._open_until = self._open_until is None, self._clock() + open_for
             if was_closed:
                 self._emit(CircuitChanged(upstream.name, is_open=True, failures=self._failures))
 
     def close(self, name: str) -> None:
-        """Leave the upstream of that name alone no more."""
-        if self._until is not None:
+        """Allow calls again; ``name`` is the upstream's."""
+        if self._open_until is not None:
             self._emit(CircuitChanged(name, is_open=False, failures=self._failures))
-        self._failures, self._until = 0, None
+        self._failures, self._open_until = 0, None

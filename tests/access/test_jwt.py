@@ -16,34 +16,37 @@ from jwt.utils import base64url_encode
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from bridge.access.credentials import MAX_KNOWN_TOKEN_CHARACTERS, Access, Refused
+from bridge.access.credentials import MAX_KNOWN_TOKEN_CHARACTERS, CredentialStore, NotAuthenticated
 from bridge.access.jwks import fetch_or_read
-from bridge.access.jwt import InvalidToken, NoKeys, PublicKey, TokenIssuer, unverified
+from bridge.access.jwt import InvalidToken, NoKeys, PublicKey, TokenIssuer, parse_unverified
 from bridge.events import CallFinished, RequestRefused, ignore
-from bridge.http.authentication import Door
-from bridge.http.rejection_log import Refusals
+from bridge.http.authentication import AuthenticationMiddleware
+from bridge.http.rejection_log import RejectionLog
 from bridge.http.request_guard import ErrorReply, error_reply
 from bridge.http.resource_metadata import Resource
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
-from bridge.settingsfile import Access as AccessWords
-from bridge.settingsfile import Issuer
+from bridge.settings import Access as AccessConfig
+from bridge.settings import Issuer
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
 from tests.access.test_credentials import entry
+from tests.serving.api import Api
 from tests.serving.logins import ISSUER, RESOURCE, Login, private, public, token
-from tests.serving.served import Api, Served, Session, call, request
+from tests.serving.messages import call, request
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
 
-def issuer(jwks: str, **words: Any) -> Issuer:
-    return Issuer.model_validate({"issuer": ISSUER, "jwks": jwks, "audience": [RESOURCE], **words})
+def issuer(jwks: str, **fields: Any) -> Issuer:
+    return Issuer.model_validate({"issuer": ISSUER, "jwks": jwks, "audience": [RESOURCE], **fields})
 
 
-def words_of(*issuers: Issuer, keys: tuple[str, ...] = ()) -> AccessWords:
-    return AccessWords.model_validate({"apiKeys": tuple(map(entry, keys)), "jwt": issuers})
+def access_config(*issuers: Issuer, keys: tuple[str, ...] = ()) -> AccessConfig:
+    return AccessConfig.model_validate({"apiKeys": tuple(map(entry, keys)), "jwt": issuers})
 
 
 def session_of(shown: str, web: httpx.AsyncClient, url: str) -> Session:
@@ -52,25 +55,25 @@ def session_of(shown: str, web: httpx.AsyncClient, url: str) -> Session:
     return session
 
 
-async def test_a_token_that_is_shown_twice_at_once_has_one_holder() -> None:
+async def test_a_token_in_two_concurrent_requests_has_one_credential() -> None:
     came = anyio.Event()
-    holders = []
+    credentials = []
 
     async def fetch(_where: str) -> bytes:
         await came.wait()
         return json.dumps({"keys": [public("ec-1")]}).encode()
 
-    access, shown = Access(words_of(issuer("https://login.example.com/keys")), fetch), token()
+    access, shown = CredentialStore(access_config(issuer("https://login.example.com/keys")), fetch), token()
 
     async def show() -> None:
-        holders.append(await access.holder([(b"authorization", f"Bearer {shown}".encode())]))
+        credentials.append(await access.authenticate([(b"authorization", f"Bearer {shown}".encode())]))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
             tasks.start_soon(show)
         await anyio.wait_all_tasks_blocked()
         came.set()
-    first, second = holders
+    first, second = credentials
     assert first is second
 
 
@@ -81,14 +84,16 @@ async def login() -> AsyncIterator[Login]:
         yield login
 
 
-def access_of(login: Login, client: Client, **words: Any) -> Access:
-    return Access(words_of(issuer(login.url, **words), keys=("ann",)), partial(fetch_or_read, client))
+def access_of(login: Login, client: Client, **fields: Any) -> CredentialStore:
+    return CredentialStore(
+        access_config(issuer(login.url, **fields), keys=("ann",)), partial(fetch_or_read, client)
+    )
 
 
 @pytest.mark.parametrize(
     ("kid", "algorithm"), [("ec-1", "ES256"), ("rsa-1", "RS256"), ("rsa-1", "PS256"), ("ed-1", "EdDSA")]
 )
-async def test_a_token_opens_and_its_subject_is_named(
+async def test_a_valid_token_is_accepted_and_its_subject_is_the_caller(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, *, kid: str, algorithm: str
 ) -> None:
     async with served.http(access=access_of(login, client)) as url:
@@ -97,11 +102,11 @@ async def test_a_token_opens_and_its_subject_is_named(
         answers = [await session.ask(call("echo")), await session.ask_modern(call("echo", 2))]
     assert [answer["result"]["isError"] for answer in answers] == [False, False]
     assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann"] * 2
-    assert login.asked == 1
+    assert login.key_requests == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "claims"),
+    ("fields", "claims"),
     [
         ({}, {"scope": "read more"}),
         ({}, {"scp": ["read", "more", 7]}),
@@ -109,18 +114,18 @@ async def test_a_token_opens_and_its_subject_is_named(
         ({"name": "client_id"}, {"scope": "read more", "client_id": "ann", "sub": None}),
     ],
 )
-async def test_scopes_and_name_are_those_of_its_claims(
+async def test_scopes_and_name_come_from_the_claims(
     served: Served,
     web: httpx.AsyncClient,
     login: Login,
     client: Client,
     *,
-    words: dict[str, Any],
+    fields: dict[str, Any],
     claims: dict[str, Any],
 ) -> None:
     served.scopes = {"echo": ["read"], "any": ["read", "more"], "change": ["all"]}
     served.show("echo", "any", "change")
-    async with served.http(access=access_of(login, client, **words)) as url:
+    async with served.http(access=access_of(login, client, **fields)) as url:
         session = session_of(token(**claims), web, url)
         await session.open()
         await session.sees({"echo", "any"}, "echo", "change")
@@ -128,7 +133,7 @@ async def test_scopes_and_name_are_those_of_its_claims(
 
 
 @pytest.mark.parametrize(("claims"), [{}, {"scope": 7}, {"scope": ""}, {"scp": None}])
-async def test_who_has_no_scopes_sees_what_asks_for_none(
+async def test_a_token_without_scopes_sees_only_tools_that_need_none(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, claims: dict[str, Any]
 ) -> None:
     served.scopes = {"echo": ["read"]}
@@ -171,24 +176,24 @@ def written(**claims: Any) -> dict[str, Any]:
 
 
 HEADER = {"alg": "ES256", "kid": "ec-1"}
-KIND = "This is no access token: its typ is neither at+jwt nor JWT"
-OTHER = "This is no access token: its claims are those of an ID token or another kind"
-CRITICAL = "This token has a critical header (crit), and none is known here"
-NO = "This token is signed in a way that does not count here"
+KIND = "This is not an access token: its typ is neither at+jwt nor JWT"
+OTHER = "This is not an access token: its claims are those of an ID token or another kind"
+CRITICAL = "This token has a critical header (crit), which is not supported"
+NO = "The signature algorithm of this token (alg) is not accepted here"
 WRONG = [
     (token(exp=SECONDS - 60), "This token has expired"),
-    (token(nbf=SECONDS + 3600), "This token does not count yet"),
-    (token(aud="https://other.example.com"), "This token is for another server: its aud is not one that counts here"),
+    (token(nbf=SECONDS + 3600), "This token is not valid yet (nbf)"),
+    (token(aud="https://other.example.com"), "This token is for another server: its aud is not accepted here"),
     (token(aud=None), "This token has no aud"),
     (token(exp=None), "This token has no exp"),
     (token(sub=None), "This token has no sub"),
-    (token(sub=""), "In this token sub is no text"),
-    (token(iss="https://eve.example.com/"), "This token is of an issuer that is not known here"),
-    (token(iss=None), "This token is of an issuer that is not known here"),
+    (token(sub=""), "In this token sub is not a string"),
+    (token(iss="https://eve.example.com/"), "The issuer of this token (iss) is unknown here"),
+    (token(iss=None), "The issuer of this token (iss) is unknown here"),
     (token("ec-2", header={"kid": "ec-1"}), "The signature of this token is wrong"),
     (token("ec-2"), "This token is signed by a key that its issuer does not have"),
     (token("rsa-1", "RS256", header={"kid": None}), "This token does not name its key (kid), and its issuer has several"),
-    (token(exp=10**400), "In this token exp is no time"),
+    (token(exp=10**400), "In this token exp is not a valid time"),
     (token("ed-1", "EdDSA", header={"kid": "rsa-1"}), "This token is signed by a key that its issuer does not have"),
     (token("rsa-1", "RS512"), NO),
     (shared_secret("rsa-1"), NO),
@@ -199,34 +204,34 @@ WRONG = [
     (signed(HEADER | {"b64": False}, written()), CRITICAL),
     *((token(header={"typ": kind}), KIND) for kind in ("logout+jwt", "dpop+jwt", "secevent+jwt", "application/id+jwt", "x")),
     (signed(HEADER | {"typ": ["JWT"]}, written()), KIND),
-    (signed(HEADER | {"kid": 5}, written()), "In this token kid is no text"),
-    (signed(HEADER | {"kid": ["ec-1"]}, written()), "In this token kid is no text"),
-    (token(cnf={"jkt": "x"}), "This token is bound to a key (cnf), and was shown without a proof of that key"),
+    (signed(HEADER | {"kid": 5}, written()), "In this token kid is not a string"),
+    (signed(HEADER | {"kid": ["ec-1"]}, written()), "In this token kid is not a string"),
+    (token(cnf={"jkt": "x"}), "This token is bound to a key (cnf), and was sent without proof of that key"),
     (token(at_hash="x", scope="read"), OTHER),
     (token(c_hash="x"), OTHER),
     (token(nonce="x"), OTHER),
     *((token(typ=kind, scope="read"), OTHER) for kind in ("ID", "Refresh", "Offline")),
     (token(header={"typ": "at+jwt"}, events={}), OTHER),
-    *((signed(HEADER, written(**{claim: value})), f"In this token {claim} is no time")
+    *((signed(HEADER, written(**{claim: value})), f"In this token {claim} is not a valid time")
         for claim in ("nbf", "iat") for value in ("1", True, -1)),
-    (signed(HEADER, written(exp="9999999999")), "In this token exp is no time"),
+    (signed(HEADER, written(exp="9999999999")), "In this token exp is not a valid time"),
     (signed(HEADER, json.dumps(written())[:-1] + ', "sub": "bob"}'), "This token cannot be read"),
     (signed(HEADER, json.dumps(written())[:-1] + ', "exp": NaN}'), "This token cannot be read"),
     (signed(json.dumps(HEADER)[:-1] + ', "alg": "ES256"}', written()), "This token cannot be read"),
     (signed("[]", written()), "This token cannot be read"),
     (signed(HEADER, "[]"), "This token cannot be read"),
-    (token(aud=[5]), "This token is for another server: its aud is not one that counts here"),
-    (token(exp=SECONDS + 90_000), "This token is valid for more than 86400 seconds, the most that is accepted"),
-    (token(iat=SECONDS - 80_000, exp=SECONDS + 7000), "This token is valid for more than 86400 seconds, the most that is accepted"),
+    (token(aud=[5]), "This token is for another server: its aud is not accepted here"),
+    (token(exp=SECONDS + 90_000), "This token is valid for more than 86400 seconds, the maximum here"),
+    (token(iat=SECONDS - 80_000, exp=SECONDS + 7000), "This token is valid for more than 86400 seconds, the maximum here"),
     (token(more="x" * 9000), "This token is too long"),
     (deep(), "This token cannot be read"),
     ("a.b.c", "This token cannot be read"),
     *((token() + padding, "This token cannot be read") for padding in ("=", "==", "~")),
-    ("a.b", "This key is not known here, or counts no more"),
+    ("a.b", "This key is unknown, revoked or expired"),
 ]  # fmt: skip
 
 
-async def test_no_other_token_opens_and_why_is_told(
+async def test_other_tokens_are_refused_with_the_reason(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     resource = Resource(RESOURCE, lambda: ["b", "a"])
@@ -241,7 +246,7 @@ async def test_no_other_token_opens_and_why_is_told(
             assert shown not in caplog.text
     assert served.events == [RequestRefused(401)] * len(WRONG)
     assert "127.0.0.1 with 401: This token has expired" in caplog.text
-    assert login.asked == 1
+    assert login.key_requests == 1
 
 
 @pytest.mark.parametrize(
@@ -264,23 +269,25 @@ async def test_no_other_token_opens_and_why_is_told(
         ),
     ],
 )
-async def test_access_tokens_of_several_servers_open(login: Login, client: Client, shown: str) -> None:
-    holder = await access_of(login, client).holder([(b"authorization", f"Bearer {shown}".encode())])
-    assert holder.caller.name == "ann"
+async def test_access_tokens_of_common_authorization_servers_are_accepted(
+    login: Login, client: Client, shown: str
+) -> None:
+    credential = await access_of(login, client).authenticate([(b"authorization", f"Bearer {shown}".encode())])
+    assert credential.caller.name == "ann"
 
 
 async def test_a_key_in_a_tokens_header_is_not_used(login: Login, client: Client) -> None:
     for header in ({"jwk": public("ec-2")}, {"jku": f"{login.url}?own"}, {"x5u": login.url}):
         shown = token("ec-2", header={"kid": "ec-1", **header})
-        with pytest.raises(Refused, match="signature of this token is wrong"):
-            await access_of(login, client).holder([(b"authorization", f"Bearer {shown}".encode())])
+        with pytest.raises(NotAuthenticated, match="signature of this token is wrong"):
+            await access_of(login, client).authenticate([(b"authorization", f"Bearer {shown}".encode())])
 
 
-async def test_a_longer_lifetime_takes_a_word(login: Login, client: Client) -> None:
+async def test_a_longer_lifetime_must_be_configured(login: Login, client: Client) -> None:
     shown = [(b"authorization", f"Bearer {token(exp=SECONDS + 6 * 86400)}".encode())]
-    assert (await access_of(login, client, maxLifetime="7d").holder(shown)).caller.name == "ann"
-    with pytest.raises(Refused, match="more than 432000 seconds"):
-        await access_of(login, client, maxLifetime="5d").holder(shown)
+    assert (await access_of(login, client, maxLifetime="7d").authenticate(shown)).caller.name == "ann"
+    with pytest.raises(NotAuthenticated, match="more than 432000 seconds"):
+        await access_of(login, client, maxLifetime="5d").authenticate(shown)
 
 
 @pytest.mark.parametrize(
@@ -294,31 +301,37 @@ async def test_a_longer_lifetime_takes_a_word(login: Login, client: Client) -> N
         ([], set()),
     ],
 )
-async def test_an_issuer_gives_the_scopes_that_it_may(
+async def test_an_issuer_grants_only_the_scopes_that_it_may(
     login: Login, client: Client, grants: list[str] | None, given: set[str]
 ) -> None:
-    words = {} if grants is None else {"grants": grants}
+    fields: dict[str, Any] = {} if grants is None else {"grants": grants}
     shown = token(scope="orders:read stock restbridge:operate restbridge:metrics")
-    holder = await access_of(login, client, **words).holder([(b"authorization", f"Bearer {shown}".encode())])
-    assert holder.caller.scopes == frozenset(given)
+    credential = await access_of(login, client, **fields).authenticate(
+        [(b"authorization", f"Bearer {shown}".encode())]
+    )
+    assert credential.caller.scopes == frozenset(given)
 
 
 STEP_UP_HEADER = (
-    'Bearer realm="restbridge", error="insufficient_scope", error_description="change takes the scope write", '
+    'Bearer realm="restbridge", error="insufficient_scope", error_description="change needs the scope write", '
     'resource_metadata="https://tools.example.com/.well-known/oauth-protected-resource/mcp", scope="read write"'
 )
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_a_token_that_lacks_scopes_is_told_which_where_that_is_wanted(
-    served: Served, web: httpx.AsyncClient, login: Login, client: Client, *, express: bool
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_missing_scopes_are_named_if_step_up_is_configured(
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, *, fast_path: bool
 ) -> None:
     served.scopes = {"echo": ["read"], "change": ["write"], "any": ["restbridge:any"]}
     served.show("echo", "change", "any", "fail")
-    words = words_of(issuer(login.url), keys=("ann",))
-    access = Access(words.model_copy(update={"step_up": "challenge"}), partial(fetch_or_read, client))
+    words = access_config(issuer(login.url), keys=("ann",))
+    access = CredentialStore(
+        words.model_copy(update={"step_up": "challenge"}), partial(fetch_or_read, client)
+    )
     views = {"few": {"tools": ["echo"]}}
-    async with served.http(access=access, resource=Resource(RESOURCE), express=express, views=views) as url:
+    async with served.http(
+        access=access, resource=Resource(RESOURCE), fast_path=fast_path, views=views
+    ) as url:
         session = session_of(token(scope="read other"), web, url)
         await session.open()
         listed = await session.ask(request("tools/list", 1))
@@ -329,7 +342,7 @@ async def test_a_token_that_lacks_scopes_is_told_which_where_that_is_wanted(
         ):
             assert (reply.status_code, reply.headers["www-authenticate"]) == (403, STEP_UP_HEADER)
             assert reply.json()["id"] == 7
-            assert reply.json()["error"]["message"] == "change takes the scope write"
+            assert reply.json()["error"]["message"] == "change needs the scope write"
         key = session_of("key-of-ann", web, url)
         few = session_of(token(scope="read other"), web, f"{url}/few")
         for asks, name in (
@@ -354,7 +367,7 @@ async def test_a_token_that_lacks_scopes_is_told_which_where_that_is_wanted(
     assert served.events.count(RequestRefused(403)) == 2
 
 
-async def test_a_request_to_another_host_learns_nothing(
+async def test_a_request_to_a_wrong_host_learns_nothing(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client
 ) -> None:
     resource = Resource(RESOURCE, lambda: ["a"])
@@ -368,9 +381,9 @@ async def test_a_request_to_another_host_learns_nothing(
     assert served.events == [RequestRefused(421)] * 2
 
 
-async def test_keys_that_are_tried_at_another_host_wait_as_well(client: Client) -> None:
-    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
-        """Nobody comes as far as here."""
+async def test_invalid_keys_for_a_wrong_host_are_delayed_too(client: Client) -> None:
+    async def unreached(scope: Scope, receive: Receive, send: Send) -> None:
+        """No request reaches the app."""
 
     async def silent() -> Message:
         return {"type": "http.disconnect"}
@@ -384,14 +397,14 @@ async def test_keys_that_are_tried_at_another_host_wait_as_well(client: Client) 
     def elsewhere(_headers: Headers) -> ErrorReply:
         return error_reply(421, "x")
 
-    access = Access(words_of(keys=("ann",)), partial(fetch_or_read, client))
-    door = Door(nobody, access, None, Refusals(ignore), elsewhere)
+    access = CredentialStore(access_config(keys=("ann",)), partial(fetch_or_read, client))
+    middleware = AuthenticationMiddleware(unreached, access, None, RejectionLog(ignore), elsewhere)
     headers = [(b"authorization", b"Bearer no-key")]
-    await door({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
-    assert (statuses, len(door._guesses._even)) == ([421], 1)
+    await middleware({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+    assert (statuses, len(middleware._throttles.failed._arrivals)) == ([421], 1)
 
 
-async def test_scopes_are_told_to_strangers_only_where_that_is_wanted(
+async def test_scopes_are_shown_without_a_token_only_if_configured(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client
 ) -> None:
     served.scopes = {"echo": ["read"]}
@@ -402,14 +415,17 @@ async def test_scopes_are_told_to_strangers_only_where_that_is_wanted(
         assert "scope=" not in (await web.post(url)).headers["www-authenticate"]
 
 
-async def test_whoever_asks_is_told_where_to_get_a_token(
+async def test_a_client_without_a_token_learns_where_to_get_one(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client
 ) -> None:
-    resource = Resource(RESOURCE, lambda: ["b", "a"])
+    resource = Resource(RESOURCE, lambda: ["b", "a"], ["view"])
     async with served.http(access=access_of(login, client), resource=resource) as url:
         base = url.removesuffix("/mcp")
-        for path in ("", "/mcp", "/mcp/view"):
+        for path in ("/other", "/mcp/other", "/mcp/view/x", "x"):
+            assert (await web.get(f"{base}/.well-known/oauth-protected-resource{path}")).status_code == 401
+        for path in ("", "/", "/mcp", "/mcp/", "/mcp/view"):
             reply = await web.get(f"{base}/.well-known/oauth-protected-resource{path}")
+            assert reply.headers["cache-control"] == "max-age=60"
             assert (reply.status_code, reply.json()) == (
                 200,
                 {
@@ -425,8 +441,8 @@ async def test_whoever_asks_is_told_where_to_get_a_token(
         assert (await ann.post(call("echo"))).status_code == 400  # by that name, though without a session
         ann.headers["host"] = "other.example.com"
         assert (await ann.post(call("echo"))).status_code == 421
-        nobody = await web.post(url)
-        assert nobody.headers["www-authenticate"].startswith(
+        unreached = await web.post(url)
+        assert unreached.headers["www-authenticate"].startswith(
             'Bearer realm="restbridge", resource_metadata="https:'
         )
 
@@ -444,16 +460,17 @@ async def test_a_key_and_a_token_of_one_name_are_two_callers(
         assert "result" in await again.ask(call("echo", 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
-@pytest.mark.parametrize("how", ["expired", "key withdrawn", "issuer withdrawn", "issuer changed"])
-async def test_a_stream_ends_with_its_token(
+@pytest.mark.parametrize("how", ["expired", "key removed", "issuer removed", "issuer changed"])
+async def test_an_expired_or_revoked_token_ends_its_open_streams(
     served: Served, web: httpx.AsyncClient, client: Client, tmp_path: Path, how: str, *, modern: bool
 ) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [public("ec-1"), public("ec-2")]}))
     fetch = partial(fetch_or_read, client)
     entry = issuer(str(keys), leeway="1ms")
-    access = Access(words_of(entry), fetch)
+    access = CredentialStore(access_config(entry), fetch)
     async with served.http(access=access) as url, anyio.create_task_group() as tasks:
         tasks.start_soon(access.run)
         lasting = token("ec-2", sub="bob")
@@ -461,16 +478,16 @@ async def test_a_stream_ends_with_its_token(
         sessions = [session_of(shown, web, url) for shown in (token(exp=ends), lasting)]
         for session in sessions:
             await session.open()
-        streams = [each.hearing(modern=modern) for each in sessions]
+        streams = [each.subscribed(modern=modern) for each in sessions]
         async with streams[0] as ann, streams[1] as bob:
-            if how == "key withdrawn":
+            if how == "key removed":
                 keys.write_text(json.dumps({"keys": [public("ec-2")]}))
                 for _ in range(2):
-                    await access.freshen()
-            if how == "issuer withdrawn":
-                access.replace(words_of())
+                    await access.refresh_issuers()
+            if how == "issuer removed":
+                access.replace(access_config())
             if how == "issuer changed":
-                access.replace(words_of(entry.model_copy(update={"audience": ("other",)})))
+                access.replace(access_config(entry.model_copy(update={"audience": ("other",)})))
             with anyio.fail_after(30):
                 assert [event async for event in ann] == []
                 if how.startswith("issuer"):
@@ -482,7 +499,7 @@ async def test_a_stream_ends_with_its_token(
         tasks.cancel_scope.cancel()
 
 
-async def test_while_keys_cannot_be_read_it_is_said_when_to_try_again(
+async def test_while_keys_cannot_be_read_the_answer_says_when_to_retry(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     login.status = 404
@@ -490,24 +507,21 @@ async def test_while_keys_cannot_be_read_it_is_said_when_to_try_again(
         for _ in range(2):
             reply = await session_of(token(), web, url).post(request("ping"))
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "10")
-            assert "cannot be read just now" in reply.json()["error"]["message"]
+            assert "Cannot read the keys" in reply.json()["error"]["message"]
         assert (await session_of("key-of-ann", web, url).ask_modern(call("echo")))["result"][
             "isError"
         ] is False
-    assert login.asked == 1
+    assert login.key_requests == 1
     place = login.url.removeprefix("http://").removesuffix("/keys")
-    assert (
-        f"keys of {ISSUER}: {place} answered with 404; until then none of its tokens counts"
-        in caplog.messages
-    )
+    assert f"keys of {ISSUER}: {place} answered with 404; its tokens are rejected" in caplog.messages
 
 
-async def test_who_is_told_to_come_later_did_not_guess() -> None:
+async def test_a_retryable_refusal_does_not_count_as_a_guess() -> None:
     async def fetch(_place: str) -> bytes:
         raise OSError
 
-    async def nobody(scope: Scope, receive: Receive, send: Send) -> None:
-        """Nobody comes as far as here."""
+    async def unreached(scope: Scope, receive: Receive, send: Send) -> None:
+        """No request reaches the app."""
 
     async def silent() -> Message:
         return {"type": "http.disconnect"}
@@ -515,14 +529,20 @@ async def test_who_is_told_to_come_later_did_not_guess() -> None:
     async def answered(message: Message) -> None:
         """What it is, another test says."""
 
-    door = Door(nobody, Access(words_of(issuer("keys")), fetch), None, Refusals(ignore), lambda _: None)
+    middleware = AuthenticationMiddleware(
+        unreached,
+        CredentialStore(access_config(issuer("keys")), fetch),
+        None,
+        RejectionLog(ignore),
+        lambda _: None,
+    )
     for text, guesses in ((token(), 0), ("no-key", 1)):
         headers = [(b"authorization", f"Bearer {text}".encode())]
-        await door({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
-        assert len(door._guesses._even) == guesses
+        await middleware({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+        assert len(middleware._throttles.failed._arrivals) == guesses
 
 
-async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more() -> None:
+async def test_a_key_that_its_issuer_no_longer_publishes_is_revoked() -> None:
     kids = ["ed-1"]
 
     async def fetch(_place: str) -> bytes:
@@ -531,16 +551,16 @@ async def test_a_key_that_is_missed_while_another_is_sought_opens_nothing_more()
     def shown(kid: str) -> list[tuple[bytes, bytes]]:
         return [(b"authorization", f"Bearer {token(kid, 'EdDSA')}".encode())]
 
-    access = Access(words_of(issuer("keys")), fetch)
-    holder = await access.holder(shown("ed-1"))
+    access = CredentialStore(access_config(issuer("keys")), fetch)
+    credential = await access.authenticate(shown("ed-1"))
     kids[:] = ["ed-2"]
-    await access.holder(shown("ed-2"))
-    assert holder.stay.over.is_set()
-    with pytest.raises(Refused, match="does not have"):
-        await access.holder(shown("ed-1"))
+    await access.refresh_issuers(at_once=True)
+    assert credential.lease.ended.is_set()
+    with pytest.raises(NotAuthenticated, match="does not have"):
+        await access.authenticate(shown("ed-1"))
 
 
-async def test_whose_key_is_known_does_not_wait_while_others_are_sought() -> None:
+async def test_a_token_with_a_cached_key_does_not_wait_for_a_key_read() -> None:
     asked, there = anyio.Event(), anyio.Event()
     times = 0
 
@@ -558,24 +578,59 @@ async def test_whose_key_is_known_does_not_wait_while_others_are_sought() -> Non
 
     def shown(kid: str) -> tuple[str, Any]:
         text = token(kid, "EdDSA")
-        return text, unverified(text)[0]
+        return text, parse_unverified(text)[0]
 
     clock = Clock()
-    known = TokenIssuer(issuer("https://x/keys"), fetch, _ignore, now=clock)
+    known = TokenIssuer(issuer("https://x/keys"), fetch, _ignore, clock=clock)
     await known.token(*shown("ed-1"))
     clock.seconds = 20
     async with anyio.create_task_group() as tasks:
         for number in range(2, 5):
             tasks.start_soon(guess, f"ed-{number}")
         await asked.wait()
-        clock.seconds = 31  # a pause after it was asked, and not yet after it answers
+        clock.seconds = 31  # past the interval since the request, not since the answer
         with anyio.fail_after(30):
             assert (await known.token(*shown("ed-1"))).name == "ann"
         there.set()
     assert times == 2
 
 
-async def test_an_id_in_flight_is_taken_whatever_scopes_it_is_shown_with(
+@pytest.mark.parametrize(("place", "interval"), [("https://x/keys", 10), ("keys.json", 1)])
+async def test_unknown_keys_cause_one_read_in_each_interval(place: str, interval: float) -> None:
+    reads = 0
+
+    async def fetch(_place: str) -> bytes:
+        nonlocal reads
+        reads += 1
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    clock = Clock()
+    known = TokenIssuer(issuer(place), fetch, _ignore, clock=clock)
+    counts = []
+    for seconds in (0, interval - 0.5, interval):
+        clock.seconds = seconds
+        for _ in range(3):
+            await subject_or_reason(known, token("ed-2", "EdDSA"))
+        counts.append(reads)
+    assert counts == [1, 1, 2]
+
+
+async def test_a_requested_read_does_not_wait_after_a_failed_one() -> None:
+    is_down = [True]
+
+    async def fetch(_place: str) -> bytes:
+        if is_down:
+            raise OSError("it is down")
+        return json.dumps({"keys": [public("ed-1")]}).encode()
+
+    known = TokenIssuer(issuer("https://x/keys"), fetch, _ignore, clock=Clock())
+    assert await subject_or_reason(known, token("ed-1", "EdDSA")) == ISSUER
+    is_down.clear()
+    await known.refresh(at_once=True)
+    assert await subject_or_reason(known, token("ed-1", "EdDSA")) == "ann"
+
+
+async def test_a_request_id_in_flight_is_taken_also_for_other_scopes(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
 ) -> None:
     async with served.http(access=access_of(login, client)) as url, anyio.create_task_group() as tasks:
@@ -589,7 +644,7 @@ async def test_an_id_in_flight_is_taken_whatever_scopes_it_is_shown_with(
         api.release.set()
 
 
-async def test_keys_of_several_kinds_may_have_one_id_or_none() -> None:
+async def test_keys_of_several_types_may_share_a_kid_or_have_none() -> None:
     async def fetch(_place: str) -> bytes:
         keys = [public(kid) | {"kid": "x"} for kid in ("rsa-1", "ed-1")]
         nameless = public("ec-1")
@@ -598,10 +653,10 @@ async def test_keys_of_several_kinds_may_have_one_id_or_none() -> None:
 
     known = TokenIssuer(issuer("keys"), fetch, _ignore)
     for kid, algorithm, named in (("rsa-1", "RS256", "x"), ("ed-1", "EdDSA", "x"), ("ec-1", "ES256", None)):
-        assert await shows(known, token(kid, algorithm, header={"kid": named})) == "ann"
+        assert await subject_or_reason(known, token(kid, algorithm, header={"kid": named})) == "ann"
 
 
-async def test_of_a_published_key_the_public_members_alone_are_used() -> None:
+async def test_only_the_public_members_of_a_published_key_are_used() -> None:
     modulus = base64url_encode(b"\xff" * 1536).decode()
     private_rsa = {"kty": "RSA", "kid": "own", "n": modulus, "e": "AQAB", "d": modulus}
     own = RSAAlgorithm.to_jwk(private("rsa-1"), as_dict=True) | {
@@ -615,15 +670,53 @@ async def test_of_a_published_key_the_public_members_alone_are_used() -> None:
 
     known = TokenIssuer(issuer("keys"), fetch, _ignore)
     for _ in range(2):
-        assert await shows(known, token("rsa-1", "RS256")) == "ann"
+        assert await subject_or_reason(known, token("rsa-1", "RS256")) == "ann"
     forged = token("rsa-1", "RS256", header={"kid": "own"})
-    assert await shows(known, forged) == "The signature of this token is wrong"
+    assert await subject_or_reason(known, forged) == "The signature of this token is wrong"
     assert known.keys is not None
     assert [set(key.members) for key in known.keys] == [
         {"kty", "kid", "n", "e"},
         {"kty", "kid", "n", "e", "key_ops"},
         {"kty", "kid", "crv", "x"},
     ]
+
+
+async def test_an_unusable_key_does_not_affect_the_others() -> None:
+    async def fetch(_place: str) -> bytes:
+        unusable = [
+            public("ec-1") | {"kid": "a", "alg": ["ES256"]},
+            public("ec-1") | {"kid": "b", "x": 5},
+            {"kty": ["RSA"], "kid": "c"},
+            {"kty": "oct", "kid": "d", "k": "c2VjcmV0"},
+            5,
+        ]
+        return json.dumps({"keys": [*unusable, public("ec-1")]}).encode()
+
+    known = TokenIssuer(issuer("keys"), fetch, _ignore)
+    assert await subject_or_reason(known, token()) == "ann"
+    shown = {kid: await subject_or_reason(known, token(header={"kid": kid})) for kid in "abcd"}
+    assert shown == {
+        "a": "The signature algorithm of this token (alg) is not accepted here",
+        "b": "The key of this token cannot be used, or is too short",
+        "c": "This token is signed by a key that its issuer does not have",
+        "d": "This token is signed by a key that its issuer does not have",
+    }
+
+
+async def test_a_set_without_keys_revokes_all_tokens() -> None:
+    keys = [public("ec-1")]
+
+    async def fetch(_place: str) -> bytes:
+        return json.dumps({"keys": keys}).encode()
+
+    known = TokenIssuer(issuer("keys"), fetch, _ignore)
+    assert await subject_or_reason(known, token()) == "ann"
+    keys.clear()
+    await known.refresh(at_once=True)
+    assert (
+        await subject_or_reason(known, token())
+        == "This token is signed by a key that its issuer does not have"
+    )
 
 
 async def test_a_published_key_is_built_once_for_each_algorithm() -> None:
@@ -643,7 +736,7 @@ async def test_an_rsa_key_past_16384_bits_is_not_used() -> None:
 
     known = TokenIssuer(issuer("keys"), fetch, _ignore)
     shown = [token("rsa-1", "RS256", header={"kid": kid}) for kid in ("2048", "2050")]
-    assert [await shows(known, each) for each in shown] == [
+    assert [await subject_or_reason(known, each) for each in shown] == [
         "The signature of this token is wrong",
         "This token is signed by a key that its issuer does not have",
     ]
@@ -658,47 +751,48 @@ async def test_an_issuer_whose_entry_changes_keeps_its_keys() -> None:
         return json.dumps({"keys": [public("ed-1")]}).encode()
 
     shown = [(b"authorization", f"Bearer {token('ed-1', 'EdDSA')}".encode())]
-    access = Access(words_of(issuer("https://x/keys")), fetch)
-    await access.holder(shown)
+    access = CredentialStore(access_config(issuer("https://x/keys")), fetch)
+    await access.authenticate(shown)
     is_down.append(True)
-    access.replace(words_of(issuer("https://x/keys", leeway="1m")))
-    assert (await access.holder(shown)).caller.name == "ann"
-    access.replace(words_of(issuer("https://y/keys")))
-    with pytest.raises(Refused, match="just now"):
-        await access.holder(shown)
+    access.replace(access_config(issuer("https://x/keys", leeway="1m")))
+    assert (await access.authenticate(shown)).caller.name == "ann"
+    access.replace(access_config(issuer("https://y/keys")))
+    with pytest.raises(NotAuthenticated, match="just now"):
+        await access.authenticate(shown)
 
 
 @pytest.mark.parametrize("words", [(), ({"audience": ["https://other.example.com"]},)])
-async def test_an_issuer_that_is_withdrawn_or_another_meanwhile_opens_nothing(
+async def test_a_token_is_refused_if_its_issuer_is_removed_or_changed_meanwhile(
     words: tuple[dict[str, Any], ...],
 ) -> None:
     async def fetch(_place: str) -> bytes:
-        access.replace(words_of(*(issuer("keys", **each) for each in words)))
+        access.replace(access_config(*(issuer("keys", **each) for each in words)))
         return json.dumps({"keys": [public("ec-1")]}).encode()
 
-    access = Access(words_of(issuer("keys")), fetch)
-    with pytest.raises(Refused, match="counts no more"):
-        await access.holder([(b"authorization", f"Bearer {token()}".encode())])
+    access = CredentialStore(access_config(issuer("keys")), fetch)
+    with pytest.raises(NotAuthenticated, match="unknown, revoked or expired"):
+        await access.authenticate([(b"authorization", f"Bearer {token()}".encode())])
 
 
-async def test_of_many_tokens_those_are_known_that_something_is_open_with() -> None:
+@pytest.mark.slow
+async def test_of_many_tokens_those_with_active_requests_stay_cached() -> None:
     async def fetch(_place: str) -> bytes:
         return json.dumps({"keys": [public("ed-1")]}).encode()
 
     def shown(number: int) -> list[tuple[bytes, bytes]]:
         return [(b"authorization", f"Bearer {token('ed-1', 'EdDSA', jti=str(number))}".encode())]
 
-    access = Access(words_of(issuer("keys")), fetch)
+    access = CredentialStore(access_config(issuer("keys")), fetch)
     first, second = shown(1), shown(2)
-    holders = [await access.holder(headers) for headers in (first, second)]
-    holders[0].visits = 1
+    credentials = [await access.authenticate(headers) for headers in (first, second)]
+    credentials[0].active_requests = 1
     for number in range(3, 2010):
-        await access.holder(shown(number))
-    assert await access.holder(first) is holders[0]
-    assert await access.holder(second) is not holders[1]
+        await access.authenticate(shown(number))
+    assert await access.authenticate(first) is credentials[0]
+    assert await access.authenticate(second) is not credentials[1]
 
 
-async def test_a_token_that_two_requests_show_at_once_has_one_holder() -> None:
+async def test_a_token_in_two_concurrent_requests_is_counted_once() -> None:
     asked, there = 0, anyio.Event()
 
     async def fetch(_place: str) -> bytes:
@@ -707,12 +801,12 @@ async def test_a_token_that_two_requests_show_at_once_has_one_holder() -> None:
         await there.wait()
         return json.dumps({"keys": [public("ed-1")]}).encode()
 
-    access = Access(words_of(issuer("keys")), fetch)
+    access = CredentialStore(access_config(issuer("keys")), fetch)
     text = token("ed-1", "EdDSA")
-    holders = []
+    credentials = []
 
     async def show() -> None:
-        holders.append(await access.holder([(b"authorization", f"Bearer {text}".encode())]))
+        credentials.append(await access.authenticate([(b"authorization", f"Bearer {text}".encode())]))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
@@ -721,11 +815,11 @@ async def test_a_token_that_two_requests_show_at_once_has_one_holder() -> None:
             while not asked:
                 await anyio.lowlevel.checkpoint()
         there.set()
-    assert holders[0] is holders[1]
+    assert credentials[0] is credentials[1]
     assert access._token_characters == len(text)
 
 
-async def test_long_tokens_are_known_in_smaller_numbers() -> None:
+async def test_fewer_long_tokens_are_cached() -> None:
     async def fetch(_place: str) -> bytes:
         return json.dumps({"keys": [public("ed-1")]}).encode()
 
@@ -733,13 +827,13 @@ async def test_long_tokens_are_known_in_smaller_numbers() -> None:
         text = token("ed-1", "EdDSA", jti=str(number), note="x" * 5000)
         return [(b"authorization", f"Bearer {text}".encode())]
 
-    access = Access(words_of(issuer("keys")), fetch)
+    access = CredentialStore(access_config(issuer("keys")), fetch)
     for number in range(500):
-        await access.holder(shown(number))
-        known = [len(holder.caller.token or "") for holder in access._tokens.values()]
+        await access.authenticate(shown(number))
+        known = [len(credential.caller.token or "") for credential in access._tokens.values()]
         assert sum(known) == access._token_characters <= MAX_KNOWN_TOKEN_CHARACTERS
     assert len(known) < 400
-    access.replace(words_of())
+    access.replace(access_config())
     assert (access._tokens, access._token_characters) == ({}, 0)
 
 
@@ -755,43 +849,45 @@ def _ignore() -> None:
     pass
 
 
-async def shows(issuer: TokenIssuer, shown: str) -> str:
-    """Whose token it is, or why it is nobody's."""
-    header, _ = unverified(shown)
+async def subject_or_reason(issuer: TokenIssuer, token: str) -> str:
+    """The subject of the token, or why it was refused."""
+    header, _ = parse_unverified(token)
     try:
-        return (await issuer.token(shown, header)).name
+        return (await issuer.token(token, header)).name
     except (InvalidToken, NoKeys) as problem:
         return str(problem)
 
 
-async def test_a_new_key_counts_at_once_and_nobody_makes_the_bridge_ask_often(
+async def test_a_new_key_is_valid_at_once_and_unknown_keys_do_not_cause_many_reads(
     login: Login, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     clock, fetch = Clock(), partial(fetch_or_read, client)
     changes: list[float] = []
-    known = TokenIssuer(issuer(login.url), fetch, lambda: changes.append(clock()), now=clock)
-    assert [await shows(known, token()) for _ in range(3)] == ["ann"] * 3
+    known = TokenIssuer(issuer(login.url), fetch, lambda: changes.append(clock()), clock=clock)
+    assert [await subject_or_reason(known, token()) for _ in range(3)] == ["ann"] * 3
     unknown = "This token is signed by a key that its issuer does not have"
     clock.seconds = 11
     login.keys.append(public("ec-2"))
-    assert await shows(known, token("ec-2")) == "ann"
-    assert login.asked == 2
-    assert [await shows(known, token("ec-3")) for _ in range(5)] == [unknown] * 5
-    assert login.asked == 2
+    assert await subject_or_reason(known, token("ec-2")) == "ann"
+    assert login.key_requests == 2
+    assert [await subject_or_reason(known, token("ec-3")) for _ in range(5)] == [unknown] * 5
+    assert login.key_requests == 2
     login.status, clock.seconds = 404, 700
-    await known.freshen()
-    assert await shows(known, token()) == "ann"  # what was there counts on
+    await known.refresh()
+    assert await subject_or_reason(known, token()) == "ann"  # the keys of the last read stay valid
     login.status, login.keys, clock.seconds = 200, [public("ec-3")], 1400
-    await known.freshen()
-    assert await shows(known, token()) == unknown
-    assert await shows(known, token("ec-3", header={"kid": None})) == "ann"  # where there is one, it is meant
+    await known.refresh()
+    assert await subject_or_reason(known, token()) == unknown
+    assert (
+        await subject_or_reason(known, token("ec-3", header={"kid": None})) == "ann"
+    )  # where there is one, it is meant
     place = login.url.removeprefix("http://").removesuffix("/keys")
     assert [message.removeprefix(f"keys of {ISSUER}: ") for message in caplog.messages] == [
-        "4 count",
-        "5 count",
-        f"{place} answered with 404; those that it had count on",
-        "1 count",
+        "4 valid",
+        "5 valid",
+        f"{place} answered with 404; the keys of the last read stay valid",
+        "1 valid",
     ]
     assert changes == [0, 11, 1400]
 
@@ -800,13 +896,13 @@ async def test_a_new_key_counts_at_once_and_nobody_makes_the_bridge_ask_often(
     ("text", "problem"),
     [
         (None, "{path}: No such file or directory"),
-        ("nonsense", "found no key set (RFC 7517): an object whose keys is a list"),
-        ("[]", "found no key set (RFC 7517): an object whose keys is a list"),
-        ('{"keys": {}}', "found no key set (RFC 7517): an object whose keys is a list"),
+        ("nonsense", "found no key set, expected an object whose keys is a list (RFC 7517)"),
+        ("[]", "found no key set, expected an object whose keys is a list (RFC 7517)"),
+        ('{"keys": {}}', "found no key set, expected an object whose keys is a list (RFC 7517)"),
         (b"\xff", "{path} is not UTF-8 text"),
     ],
 )
-async def test_what_is_no_key_set_is_told(
+async def test_an_invalid_key_set_is_logged(
     tmp_path: Path, client: Client, caplog: pytest.LogCaptureFixture, text: str | bytes | None, problem: str
 ) -> None:
     path = tmp_path / "keys.json"
@@ -814,12 +910,12 @@ async def test_what_is_no_key_set_is_told(
         path.write_bytes(text.encode() if isinstance(text, str) else text)
     known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
     for _ in range(3):
-        await known.freshen()
+        await known.refresh()
     told = problem.format(path=path)
-    assert caplog.messages == [f"keys of {ISSUER}: {told}; until then none of its tokens counts"]
+    assert caplog.messages == [f"keys of {ISSUER}: {told}; its tokens are rejected"]
 
 
-async def test_keys_are_used_for_what_they_are_for(tmp_path: Path, client: Client) -> None:
+async def test_keys_are_used_only_for_their_key_operations(tmp_path: Path, client: Client) -> None:
     path = tmp_path / "keys.json"
     for operations, found in (
         (["verify"], True),
@@ -830,37 +926,40 @@ async def test_keys_are_used_for_what_they_are_for(tmp_path: Path, client: Clien
     ):
         path.write_text(json.dumps({"keys": [public("ec-1") | {"key_ops": operations}]}))
         known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
-        assert (await shows(known, token()) == "ann") is found
+        assert (await subject_or_reason(known, token()) == "ann") is found
 
 
-async def test_keys_that_are_not_for_signatures_count_for_nothing(tmp_path: Path, client: Client) -> None:
+async def test_keys_that_are_not_for_signatures_are_ignored(tmp_path: Path, client: Client) -> None:
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": ["x", public("ec-1", use="enc"), public("rsa-1", alg="RS512")]}))
     known = TokenIssuer(issuer(str(path)), partial(fetch_or_read, client), _ignore)
-    assert await shows(known, token()) == "This token is signed by a key that its issuer does not have"
-    assert await shows(known, token("rsa-1", "RS256")) == NO
+    assert (
+        await subject_or_reason(known, token())
+        == "This token is signed by a key that its issuer does not have"
+    )
+    assert await subject_or_reason(known, token("rsa-1", "RS256")) == NO
 
 
-async def test_where_nobody_answers_that_is_told(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_issuer_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     login = Login()
     async with login.serving():
         pass
-    await TokenIssuer(issuer(login.url), partial(fetch_or_read, client), _ignore).freshen()
-    assert "until then none of its tokens counts" in caplog.text
+    await TokenIssuer(issuer(login.url), partial(fetch_or_read, client), _ignore).refresh()
+    assert "its tokens are rejected" in caplog.text
 
 
-async def test_keys_are_never_got_from_a_metadata_address(
+async def test_keys_are_never_read_from_a_metadata_address(
     client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = TokenIssuer(issuer("http://[64:ff9b::a9fe:a9fe]/keys"), partial(fetch_or_read, client), _ignore)
-    await known.freshen()
+    await known.refresh()
     assert "a link-local or cloud metadata address, which is never contacted" in caplog.text
     monkeypatch.setenv("HTTPS_PROXY", "http://169.254.169.254:80")
-    await TokenIssuer(issuer("https://login.test/keys"), partial(fetch_or_read, client), _ignore).freshen()
+    await TokenIssuer(issuer("https://login.test/keys"), partial(fetch_or_read, client), _ignore).refresh()
     assert "the proxy has a cloud metadata address, which is never contacted" in caplog.text
 
 
-async def test_an_api_learns_who_calls_of_the_bridge_alone(
+async def test_an_api_learns_the_caller_only_from_the_bridge(
     served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
 ) -> None:
     words = {
@@ -890,13 +989,15 @@ async def test_an_api_learns_who_calls_of_the_bridge_alone(
         for name in shown:
             tasks.start_soon(ask, name, url)
     known = '{"path":"/of/%s","text":"x","nothing":null}'
-    unknown = "This tool needs to know the claim email of who calls, and does not. Tell the user, who may have to log in."
+    unknown = "This tool needs the claim email of the caller, which is unknown. Tell the user, who may have to log in."
     assert answers["ann"] == [known % "ann"] * 20
     assert answers["bob"] == [known % "bob", unknown] * 10
     assert answers["key"] == [known % "ann", unknown] * 10
 
 
-async def test_who_is_not_asked_cannot_be_named(served: Served, web: httpx.AsyncClient, api: Api) -> None:
+async def test_without_access_control_no_caller_name_can_be_sent(
+    served: Served, web: httpx.AsyncClient, api: Api
+) -> None:
     words = {"description": "x", "request": {"method": "GET", "url": f"{api.url}/of/{{$caller}}"}}
     tool, _ = compile_tool("who", ToolSpec.model_validate(words), None, Sources({}))
     served.registry.replace(Snapshot([tool]))

@@ -5,37 +5,41 @@ import anyio
 import httpx
 import pytest
 
-from bridge.access.quotas import UNBOUNDED, Kind, Limits
-from bridge.caller import ANYBODY, Caller
+from bridge.access.quotas import UNBOUNDED, Quotas
+from bridge.caller import ANONYMOUS, Caller
 from bridge.errors import TooMany
-from bridge.events import CallFinished
+from bridge.events import CallFinished, QuotaKind
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
-from bridge.settingsfile import Limits as Words
+from bridge.settings import Limits as LimitsConfig
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
-from tests.access.test_credentials import entry, later, letting_in, opened, session_of, words_of
-from tests.serving.served import INITIALIZED, Api, Json, Served, Session, call, initialize, request
+from tests.access.test_credentials import access_config, credentials_for, entry, later, opened, session_of
+from tests.http.test_admin_routes import OPERATOR
+from tests.serving.api import Api
+from tests.serving.messages import INITIALIZED, Json, call, initialize, request
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
 ANN, BOB = Caller("ann"), Caller("bob")
 
 
-def words(**said: Any) -> Words:
-    return Words.model_validate(said)
+def limits_of(**limits: Any) -> LimitsConfig:
+    return LimitsConfig.model_validate(limits)
 
 
 class Clock:
     def __init__(self) -> None:
         self.seconds = 1000.0
 
-    def __call__(self) -> float:
-        return self.seconds
+    def __call__(self) -> int:
+        return round(self.seconds * 10**9)
 
 
-def calls(limits: Limits, caller: Caller) -> str | None:
+def calls(limits: Quotas, caller: Caller) -> str | None:
     """Why a call may not be made; one that may has ended."""
     try:
         limits.count_request(caller)
@@ -48,7 +52,7 @@ def calls(limits: Limits, caller: Caller) -> str | None:
 
 def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
     clock = Clock()
-    limits = Limits(words(perCaller={"rate": 30}), clock)
+    limits = Quotas(limits_of(perCaller={"rate": 30}), clock)
     assert [calls(limits, ANN) for _ in range(5)] == [None] * 5
     refused = (
         "Too many requests in a minute: at most 30 for each caller, 5 of them at once. "
@@ -63,9 +67,18 @@ def test_a_rate_allows_a_sixth_at_once_and_says_when_there_is_room() -> None:
     assert [calls(limits, ANN) for _ in range(6)] == [None] * 5 + [refused]
 
 
+@pytest.mark.parametrize("rate", [7, 27, 34, 70, 1000])
+def test_rounding_refuses_no_request_of_a_burst(rate: int) -> None:
+    clock = Clock()
+    clock.seconds = 123_456.789
+    limits = Quotas(limits_of(total={"rate": rate}), clock)
+    assert [calls(limits, ANN) for _ in range(rate // 6)] == [None] * (rate // 6)
+    assert calls(limits, ANN) is not None
+
+
 def test_a_slow_rate_allows_one_at_once() -> None:
     clock = Clock()
-    limits = Limits(words(inAll={"rate": 1}), clock)
+    limits = Quotas(limits_of(total={"rate": 1}), clock)
     assert calls(limits, ANN) is None
     clock.seconds += 59.5
     refused = "Too many requests in a minute: at most 1 in all, 1 of them at once. Try again in 1 second."
@@ -74,8 +87,8 @@ def test_a_slow_rate_allows_one_at_once() -> None:
     assert calls(limits, BOB) is None
 
 
-def test_what_is_refused_takes_no_room() -> None:
-    limits = Limits(words(perCaller={"calls": 2}, inAll={"calls": 3, "rate": 60}), Clock())
+def test_a_refused_call_does_not_count() -> None:
+    limits = Quotas(limits_of(perCaller={"calls": 2}, total={"calls": 3, "rate": 60}), Clock())
     limits.begin_call(ANN)
     limits.begin_call(ANN)
     for _ in range(20):
@@ -90,54 +103,54 @@ def test_what_is_refused_takes_no_room() -> None:
         assert str(calls(limits, BOB)).startswith("Too many requests in a minute: at most 60 in all, 10 of")
 
 
-def test_callers_who_have_nothing_are_forgotten() -> None:
+def test_callers_without_usage_are_forgotten() -> None:
     clock = Clock()
-    limits = Limits(words(perCaller={"calls": 1, "rate": 1}), clock)
+    limits = Quotas(limits_of(perCaller={"calls": 1, "rate": 1}), clock)
     limits.begin_call(ANN)
     for number in range(1999):
         assert calls(limits, Caller(str(number))) is None
     clock.seconds += 61
     assert calls(limits, BOB) is None
-    assert len(limits._each) == 2
+    assert len(limits._usages) == 2
     assert calls(limits, ANN) == "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
 
 
-KINDS: tuple[Kind, ...] = ("calls", "sessions", "streams", "results")
+KINDS: tuple[QuotaKind, ...] = ("calls", "sessions", "streams", "results")
 
 
 def test_by_default_a_caller_with_a_name_leaves_room_for_others() -> None:
-    limits = Limits()
+    limits = Quotas()
     for kind in KINDS:
-        most = getattr(limits.words.per_caller, kind)
-        assert most * 4 <= getattr(limits.words.in_all, kind)
+        most = getattr(limits.config.per_caller, kind)
+        assert most * 4 <= getattr(limits.config.total, kind)
         limits.add(kind, ANN, most)
         with pytest.raises(TooMany, match="for each caller"):
             limits.check(kind, ANN)
         limits.check(kind, BOB)
-        limits.check(kind, ANYBODY)
+        limits.check(kind, ANONYMOUS)
 
 
-def test_callers_without_a_name_are_bound_by_what_is_written_alone() -> None:
-    limits = Limits(words(perCaller={"calls": 2}))
+def test_callers_without_a_name_have_only_configured_limits() -> None:
+    limits = Quotas(limits_of(perCaller={"calls": 2}))
     for kind in KINDS[1:]:
-        limits.add(kind, ANYBODY, getattr(limits.words.in_all, kind) - 1)
-        limits.check(kind, ANYBODY)
-    limits.add("calls", ANYBODY, 2)
+        limits.add(kind, ANONYMOUS, getattr(limits.config.total, kind) - 1)
+        limits.check(kind, ANONYMOUS)
+    limits.add("calls", ANONYMOUS, 2)
     with pytest.raises(TooMany, match="at most 2 for each caller"):
-        limits.check("calls", ANYBODY)
+        limits.check("calls", ANONYMOUS)
 
 
-def test_over_stdio_nothing_is_bounded() -> None:
-    limits = Limits(UNBOUNDED)
+def test_over_stdio_nothing_is_limited() -> None:
+    limits = Quotas(UNBOUNDED)
     for kind in KINDS:
-        limits.add(kind, ANYBODY, 10**9)
-        limits.check(kind, ANYBODY)
+        limits.add(kind, ANONYMOUS, 10**9)
+        limits.check(kind, ANONYMOUS)
 
 
 @pytest.fixture
 def bound(api: Api, client: Client) -> Served:
     served = Served(
-        api.url, client, limits=words(perCaller={"calls": 1, "sessions": 1, "streams": 1}, body="1kB")
+        api.url, client, limits=limits_of(perCaller={"calls": 1, "sessions": 1, "streams": 1}, body="1kB")
     )
     served.show("echo", "hang")
     return served
@@ -150,11 +163,11 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_a_call_too_many_is_told_to_the_model(
-    bound: Served, api: Api, web: httpx.AsyncClient, *, express: bool
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_call_past_the_limit_is_an_error_that_the_model_reads(
+    bound: Served, api: Api, web: httpx.AsyncClient, *, fast_path: bool
 ) -> None:
-    async with bound.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+    async with bound.http(access=credentials_for(map(entry, ACCESS)), fast_path=fast_path) as url:
         ann, bob = [await opened(name, web, url) for name in ACCESS]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ann.ask_modern, call("hang"))
@@ -173,13 +186,13 @@ async def test_a_call_too_many_is_told_to_the_model(
     assert len(outcomes) == 5
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_who_leaves_results_unread_makes_no_more_calls(
-    api: Api, web: httpx.AsyncClient, client: Client, *, express: bool
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_caller_with_too_many_unread_results_makes_no_further_calls(
+    api: Api, web: httpx.AsyncClient, client: Client, *, fast_path: bool
 ) -> None:
-    served = Served(api.url, client, express=express, limits=words(perCaller={"results": "1MiB"}))
+    served = Served(api.url, client, fast_path=fast_path, limits=limits_of(perCaller={"results": "1MiB"}))
     served.show("echo")
-    access = letting_in(map(entry, ACCESS))
+    access = credentials_for(map(entry, ACCESS))
     async with served.http(access=access) as url:
         ann, bob = [await opened(name, web, url) for name in ACCESS]
         served.server.limits.add("results", Caller("ann"), 1024**2)
@@ -192,25 +205,25 @@ async def test_who_leaves_results_unread_makes_no_more_calls(
         assert block["text"].startswith("Too many bytes of results that wait to be read: at most 1048576 for")
 
 
-async def test_a_session_that_is_idle_ends_and_makes_room(
+async def test_an_idle_session_ends_and_frees_its_slot(
     api: Api, web: httpx.AsyncClient, client: Client
 ) -> None:
-    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
     served.show("echo")
     async with served.http(idle=0.1) as url:
         first = Session(web, url)
         await first.open()
         with anyio.fail_after(30):
-            while served.server.announcer.sessions or served.server.limits.now["sessions"]:
+            while served.server.announcer.sessions or served.server.limits.usage["sessions"]:
                 await anyio.lowlevel.checkpoint()
         assert (await first.post(call("echo"))).status_code == 404
         await Session(web, url).open()
 
 
-async def test_a_session_too_many_is_refused_until_another_ends(
+async def test_a_session_past_the_limit_is_refused_until_another_ends(
     bound: Served, web: httpx.AsyncClient
 ) -> None:
-    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
         ann = await opened("ann", web, url)
         await opened("bob", web, url)
         reply = await session_of("ann", web, url).post(initialize())
@@ -224,7 +237,7 @@ async def test_a_session_too_many_is_refused_until_another_ends(
         await opened("ann", web, url)
 
 
-async def test_of_many_sessions_that_are_opened_at_once_none_is_too_many(
+async def test_concurrent_session_requests_do_not_exceed_the_limit(
     bound: Served, web: httpx.AsyncClient
 ) -> None:
     statuses: list[int] = []
@@ -232,38 +245,38 @@ async def test_of_many_sessions_that_are_opened_at_once_none_is_too_many(
     async def open_one() -> None:
         statuses.append((await session_of("ann", web, url).post(initialize())).status_code)
 
-    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
         async with anyio.create_task_group() as tasks:
             for _ in range(10):
                 tasks.start_soon(open_one)
-        assert bound.server.limits.now["sessions"] == 1
+        assert bound.server.limits.usage["sessions"] == 1
     assert sorted(statuses) == [200] + [429] * 9
 
 
-async def test_what_opens_no_session_leaves_its_room(bound: Served, web: httpx.AsyncClient) -> None:
-    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+async def test_a_request_that_opens_no_session_frees_its_slot(bound: Served, web: httpx.AsyncClient) -> None:
+    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
         session = session_of("ann", web, url)
         assert (await session.post(initialize(), accept="text/html")).status_code == 406
-        assert bound.server.limits.now["sessions"] == 0
+        assert bound.server.limits.usage["sessions"] == 0
         assert (await session.post(initialize())).status_code == 200
 
 
-@pytest.mark.parametrize("how", ["withdrawn", "expired"])
-async def test_sessions_of_a_key_that_is_gone_leave_their_room(
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_sessions_of_a_revoked_or_expired_key_free_their_slots(
     api: Api, client: Client, web: httpx.AsyncClient, how: str
 ) -> None:
-    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
     served.show("echo")
-    access = letting_in([entry("ann"), entry("bob")])
+    access = credentials_for([entry("ann"), entry("bob")])
     async with served.http(access=access) as url, anyio.create_task_group() as tasks:
         tasks.start_soon(access.run)
         await opened("ann", web, url)
         reply = await session_of("bob", web, url).post(initialize())
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
-        access.replace(words_of([entry("ann", scopes=["more"]), entry("bob")]))  # she is still there
+        access.replace(access_config([entry("ann", scopes=["more"]), entry("bob")]))  # she is still there
         assert (await session_of("bob", web, url).post(initialize())).status_code == 503
         left = [entry("ann", expires=later(0.3))] if how == "expired" else []
-        access.replace(words_of([*left, entry("bob")]))
+        access.replace(access_config([*left, entry("bob")]))
         with anyio.fail_after(30):
             while (await session_of("bob", web, url).post(initialize())).status_code != 200:
                 pass
@@ -271,12 +284,12 @@ async def test_sessions_of_a_key_that_is_gone_leave_their_room(
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
-async def test_a_stream_too_many_is_refused_until_another_ends(
+async def test_a_stream_past_the_limit_is_refused_until_another_ends(
     bound: Served, web: httpx.AsyncClient, *, modern: bool
 ) -> None:
-    async with bound.http(access=letting_in(map(entry, ACCESS))) as url:
+    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
         ann, bob = [await opened(name, web, url) for name in ACCESS]
-        async with ann.hearing(modern=modern), bob.hearing(modern=modern):
+        async with ann.subscribed(modern=modern), bob.subscribed(modern=modern):
             async with web.stream("GET", url, headers=ann.headers) as reply:
                 assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
             async with ann.listen(toolsListChanged=True) as events:
@@ -288,19 +301,19 @@ async def test_a_stream_too_many_is_refused_until_another_ends(
                         break
 
 
-async def test_what_all_have_together_is_the_servers_to_refuse(
-    api: Api, web: httpx.AsyncClient, client: Client
-) -> None:
-    served = Served(api.url, client, limits=words(inAll={"sessions": 1}))
+async def test_past_a_total_limit_the_status_is_503(api: Api, web: httpx.AsyncClient, client: Client) -> None:
+    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
     async with served.http() as url:
         await Session(web, url).open()
         reply = await Session(web, url).post(initialize())
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, express: bool) -> None:
-    async with bound.http(express=express) as url:
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_body_past_the_limit_is_refused(
+    bound: Served, web: httpx.AsyncClient, *, fast_path: bool
+) -> None:
+    async with bound.http(fast_path=fast_path) as url:
         session = Session(web, url)
         message = session.modern(call("echo"))
         assert (await web.post(url, **message)).status_code == 200
@@ -308,7 +321,7 @@ async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, expre
         reply = await web.post(url, **message)
         assert (reply.status_code, reply.json()["error"]["message"]) == (
             413,
-            "The body of a request may have 1000 bytes",
+            "The request body is larger than 1000 bytes",
         )
         chunked = httpx.Request("POST", url, headers=message["headers"], content=_pieces(message["content"]))
         assert (await web.send(chunked)).status_code == 413
@@ -317,16 +330,16 @@ async def test_a_body_is_bounded(bound: Served, web: httpx.AsyncClient, *, expre
 OVER = "Too many requests in a minute: at most 1 for each caller, 1 of them at once. Try again in"
 
 
-@pytest.mark.parametrize("express", [True, False])
+@pytest.mark.parametrize("fast_path", [True, False])
 @pytest.mark.parametrize(
     "first", [request("tools/list"), request("ping"), call("echo"), call("nosuch"), request("nosuch/method")]
 )
-async def test_every_request_counts_for_the_rate(
-    api: Api, web: httpx.AsyncClient, client: Client, first: Json, *, express: bool
+async def test_every_request_counts_for_the_rate_limit(
+    api: Api, web: httpx.AsyncClient, client: Client, first: Json, *, fast_path: bool
 ) -> None:
-    served = Served(api.url, client, limits=words(perCaller={"rate": 1}))
+    served = Served(api.url, client, limits=limits_of(perCaller={"rate": 1}))
     served.show("echo")
-    async with served.http(access=letting_in(map(entry, ACCESS)), express=express) as url:
+    async with served.http(access=credentials_for(map(entry, ACCESS)), fast_path=fast_path) as url:
         ann, bob = [session_of(name, web, url) for name in ACCESS]
         await web.post(url, **ann.modern(first))
         for name in ("echo", "nosuch"):
@@ -349,10 +362,56 @@ async def test_every_request_counts_for_the_rate(
         assert (await bob.ask_modern(call("echo")))["result"]["isError"] is False
 
 
-async def test_a_request_that_a_page_of_others_sends_does_not_count(
+ELSEWHERE: list[tuple[str, str, dict[str, str]]] = [
+    ("GET", "/nope", {}),
+    ("POST", "/mcp/nosuch", {}),
+    ("POST", "/mcp", {"content-type": "text/plain"}),
+    ("POST", "/mcp", {"origin": "https://evil.example"}),
+    ("POST", "/mcp", {"host": "evil.example"}),
+    ("PUT", "/mcp", {}),
+    ("GET", "/-/status", {}),
+    ("POST", "/-/reload", {}),
+    ("GET", "/metrics", {}),
+    ("GET", "/-/reload", {}),
+]
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+async def test_a_request_to_any_path_counts_for_the_rate_limit(
+    api: Api, web: httpx.AsyncClient, client: Client, target: tuple[str, str, dict[str, str]]
+) -> None:
+    method, path, headers = target
+    served = Served(api.url, client, limits=limits_of(perCaller={"rate": 1}))
+    async with served.http(access=credentials_for(map(entry, ACCESS)), operator=OPERATOR) as url:
+        base = url.removesuffix("/mcp")
+        shown = {"authorization": "Bearer key-of-ann", "content-type": "application/json"} | headers
+        for _ in range(3):
+            assert (await web.get(f"{base}/-/ready", headers=shown)).status_code == 200
+        assert (await web.request(method, base + path, headers=shown)).status_code != 429
+        for reply in (
+            await web.request(method, base + path, headers=shown),
+            await session_of("ann", web, url).post(request("ping", 3)),
+        ):
+            assert (reply.status_code, 0 < int(reply.headers["retry-after"]) <= 60) == (429, True)
+            assert reply.json()["error"]["message"].startswith(OVER)
+
+
+async def test_without_access_control_a_space_in_the_host_does_not_evade_the_rate_limit(
+    api: Api, client: Client
+) -> None:
+    served = Served(api.url, client, limits=limits_of(total={"rate": 1}))
+    async with served.http() as url:
+        message = b"GET /nope HTTP/1.1\r\nHost: localhost \r\n\r\n"
+        for status in (b"404", b"503"):
+            async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as stream:
+                await stream.send(message)
+                assert (await stream.receive()).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_cross_origin_request_does_not_count_for_the_rate_limit(
     api: Api, web: httpx.AsyncClient, client: Client
 ) -> None:
-    served = Served(api.url, client, limits=words(inAll={"rate": 1}))
+    served = Served(api.url, client, limits=limits_of(total={"rate": 1}))
     served.show("echo")
     async with served.http() as url:
         session = Session(web, url)
@@ -361,7 +420,7 @@ async def test_a_request_that_a_page_of_others_sends_does_not_count(
         assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
 
 
-async def test_waiting_calls_of_one_caller_do_not_hold_up_another(
+async def test_waiting_calls_of_one_caller_do_not_delay_another(
     api: Api, web: httpx.AsyncClient, client: Client
 ) -> None:
     served = Served(api.url, client)
@@ -378,16 +437,16 @@ async def test_waiting_calls_of_one_caller_do_not_hold_up_another(
         assert (await session.ask_modern(call("hang")))["result"]["isError"] is False
         ended.append(name)
 
-    async with served.http(access=letting_in(map(entry, ACCESS))) as url:
+    async with served.http(access=credentials_for(map(entry, ACCESS))) as url:
         ann, bob = [session_of(name, web, url) for name in ACCESS]
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
                 tasks.start_soon(ask, ann, "ann")
             with anyio.fail_after(30):
-                while served.server.limits.now["calls"] < 20:
+                while served.server.limits.usage["calls"] < 20:
                     await anyio.lowlevel.checkpoint()
                 tasks.start_soon(ask, bob, "bob")
-                while served.server.limits.now["calls"] < 21:
+                while served.server.limits.usage["calls"] < 21:
                     await anyio.lowlevel.checkpoint()
             api.release.set()
     assert ended.index("bob") <= 2

@@ -6,14 +6,14 @@ from bridge.app.admin import Digest
 from bridge.secrets import Sources
 from bridge.toolfiles.loaded import Loaded
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.toolfiles.place import Content, Directories, Place
 
 FREE = "description: Get a thing.\nrequest: {method: GET, url: http://localhost:1/x}\n"
 NAMED = f"name: pay\n{FREE}"
 
 
 def loaded(*states: dict[str, str]) -> Loaded:
-    """What one process comes to that sees these files one after the other."""
+    """The digest in one process that loads these files one after the other."""
     last = Loaded()
     for files in states:
         contents: dict[Place, Content] = {
@@ -31,13 +31,13 @@ def digests(each: Iterable[Loaded]) -> list[str]:
     return found
 
 
-def test_replicas_that_serve_the_same_have_one_digest() -> None:
+def test_replicas_that_serve_the_same_files_have_the_same_digest() -> None:
     files = {"a": FREE, "b": FREE}
     first, second = digests([loaded(files), loaded({"a": NAMED}, files)])
     assert first == second
 
 
-def test_who_holds_a_name_is_in_the_digest() -> None:
+def test_the_owner_of_a_tool_name_changes_the_digest() -> None:
     files = {"aaa": NAMED, "pay": FREE}
     running, restarted = loaded({"aaa": NAMED}, files), loaded(files)
     assert running.snapshot.find("pay") is not restarted.snapshot.find("pay")
@@ -45,7 +45,7 @@ def test_who_holds_a_name_is_in_the_digest() -> None:
     assert first != second
 
 
-def test_what_is_served_in_the_place_of_a_broken_file_is_in_the_digest() -> None:
+def test_the_last_good_version_of_a_broken_file_changes_the_digest() -> None:
     broken = {"a": "description: ["}
     other = FREE.replace("thing", "book")
     states = [loaded({"a": FREE}, broken), loaded({"a": other}, broken), loaded(broken)]

@@ -7,8 +7,11 @@ from contextlib import ExitStack, suppress
 import anyio
 import pytest
 
-from bridge.app.signals import ask_on_signal, stop_on_signal
-from tests.serving.served import Api, Files, Pipe, call
+from bridge.app.signals import reload_on_signal, stop_on_signal
+from tests.serving.api import Api
+from tests.serving.messages import call
+from tests.serving.pipe import Pipe
+from tests.serving.tools import Files
 
 pytestmark = pytest.mark.anyio
 
@@ -16,7 +19,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
 @SIGNALS
-async def test_a_signal_stops_and_the_next_one_meets_the_default(number: signal.Signals) -> None:
+async def test_the_first_signal_stops_and_the_second_gets_the_default_handler(number: signal.Signals) -> None:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop_on_signal, stop)
@@ -26,11 +29,11 @@ async def test_a_signal_stops_and_the_next_one_meets_the_default(number: signal.
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
 
-async def test_each_hangup_asks_anew() -> None:
+async def test_each_sighup_requests_a_reload() -> None:
     asking, asked = anyio.create_memory_object_stream[str](1)
     with asking, asked:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(ask_on_signal, lambda: asking.send_nowait("reload"))
+            await tasks.start(reload_on_signal, lambda: asking.send_nowait("reload"))
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGHUP)
                 with anyio.fail_after(30):
@@ -38,8 +41,9 @@ async def test_each_hangup_asks_anew() -> None:
             tasks.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 @SIGNALS
-async def test_a_process_answers_what_is_in_flight_and_ends_well(
+async def test_a_stopping_process_answers_calls_in_flight_and_exits_with_0(
     number: signal.Signals, api: Api, files: Files, full: int
 ) -> None:
     """Though nobody reads its stderr."""

@@ -1,7 +1,7 @@
-"""Measures the bridge beside its peers: ``python -m tests.bench [--quick] [PART…]``.
+"""Benchmarks of the bridge and its peers: ``python -m tests.bench [--quick] [PART…]``.
 
-Needs nginx and wrk (Debian has both) and npm; the rest it installs beside itself. Trust the ratios of one
-run and the CPU per call, not times: machines differ, and so does one machine from minute to minute.
+Needs nginx and wrk (Debian has both) and npm; installs everything else in this folder. Compare ratios of one run
+and the CPU per call, not times: times differ between machines, and on one machine from minute to minute.
 """
 
 import argparse
@@ -28,22 +28,22 @@ PARTS: Final[dict[str, Callable[..., None]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; default: all")
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all, if none is named"
+        "--quick", action="store_true", help="one short round, to check that every part works"
     )
-    parser.add_argument("--quick", action="store_true", help="one short round: to see that all of it works")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.parts) - PARTS.keys():
+    options = parser.parse_args()
+    if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(unknown)}")
     install()
     with TemporaryDirectory() as name:
         upstream = Path(name, "upstream")
         upstream.mkdir()
         with nginx(upstream) as url:
-            for part in chosen.parts or PARTS:
+            for part in options.parts or PARTS:
                 folder = Path(name, part)
                 folder.mkdir()
-                PARTS[part](url, folder, quick=chosen.quick)
+                PARTS[part](url, folder, quick=options.quick)
 
 
 main()

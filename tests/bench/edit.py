@@ -1,7 +1,7 @@
-"""One file of a thousand edited under a running server: until a client knows, and what that costs the server.
+"""One of a thousand tool files is edited under a running server: the delay until a client sees it, and the server's CPU.
 
-A client of restbridge is told. Toolbox tells nobody, so its client lists the tools again and again; what those
-lists cost is taken off. It reads all of its files anew, for one folder as for one file with all the tools in it.
+A client of restbridge gets a notification. Toolbox sends none, so its client polls tools/list; the CPU of those lists
+is subtracted. On a change Toolbox reads all its files again, whether the tools are in one file or in one file each.
 """
 
 import re
@@ -28,7 +28,7 @@ _PACE: Final = 0.3
 
 
 class Edit(NamedTuple):
-    """What one came to, in seconds."""
+    """The cost of one edit, in seconds."""
 
     delay: float
     cpu: float
@@ -39,66 +39,70 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
     with (
         served(BRIDGE, url, folder / "restbridge", COUNT) as ours,
         served(FOLDER, url, folder / "toolbox", COUNT) as peer,
-        _listening(ours) as hear,
+        _listening(ours) as wait_for,
     ):
-        both = [
+        edits = [
             (
-                _told(ours, hear, folder / "restbridge", range(number * times, (number + 1) * times)),
-                _seen(peer, folder / "toolbox", number),
+                _edit_with_notification(
+                    ours, wait_for, folder / "restbridge", range(number * times, (number + 1) * times)
+                ),
+                _edit_with_polling(peer, folder / "toolbox", number),
             )
             for number in range(rounds)
         ]
     title(f"one file edited among {COUNT}, over HTTP, medians of {rounds} rounds")
     row("", "until known, ms", "CPU ms")
-    told, seen = (list(each) for each in zip(*both, strict=True))
-    for server, edits in ((ours, told), (peer, seen)):
-        figures = _median(edit.delay for edit in edits), _median(edit.cpu for edit in edits)
+    notified, polled = (list(each) for each in zip(*edits, strict=True))
+    for server, each_edit in ((ours, notified), (peer, polled)):
+        figures = _median(edit.delay for edit in each_edit), _median(edit.cpu for edit in each_edit)
         row(server.subject.name, *(f"{figure * 1000:.0f}" for figure in figures))
-    ratios = _median(a.delay / b.delay for a, b in both), _median(a.cpu / b.cpu for a, b in both)
-    row(f"restbridge beside {peer.subject.name}", *(f"{ratio:.3f} x" for ratio in ratios))
+    ratios = _median(a.delay / b.delay for a, b in edits), _median(a.cpu / b.cpu for a, b in edits)
+    row(f"restbridge compared with {peer.subject.name}", *(f"{ratio:.3f} x" for ratio in ratios))
 
 
-def _told(server: Served, hear: Callable[[str], None], folder: Path, editions: range) -> Edit:
-    """The median delay of several edits; of CPU their mean, for it is counted in hundredths of a second."""
+def _edit_with_notification(
+    server: Served, wait_for: Callable[[str], None], folder: Path, versions: range
+) -> Edit:
+    """The median delay of several edits, and the mean of their CPU, because /proc counts it in hundredths of a second."""
     delays, pace, before = [], Event(), cpu(server.pid)
-    for edition in editions:
-        began = _write(folder, edition)
-        hear("notifications/tools/list_changed")
-        delays.append(time.perf_counter() - began)
+    for version in versions:
+        started = _write(folder, version)
+        wait_for("notifications/tools/list_changed")
+        delays.append(time.perf_counter() - started)
         pace.wait(_PACE)
-    used = (cpu(server.pid) - before) / len(editions)
-    if not _shows(server, editions[-1]):
-        raise RuntimeError("restbridge told of a change that it does not show")
-    return Edit(statistics.median(delays), used)
+    cpu_used = (cpu(server.pid) - before) / len(versions)
+    if not _lists_version(server, versions[-1]):
+        raise RuntimeError("restbridge announced a change that it does not list")
+    return Edit(statistics.median(delays), cpu_used)
 
 
-def _seen(server: Served, folder: Path, edition: int) -> Edit:
+def _edit_with_polling(server: Served, folder: Path, version: int) -> Edit:
     pace, before, lists = Event(), cpu(server.pid), 1
-    began = _write(folder, edition)
-    while not _shows(server, edition):
+    started = _write(folder, version)
+    while not _lists_version(server, version):
         lists += 1
-        if pace.wait(_POLL) or time.perf_counter() - began > 30:
+        if pace.wait(_POLL) or time.perf_counter() - started > 30:
             raise RuntimeError(f"{server.subject.name} does not show the change")
-    delay, used = time.perf_counter() - began, cpu(server.pid) - before
+    delay, cpu_used = time.perf_counter() - started, cpu(server.pid) - before
     before = cpu(server.pid)
     for _ in range(lists):
-        _shows(server, edition)
-    return Edit(delay, used - (cpu(server.pid) - before))
+        _lists_version(server, version)
+    return Edit(delay, cpu_used - (cpu(server.pid) - before))
 
 
-def _write(folder: Path, edition: int) -> float:
-    """Answers when."""
+def _write(folder: Path, version: int) -> float:
+    """Edits the file; returns the time of the rename."""
     path, draft = folder / f"{_TOOL}.yaml", folder / ".draft"
-    text = re.sub("List products.*", f"List products, edition {edition}.", path.read_text())
+    text = re.sub("List products.*", f"List products, version {version}.", path.read_text())
     draft.write_text(text)
-    began = time.perf_counter()
+    started = time.perf_counter()
     draft.rename(path)
-    return began
+    return started
 
 
-def _shows(server: Served, edition: int) -> bool:
+def _lists_version(server: Served, version: int) -> bool:
     listed = server.ask(server.list("handshake"))["tools"]
-    return any(tool["description"] == f"List products, edition {edition}." for tool in listed)
+    return any(tool["description"] == f"List products, version {version}." for tool in listed)
 
 
 def _median(values: Iterable[float]) -> float:
@@ -107,16 +111,16 @@ def _median(values: Iterable[float]) -> float:
 
 @contextmanager
 def _listening(server: Served) -> Iterator[Callable[[str], None]]:
-    """A client's stream; what it yields waits for the next message of a method."""
-    what = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+    """Opens a subscriptions/listen stream; the yielded function waits for the next message with a method."""
+    subscription = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
     with httpx.stream(
-        "POST", server.url, headers=dict(what.headers), content=what.with_id(1), timeout=30
+        "POST", server.url, headers=dict(subscription.headers), content=subscription.with_id(1), timeout=30
     ) as reply:
         lines = reply.raise_for_status().iter_lines()
 
-        def hear(method: str) -> None:
+        def wait_for(method: str) -> None:
             if not any(f'"{method}"' in line for line in lines):
                 raise EOFError(f"the stream ended before {method}")
 
-        hear("notifications/subscriptions/acknowledged")
-        yield hear
+        wait_for("notifications/subscriptions/acknowledged")
+        yield wait_for

@@ -1,7 +1,7 @@
-"""What a tools/call costs in process, from an ASGI request to its reply: HTTP client and server are left out.
+"""The CPU of a tools/call in process, from the ASGI request to the reply, without the HTTP client and server.
 
-``python -m tests.bench.inside FOLDER ROUNDS CALLS`` prints µs of CPU per call for each lane, a list of its rounds,
-as JSON: a process of its own, wired as ``restbridge serve`` wires it, that logs to stderr.
+``python -m tests.bench.inside FOLDER ROUNDS CALLS`` prints µs of CPU per call for each path and era, a list of its rounds,
+as JSON. It is a separate process with the same objects as ``restbridge serve``, and logs to stderr.
 """
 
 import json
@@ -24,24 +24,36 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
-from bridge.app.runtime import Bridge, serve
-from bridge.caller import ANYBODY
-from bridge.commands.serve import Beginning
+from bridge.app.runtime import Runtime, serve
+from bridge.app.startup import StartupState
+from bridge.caller import ANONYMOUS
+from bridge.events import ignore
 from bridge.exchange import Reply, Request
-from bridge.http.fast_path_middleware import Express
-from bridge.http.request_guard import LOCAL_NAMES, Gate
+from bridge.http.fast_path_middleware import FastPathMiddleware
+from bridge.http.rejection_log import RejectionLog
+from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
 from bridge.http.server import PATH
 from bridge.protocol.handlers import ToolServer
 from bridge.protocol.notifications import Announcer
-from bridge.secrets import Sources, Upstream
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.spec import Limits
-from bridge.telemetry import log_events as report
-from bridge.telemetry import log_output as logs
-from bridge.toolfiles.watch.scan import Directories
+from bridge.telemetry import log_output
+from bridge.telemetry.log_events import log_event
+from bridge.toolfiles.place import Directories
 from bridge.upstream.client import Client
-from tests.bench.messages import ARGUMENTS, READY, Message, initialize, message, modern, of_session, result
-from tests.bench.subjects import bridge_files, is_right
+from tests.bench.messages import (
+    ARGUMENTS,
+    READY,
+    Message,
+    initialize,
+    message,
+    modern,
+    result,
+    session_headers,
+)
+from tests.bench.subjects import bridge_files, is_correct_result
 from tests.bench.table import row, title
 from tests.bench.upstream import products
 
@@ -58,18 +70,18 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, check=False)
     if done.returncode:
         raise RuntimeError((folder / "log").read_text()[-4000:])
-    lanes: dict[str, list[float]] = json.loads(done.stdout)
+    paths: dict[str, list[float]] = json.loads(done.stdout)
     title(f"tools/call in process, medians of {rounds} rounds of {calls} calls")
-    row("", "CPU µs each", "beside the SDK")
+    row("", "CPU µs each", "compared with the SDK")
     for era in ("modern", "handshake"):
-        fast, slow = lanes[f"express, {era}"], lanes[f"SDK, {era}"]
+        fast, slow = paths[f"fast path, {era}"], paths[f"SDK, {era}"]
         ratio = statistics.median(a / b for a, b in zip(fast, slow, strict=True))
-        row(f"express lane, {era}", f"{statistics.median(fast):.0f}", f"{ratio:.3f} x")
-        row(f"SDK (--no-express), {era}", f"{statistics.median(slow):.0f}", "")
+        row(f"fast path, {era}", f"{statistics.median(fast):.0f}", f"{ratio:.3f} x")
+        row(f"SDK (--no-fast-path), {era}", f"{statistics.median(slow):.0f}", "")
 
 
-class _Ready(Client):
-    """Answers at once what the upstream would."""
+class _StubClient(Client):
+    """An upstream client that returns the reply of the upstream without a request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,8 +101,8 @@ class _Ready(Client):
         return self._reply
 
 
-async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise RuntimeError("a plain call went past the express lane")
+async def _fail(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RuntimeError("a call did not take the fast path")
 
 
 def _scope(headers: Mapping[str, str]) -> Scope:
@@ -111,13 +123,13 @@ def _scope(headers: Mapping[str, str]) -> Scope:
 
 
 async def _post(app: ASGIApp, scope: Scope, body: bytes) -> list[Event]:
-    """What the app sends."""
+    """Sends a request to the app; returns the ASGI events of its reply."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
     sent: list[Event] = []
 
     async def receive() -> Event:
         if not events:
-            await anyio.sleep_forever()  # the client stays
+            await anyio.sleep_forever()  # the client stays connected
         return events.pop()
 
     async def send(event: Event) -> None:
@@ -128,62 +140,54 @@ async def _post(app: ASGIApp, scope: Scope, body: bytes) -> list[Event]:
 
 
 async def _session(app: ASGIApp, announcer: Announcer) -> dict[str, str]:
-    opening = initialize()
-    sent = await _post(app, _scope(opening.headers), opening.with_id(0))
+    initialize_request = initialize()
+    sent = await _post(app, _scope(initialize_request.headers), initialize_request.with_id(0))
     session_id = dict(sent[0]["headers"])[b"mcp-session-id"].decode()
-    session = of_session(session_id)
-    await _post(app, _scope({**opening.headers, **session}), READY)
+    session = session_headers(session_id)
+    await _post(app, _scope({**initialize_request.headers, **session}), READY)
     with anyio.fail_after(5):
-        while announcer.session(session_id, ANYBODY) is None:  # the SDK answers before it has told anyone
-            await checkpoint()
+        while not ((registered := announcer.session(session_id, ANONYMOUS)) and registered.is_ready):
+            await checkpoint()  # the SDK replies before the session is ready
     return session
 
 
-async def _round(app: ASGIApp, what: Message, calls: int) -> float:
-    """µs of CPU per call."""
-    scope = _scope(what.headers)
-    bodies = [what.with_id(id) for id in range(calls)]
-    began = time.process_time()
+async def _round(app: ASGIApp, call: Message, calls: int) -> float:
+    """Makes the calls; returns µs of CPU per call."""
+    scope = _scope(call.headers)
+    bodies = [call.with_id(id) for id in range(calls)]
+    started = time.process_time()
     for body in bodies:
         sent = await _post(app, scope, body)
-    used = time.process_time() - began
-    said = b"".join(event.get("body", b"") for event in sent).decode()
-    if not is_right(result("the bridge", said, calls - 1)):
-        raise RuntimeError(f"the bridge answers wrongly: {said[:300]}")
-    return used / calls * 1e6
+    cpu_used = time.process_time() - started
+    reply = b"".join(event.get("body", b"") for event in sent).decode()
+    if not is_correct_result(result("the bridge", reply, calls - 1)):
+        raise RuntimeError(f"the bridge returns a wrong result: {reply[:300]}")
+    return cpu_used / calls * 1e6
 
 
-async def _measure(rounds: int, calls: int, bridge: Bridge, _stop: anyio.Event) -> None:
-    """A transport to nobody, put together as ``serve_http`` puts its own together; each round has new sessions."""
-    server = ToolServer(bridge.registry, _Ready(), report.ear)
+async def _measure(rounds: int, calls: int, bridge: Runtime, _stop: anyio.Event) -> None:
+    """A transport without a socket, with the same middleware as ``serve_http``. Each round has new sessions."""
+    server = ToolServer(bridge.registry, _StubClient(), log_event)
     manager = StreamableHTTPSessionManager(server)
-    gate = Gate(
-        StreamableHTTPASGIApp(manager),
-        server.announcer,
-        server.refusals,
-        LOCAL_NAMES,
-        any_address=False,
-        refuse_call=server.refuse_call,
-        alone_reads_arguments=server.alone_reads_arguments,
-    )
-    sdk = Starlette(routes=[Route(PATH, gate)])
-    took: dict[str, list[float]] = defaultdict(list)
+    guard = RequestGuard(StreamableHTTPASGIApp(manager), server, RejectionLog(ignore), LOCAL_HOSTS)
+    sdk = Starlette(routes=[Route(PATH, guard)])
+    cpu_per_call: dict[str, list[float]] = defaultdict(list)
     async with manager.run():
         for _ in range(rounds):
-            for name, app in (("express", Express(_nobody, gate, server, PATH)), ("SDK", sdk)):
-                took[f"{name}, modern"].append(await _round(app, modern("tools/call", _CALL), calls))
-                what = message("tools/call", _CALL, await _session(sdk, server.announcer))
-                took[f"{name}, handshake"].append(await _round(app, what, calls))
-    json.dump(took, sys.stdout)
+            for name, app in (("fast path", FastPathMiddleware(_fail, guard, server, PATH)), ("SDK", sdk)):
+                cpu_per_call[f"{name}, modern"].append(await _round(app, modern("tools/call", _CALL), calls))
+                call = message("tools/call", _CALL, await _session(sdk, server.announcer))
+                cpu_per_call[f"{name}, handshake"].append(await _round(app, call, calls))
+    json.dump(cpu_per_call, sys.stdout)
 
 
 def _run(folder: str, rounds: str, calls: str) -> int:
-    logs.configure()
+    log_output.configure()
     transport = partial(_measure, int(rounds), int(calls))
-    beginning = Beginning.load(Settings((Path(folder),)), Directories((folder,)), Sources({}))
-    assert beginning  # nothing is strict here
+    startup = StartupState.load(Settings(tools=(Path(folder),)), Directories((folder,)), Sources({}))
+    assert startup  # not strict: loading cannot fail
     return anyio.run(
-        serve, beginning, transport, backend_options={"use_uvloop": find_spec("uvloop") is not None}
+        serve, startup, transport, backend_options={"use_uvloop": find_spec("uvloop") is not None}
     )
 
 

@@ -5,11 +5,11 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
-from tests.bench.rounds import compare, lanes
+from tests.bench.rounds import compare, variants
 from tests.bench.subjects import BRIDGE, PEER, SHARED, Served, served, tool_names
 
 COUNT: Final = 1000
-"""As many as restbridge puts on one page."""
+"""The page size of restbridge."""
 
 
 def main(url: str, folder: Path, *, quick: bool) -> None:
@@ -18,10 +18,10 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
             stack.enter_context(served(each, url, folder / each.name, COUNT))
             for each in (BRIDGE, PEER, SHARED)
         )
-        theirs = [lane for peer in peers for lane in lanes(peer)]
-        for lane in [*lanes(ours), *theirs]:
-            _check(lane.server, lane.server.ask(lane.server.list(lane.era)))
-        pairs = list(product(lanes(ours), theirs))
+        theirs = [variant for peer in peers for variant in variants(peer)]
+        for variant in [*variants(ours), *theirs]:
+            _check(variant.server, variant.server.ask(variant.server.list(variant.era)))
+        pairs = list(product(variants(ours), theirs))
         compare(f"tools/list of {COUNT} tools over HTTP", pairs, Served.list, 1, folder, quick=quick)
 
 

@@ -1,4 +1,4 @@
-"""Calls sent by wrk: the same body again and again, but for its id."""
+"""Load by wrk: the same request repeatedly, with a new JSON-RPC id each time."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run came to; ``p50`` and ``p99`` in milliseconds."""
+    """The result of a run; ``p50`` and ``p99`` are in milliseconds."""
 
     calls: int
     seconds: float
@@ -41,22 +41,24 @@ class Load:
         return max(self.calls, 1) / self.seconds
 
 
-def wrk(port: int, what: Message, connections: int, seconds: float, folder: Path) -> Load:
-    """Raises ``RuntimeError`` if a call failed: a server that answers errors is fast."""
-    before, _, after = what.body.partition(ID)
+def wrk(port: int, message: Message, connections: int, seconds: float, folder: Path) -> Load:
+    """Runs wrk. Raises ``RuntimeError`` if a call failed: errors are faster than results and would distort the figures."""
+    before, _, after = message.body.partition(ID)
     script = folder / "call.lua"
-    headers = ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in what.headers.items())
+    headers = ", ".join(
+        f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in message.headers.items()
+    )
     script.write_text(_SCRIPT.format(headers=headers, before=_lua(before), after=_lua(after)))
     command = [
         *(shutil.which("wrk") or "wrk", "--threads", "1", "--connections", str(connections)),
         *("--duration", f"{seconds:g}s", "--timeout", "20s", "--script", str(script)),
         f"http://127.0.0.1:{port}/mcp",
     ]
-    said = subprocess.run(command, capture_output=True, check=True).stderr
-    found = json.loads(said[said.rindex(b"{") :])
-    if found.pop("failed"):
-        raise RuntimeError(f"calls failed: {said.decode()}")
-    return Load(**found)
+    output = subprocess.run(command, capture_output=True, check=True).stderr
+    summary = json.loads(output[output.rindex(b"{") :])
+    if summary.pop("failed"):
+        raise RuntimeError(f"calls failed: {output.decode()}")
+    return Load(**summary)
 
 
 def _lua(text: str) -> str:

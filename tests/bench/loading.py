@@ -1,6 +1,6 @@
-"""Loading, starting and reloading.
+"""Loading, start-up and reloading.
 
-CPU seconds are of the process measured, from /proc; times are of this machine, at this moment.
+CPU seconds are those of the measured process, from /proc. Wall times depend on the machine and its load.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 
 from bridge.secrets import Sources
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.debounce import Settling
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
+from bridge.toolfiles.watch.debounce import Debouncer
 from tests.bench.table import row, title
 from tests.proc import cpu, memory
 
@@ -32,7 +32,7 @@ inputSchema:
       type: string
       description: "Order number, for example o-1001"
     detail: {{type: string, enum: [short, full], default: short, description: "How much to answer"}}
-    limit: {{type: integer, minimum: 1, maximum: 100, description: "How many lines at the most"}}
+    limit: {{type: integer, minimum: 1, maximum: 100, description: "Maximum number of lines"}}
 request:
   method: GET
   url: "/api/{number}/orders/{{order_id}}{{?detail,limit}}"
@@ -75,7 +75,7 @@ def fill(directory: Path, count: int) -> None:
 
 
 class Server:
-    """A stdio server in a process of its own, spoken to in lines."""
+    """A stdio server in a separate process, and its client."""
 
     def __init__(self, *command: str) -> None:
         self._process = subprocess.Popen(
@@ -93,17 +93,17 @@ class Server:
         self._process.stdin.write(line.encode())
         self._process.stdin.flush()
 
-    def until(self, **wanted: object) -> dict[str, Any]:
-        """The next message that says all of ``wanted``."""
+    def until(self, **members: object) -> dict[str, Any]:
+        """The next message with all of these members."""
         assert self._process.stdout
         for line in self._process.stdout:
             message: dict[str, Any] = json.loads(line)
-            if wanted.items() <= message.items():
+            if members.items() <= message.items():
                 return message
-        raise EOFError(f"the server ended before {wanted}")
+        raise EOFError(f"the server ended before {members}")
 
     def handshake(self) -> int:
-        """Initialize and list the tools; answers how many are on the first page."""
+        """Initialize and list the tools; returns the number on the first page."""
         self.send("initialize", INITIALIZE, id=1)
         self.until(id=1)
         self.send("notifications/initialized")
@@ -128,71 +128,71 @@ def running(*command: str) -> Iterator[Server]:
 
 
 def loading(directory: Path, count: int) -> None:
-    """Cold, and one edit: with the look at all files, and the load alone."""
+    """CPU of the first load, and of one edit: the scan of all files and the load itself, separately."""
     directories = Directories((str(directory),))
-    settling = Settling(directories, lambda _: None, poll=0)
-    began, wall = time.process_time(), time.perf_counter()
-    settling.look_at_all(now=0)
-    loaded = load(directories, settling.contents, Sources({}))
+    debouncer = Debouncer(directories, lambda _: None, poll=0)
+    started, wall = time.process_time(), time.perf_counter()
+    debouncer.scan(time=0)
+    loaded = load(directories, debouncer.contents, Sources({}))
     row(
         f"{count} files, cold",
-        f"{time.perf_counter() - wall:.2f} s, {time.process_time() - began:.2f} s of CPU",
+        f"{time.perf_counter() - wall:.2f} s, {time.process_time() - started:.2f} s of CPU",
     )
-    settling.moved.clear()
+    debouncer.changed.clear()
     assert len(loaded.snapshot.tools) == count, loaded.diagnostics[:3]
-    edits, looks = [], []
+    edits, scans = [], []
     for number in range(10):
         path = directory / f"tool_{number:05}.yaml"
         path.write_text(path.read_text().replace("How much to answer", f"How much to answer, {number}"))
-        began = time.process_time()
-        settling.look_at_all(now=10 + number)
-        looks.append(time.process_time() - began)
-        settling.look(now=11 + number)
-        began = time.process_time()
-        loaded = load(directories, settling.contents, Sources({}), loaded, settling.moved)
-        edits.append(time.process_time() - began)
-        settling.moved.clear()
+        started = time.process_time()
+        debouncer.scan(time=10 + number)
+        scans.append(time.process_time() - started)
+        debouncer.check(time=11 + number)
+        started = time.process_time()
+        loaded = load(directories, debouncer.contents, Sources({}), loaded, debouncer.changed)
+        edits.append(time.process_time() - started)
+        debouncer.changed.clear()
     row(f"one edit among {count}", f"{statistics.median(edits) * 1000:.1f} ms of CPU")
-    row("  the look at all files beside it", f"{statistics.median(looks) * 1000:.1f} ms of CPU")
+    row("  the scan of all files, in addition", f"{statistics.median(scans) * 1000:.1f} ms of CPU")
 
 
 def starting(directory: Path, rounds: int) -> None:
-    """To the first tools/list over stdio, beside a minimal server on the same SDK, in turns."""
+    """From start to the first tools/list over stdio, interleaved with a minimal server on the same SDK."""
     minimal = directory.parent / "minimal.py"
     minimal.write_text(MINIMAL_SERVER)
-    subjects = {
+    servers = {
         "a minimal SDK server": (str(minimal),),
         "restbridge, 10 tools": ("-m", "bridge", "serve", str(directory)),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
     for _ in range(rounds):
-        for name, command in subjects.items():
-            began = time.perf_counter()
+        for name, command in servers.items():
+            started = time.perf_counter()
             with running(*command) as server:
                 server.handshake()
-                times[name].append((time.perf_counter() - began, cpu(server.pid)))
-    for name, both in times.items():
-        wall, used = (statistics.median(each) for each in zip(*both, strict=True))
-        row(f"stdio start to first tools/list, {name}", f"{wall:.2f} s, {used:.2f} s of CPU")
+                times[name].append((time.perf_counter() - started, cpu(server.pid)))
+    for name, samples in times.items():
+        wall, cpu_used = (statistics.median(each) for each in zip(*samples, strict=True))
+        row(f"stdio start to first tools/list, {name}", f"{wall:.2f} s, {cpu_used:.2f} s of CPU")
 
 
 def notifying(directory: Path, count: int, rounds: int) -> None:
-    """From the rename that puts a file there to the notification at the client; and memory at rest."""
+    """The delay from the rename of an edited file to the notification at the client, and the idle memory."""
     fill(directory, count)
     delays, pace = [], threading.Event()
     with running("-m", "bridge", "serve", str(directory)) as server:
         server.handshake()
         server.send("tools/call", {"name": "no_such_tool"}, id=3)
-        server.until(id=3)  # the SDK, too, is there
-        row(f"memory at rest, {count} tools", f"{memory(server.pid):.0f} MB")
+        server.until(id=3)  # the SDK has been imported
+        row(f"idle memory, {count} tools", f"{memory(server.pid):.0f} MB")
         text = TOOL.format(number=0)
         for number in range(rounds):
             draft = directory / ".draft"
             draft.write_text(text.replace("as the customer", f"as customer {number}"))
-            began = time.perf_counter()
+            started = time.perf_counter()
             draft.rename(directory / "tool_00000.yaml")
             server.until(method="notifications/tools/list_changed")
-            delays.append(time.perf_counter() - began)
+            delays.append(time.perf_counter() - started)
             pace.wait(0.3)  # at most four notifications a second are sent
     if rounds:
         cuts = statistics.quantiles(delays, n=100, method="inclusive")

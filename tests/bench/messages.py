@@ -1,4 +1,4 @@
-"""What is asked of every subject, in the words of both eras."""
+"""The requests to every server, in both protocol eras."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _INITIALIZE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One request to ``/mcp``; its body has ``ID`` where the id belongs."""
+    """One request to ``/mcp``; ``ID`` in the body stands for the JSON-RPC id."""
 
     headers: Mapping[str, str]
     body: str
@@ -41,22 +41,22 @@ def message(method: str, params: Mapping[str, Any], headers: Mapping[str, str]) 
 
 def modern(method: str, params: Mapping[str, Any]) -> Message:
     headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
-    named = {"Mcp-Name": params["name"]} if "name" in params else {}
-    return message(method, {**params, "_meta": _META}, headers | named)
+    name_header = {"Mcp-Name": params["name"]} if "name" in params else {}
+    return message(method, {**params, "_meta": _META}, headers | name_header)
 
 
 def initialize() -> Message:
     return message("initialize", _INITIALIZE, {})
 
 
-def of_session(session_id: str) -> dict[str, str]:
+def session_headers(session_id: str) -> dict[str, str]:
     """The headers of a handshake client's requests after the first."""
     return {"Mcp-Session-Id": session_id, "MCP-Protocol-Version": "2025-11-25"}
 
 
-def result(who: str, said: str, id: int) -> Any:
-    """What an answer holds, as JSON or as the one event of a stream; raises ``RuntimeError`` for an error."""
-    answer = json.loads(said[said.index("{") :])
+def result(server: str, response: str, id: int) -> Any:
+    """The result of a response, which is JSON or a stream with one event. Raises ``RuntimeError`` for an error."""
+    answer = json.loads(response[response.index("{") :])
     if "result" not in answer or answer["id"] != id:
-        raise RuntimeError(f"{who} answers {said[:300]}")
+        raise RuntimeError(f"{server} returned {response[:300]}")
     return answer["result"]

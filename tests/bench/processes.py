@@ -1,4 +1,4 @@
-"""Processes that are measured, and how: all figures are of /proc."""
+"""Starts measured processes, and reads their CPU and memory from /proc."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from typing import Final
 
 from tests import proc
 
-_BOUND: Final = 30.0
+_TIMEOUT_SECONDS: Final = 30.0
 
 
 def free_port() -> int:
@@ -21,8 +21,8 @@ def free_port() -> int:
 
 
 def listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until something listens there; raises ``RuntimeError`` if it ends before, or never does."""
-    until = time.monotonic() + _BOUND
+    """Waits until the process listens. Raises ``RuntimeError`` if it exits before that, or does not listen in time."""
+    until = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
@@ -30,7 +30,7 @@ def listening(port: int, process: subprocess.Popen[bytes]) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise RuntimeError(f"{process.args!r} does not listen after {_BOUND:g} s")
+    raise RuntimeError(f"{process.args!r} does not listen after {_TIMEOUT_SECONDS:g} s")
 
 
 @contextmanager
@@ -38,9 +38,9 @@ def running(
     command: Sequence[str], port: int, environ: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     with (
-        log.open("wb") as said,
+        log.open("wb") as output,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env={**os.environ, **environ}
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **environ}
         ) as process,
     ):
         try:
@@ -51,14 +51,14 @@ def running(
 
 
 def cpu(pid: int) -> float:
-    """CPU seconds so far, of a process and those that it started."""
-    return sum(proc.cpu(each) for each in _family(pid))
+    """CPU seconds so far of a process and its descendants."""
+    return sum(proc.cpu(each) for each in _with_descendants(pid))
 
 
 def memory(pid: int) -> float:
-    """MB resident, likewise."""
-    return sum(proc.memory(each) for each in _family(pid))
+    """Resident memory in MB of a process and its descendants."""
+    return sum(proc.memory(each) for each in _with_descendants(pid))
 
 
-def _family(pid: int) -> list[int]:
-    return [pid, *(each for child in proc.children(pid) for each in _family(child))]
+def _with_descendants(pid: int) -> list[int]:
+    return [pid, *(each for child in proc.children(pid) for each in _with_descendants(child))]

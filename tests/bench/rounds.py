@@ -1,4 +1,4 @@
-"""Subjects under load in turns, so that a bad moment of the machine meets all of them."""
+"""Interleaved load on several servers, so that other load on the machine affects all of them alike."""
 
 import statistics
 from collections import defaultdict
@@ -15,8 +15,8 @@ from tests.bench.table import row, title
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One way of asking a subject; ``label`` stands for its name, where it is not alone with that."""
+class Variant:
+    """A server and the protocol era of its requests; ``label`` replaces its name if several servers share it."""
 
     server: Served
     era: Era
@@ -25,24 +25,24 @@ class Lane:
     @property
     def name(self) -> str:
         eras = self.server.subject.eras
-        named = self.label or self.server.subject.name
-        return f"{named}, {self.era}" if len(eras) > 1 else named
+        name = self.label or self.server.subject.name
+        return f"{name}, {self.era}" if len(eras) > 1 else name
 
 
-def lanes(server: Served, label: str = "") -> list[Lane]:
-    """One for each era that the subject speaks."""
-    return [Lane(server, era, label) for era in server.subject.eras]
+def variants(server: Served, label: str = "") -> list[Variant]:
+    """One for each era that the server supports."""
+    return [Variant(server, era, label) for era in server.subject.eras]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How long it is measured; ``seconds`` are those of one run."""
+class Schedule:
+    """The number of rounds, and the length of one run in seconds."""
 
     rounds: int
     seconds: int
 
     @classmethod
-    def of(cls, *, quick: bool) -> "Pace":
+    def of(cls, *, quick: bool) -> "Schedule":
         return cls(1, 1) if quick else cls(5, 3)
 
     def __str__(self) -> str:
@@ -51,40 +51,47 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """``cpu`` is the server's, in seconds."""
+    """The result of wrk, and the CPU seconds of the server."""
 
     load: Load
     cpu: float
 
 
-_FEW: Final = 20
+_MIN_CALLS: Final = 20
 
-Ask: TypeAlias = Callable[[Served, Era], Message]
+RequestFactory: TypeAlias = Callable[[Served, Era], Message]
 Runs: TypeAlias = Mapping[tuple[str, int], list[Run]]
-"""By a lane's name and a number of connections, a run for each round."""
+"""By a variant's name and a number of connections, a run for each round."""
 
 
-def take(asked: Sequence[Lane], ask: Ask, connections: Sequence[int], pace: Pace, folder: Path) -> Runs:
-    """``ask`` makes the request before each run: of a session of its own, where there are any."""
+def measure(
+    measured: Sequence[Variant],
+    make_request: RequestFactory,
+    connections: Sequence[int],
+    schedule: Schedule,
+    folder: Path,
+) -> Runs:
+    """Measures all servers. ``make_request`` makes the request of each run, in a new session if the server has sessions."""
     runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for _ in range(pace.rounds):
+    for _ in range(schedule.rounds):
         for number in connections:
-            for lane in asked:
-                what = ask(lane.server, lane.era)
-                wrk(lane.server.port, what, number, 1, folder)  # what rested since the last round is closed
-                before = cpu(lane.server.pid)
-                load = wrk(lane.server.port, what, number, pace.seconds, folder)
-                runs[lane.name, number].append(Run(load, cpu(lane.server.pid) - before))
+            for variant in measured:
+                request = make_request(variant.server, variant.era)
+                # A warm-up: connections that were idle since the last round are closed in it.
+                wrk(variant.server.port, request, number, 1, folder)
+                before = cpu(variant.server.pid)
+                load = wrk(variant.server.port, request, number, schedule.seconds, folder)
+                runs[variant.name, number].append(Run(load, cpu(variant.server.pid) - before))
     return runs
 
 
-def median(of: Callable[[Run], float], runs: Iterable[Run]) -> float:
-    return statistics.median(map(of, runs))
+def median(metric: Callable[[Run], float], runs: Iterable[Run]) -> float:
+    return statistics.median(map(metric, runs))
 
 
-def ratio(of: Callable[[Run], float], ours: Iterable[Run], theirs: Iterable[Run]) -> float:
-    """Of the two runs of each round, then the median."""
-    return statistics.median(of(a) / of(b) for a, b in zip(ours, theirs, strict=True))
+def ratio(metric: Callable[[Run], float], ours: Iterable[Run], theirs: Iterable[Run]) -> float:
+    """The median over rounds of the ratio of the two runs in a round."""
+    return statistics.median(metric(a) / metric(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def rate(run: Run) -> float:
@@ -104,41 +111,51 @@ def p99(run: Run) -> float:
     return run.load.p99
 
 
-def heads(in_flight: Sequence[int]) -> list[str]:
-    """Of ``figures``."""
+def column_titles(in_flight: Sequence[int]) -> list[str]:
+    """The column titles of ``figures``."""
     return [
         f"{what} at {number}" for what in ("calls/s", "CPU ms", "p50 ms", "p99 ms") for number in in_flight
     ]
 
 
 def figures(each: Sequence[list[Run]]) -> list[str]:
-    """What was measured with each number of calls in flight."""
-    told = [f"{median(rate, runs):.0f}" for runs in each]
-    for of, form in ((cost, ".3f"), (p50, ".2f"), (p99, ".2f")):
-        told += ["-" if say_nothing(runs) else f"{median(of, runs):{form}}" for runs in each]
-    return told
+    """The cells of one row: each metric at each number of calls in flight."""
+    cells = [f"{median(rate, runs):.0f}" for runs in each]
+    for metric, form in ((cost, ".3f"), (p50, ".2f"), (p99, ".2f")):
+        cells += ["-" if has_few_calls(runs) else f"{median(metric, runs):{form}}" for runs in each]
+    return cells
 
 
-def say_nothing(runs: Iterable[Run]) -> bool:
-    """Whether one had too few calls."""
-    return any(run.load.calls < _FEW for run in runs)
+def has_few_calls(runs: Iterable[Run]) -> bool:
+    """Whether a run had too few calls for percentiles."""
+    return any(run.load.calls < _MIN_CALLS for run in runs)
 
 
 def compare(
-    what: str, pairs: Sequence[tuple[Lane, Lane]], ask: Ask, connections: int, folder: Path, *, quick: bool
+    label: str,
+    pairs: Sequence[tuple[Variant, Variant]],
+    make_request: RequestFactory,
+    connections: int,
+    folder: Path,
+    *,
+    quick: bool,
 ) -> None:
-    """Prints what each lane does, then the first of each pair beside the second.
+    """Prints the figures of each variant, then the first of each pair compared with the second.
 
-    What is in flight when a run ends costs and does not count: few ``connections`` for slow requests.
+    Requests in flight at the end of a run use CPU but are not counted, so slow requests need few ``connections``.
     """
-    pace = Pace.of(quick=quick)
-    asked = list(dict.fromkeys(lane for pair in pairs for lane in pair))
-    runs = take(asked, ask, (connections,), pace, folder)
-    title(f"{what}, {connections} at a time, {pace}")
+    schedule = Schedule.of(quick=quick)
+    measured = list(dict.fromkeys(variant for pair in pairs for variant in pair))
+    runs = measure(measured, make_request, (connections,), schedule, folder)
+    title(f"{label}, {connections} at a time, {schedule}")
     row("", "a second", "CPU ms each")
-    for lane in asked:
-        each = runs[lane.name, connections]
-        row(lane.name, f"{median(rate, each):.0f}", f"{median(cost, each):.3f}")
+    for variant in measured:
+        each = runs[variant.name, connections]
+        row(variant.name, f"{median(rate, each):.0f}", f"{median(cost, each):.3f}")
     for ours, theirs in pairs:
         both = runs[ours.name, connections], runs[theirs.name, connections]
-        row(f"{ours.name} beside {theirs.name}", f"{ratio(rate, *both):.2f} x", f"{ratio(cost, *both):.3f} x")
+        row(
+            f"{ours.name} compared with {theirs.name}",
+            f"{ratio(rate, *both):.2f} x",
+            f"{ratio(cost, *both):.3f} x",
+        )

@@ -1,8 +1,8 @@
-"""What a tools/call costs where there are ten thousand tools, beside one."""
+"""The cost of a tools/call with ten thousand tools, compared with one tool."""
 
 from pathlib import Path
 
-from tests.bench.rounds import compare, lanes
+from tests.bench.rounds import compare, variants
 from tests.bench.subjects import BRIDGE, Served, served
 
 
@@ -12,5 +12,5 @@ def main(url: str, folder: Path, *, quick: bool) -> None:
         served(BRIDGE, url, folder / "many", count) as many,
         served(BRIDGE, url, folder / "one") as one,
     ):
-        pairs = list(zip(lanes(many, f"{count} tools"), lanes(one, "1 tool"), strict=True))
+        pairs = list(zip(variants(many, f"{count} tools"), variants(one, "1 tool"), strict=True))
         compare("restbridge, tools/call over HTTP", pairs, Served.call, 16, folder, quick=quick)

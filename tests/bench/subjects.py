@@ -1,4 +1,4 @@
-"""What is measured side by side, each serving the same tool: list_products of a shop."""
+"""The measured servers. Each serves the same tool: list_products of a shop."""
 
 import json
 import subprocess
@@ -21,8 +21,8 @@ from tests.bench.messages import (
     initialize,
     message,
     modern,
-    of_session,
     result,
+    session_headers,
 )
 from tests.bench.processes import free_port, running
 
@@ -74,36 +74,36 @@ _TOOLBOX_QUIET: Final = ("--disable-version-check", "--log-level", "ERROR")
 
 
 def tool_names(count: int) -> list[str]:
-    """The first calls the small reply, the second the large one; further ones are copies that nobody calls."""
+    """The first tool gets the small reply, the second the large one. Further tools are copies that are not called."""
     return ["list_products", "list_many", *(f"tool_{number:05}" for number in range(2, count))][:count]
 
 
 def bridge_files(folder: Path, url: str, count: int = 1) -> None:
     (folder / "shop.upstream.yaml").write_text(_UPSTREAM.format(url=url))
     for name in tool_names(count):
-        (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name), products=_wanted(name)))
+        (folder / f"{name}.yaml").write_text(_TOOL.format(path=_path(name), products=_projected(name)))
 
 
 def _path(name: str) -> str:
     return {"list_products": "/api/products", "list_many": "/api/large"}.get(name, f"/api/{name}")
 
 
-def _wanted(name: str) -> str:
-    """Of the large reply a few kB: those products of which most are in stock."""
+def _projected(name: str) -> str:
+    """The projected part: of the large reply a few kB, the products with the highest stock."""
     return "products[?stock >= `20850`]" if name == "list_many" else "products[]"
 
 
 def _bridge(folder: Path, port: int | None, url: str, count: int) -> list[str]:
     bridge_files(folder, url, count)
-    where = [] if port is None else ["--http", str(port)]
-    return [sys.executable, "-m", "bridge", "serve", str(folder), *where]
+    transport = [] if port is None else ["--http", str(port)]
+    return [sys.executable, "-m", "bridge", "serve", str(folder), *transport]
 
 
 def _toolbox(folder: Path, port: int | None, url: str, count: int) -> list[str]:
     file = folder / "tools.yaml"
     file.write_text(_SOURCE.format(url=url) + _toolbox_tools(*tool_names(count)))
-    where = ["--stdio"] if port is None else ["--port", str(port)]
-    return [str(TOOLBOX), "--config", str(file), *where, *_TOOLBOX_QUIET]
+    transport = ["--stdio"] if port is None else ["--port", str(port)]
+    return [str(TOOLBOX), "--config", str(file), *transport, *_TOOLBOX_QUIET]
 
 
 def _toolbox_folder(folder: Path, port: int | None, url: str, count: int) -> list[str]:
@@ -117,17 +117,24 @@ def _toolbox_tools(*names: str) -> str:
     return "tools:\n" + "".join(_TOOLBOX_TOOL.format(name=name, path=_path(name)) for name in names)
 
 
-def _server(interpreter: str, *words: str) -> Callable[[Path, int | None, str, int], list[str]]:
+def _server(interpreter: str, *arguments: str) -> Callable[[Path, int | None, str, int], list[str]]:
     def command(_folder: Path, port: int | None, url: str, count: int) -> list[str]:
-        where = "stdio" if port is None else str(port)
-        return [interpreter, str(_SERVERS / words[0]), *words[1:], where, url, *tool_names(count)[1:]]
+        transport = "stdio" if port is None else str(port)
+        return [
+            interpreter,
+            str(_SERVERS / arguments[0]),
+            *arguments[1:],
+            transport,
+            url,
+            *tool_names(count)[1:],
+        ]
 
     return command
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server; ``command`` takes a folder for its files, a port (none is stdio), the upstream and a number of tools."""
+    """A server; ``command`` takes a folder for its files, a port (None: stdio), the upstream's URL and the number of tools."""
 
     name: str
     command: Callable[[Path, int | None, str, int], list[str]]
@@ -149,7 +156,7 @@ SUBJECTS: Final = (BRIDGE, PEER, FLOOR, SHARED, OPENAPI, TUTORIAL)
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A subject that runs."""
+    """A running server."""
 
     subject: Subject
     pid: int
@@ -166,21 +173,21 @@ class Served:
         return self.request(era, "tools/list", {})
 
     def request(self, era: Era, method: str, params: Mapping[str, Any]) -> Message:
-        """With a session of its own, where the subject has any."""
+        """A request; if the server has sessions, a new one is opened for it."""
         if era == "modern":
             return modern(method, params)
         return message(method, params, self._session() if self.subject.sessions else {})
 
-    def ask(self, what: Message) -> Any:
+    def ask(self, request: Message) -> Any:
         """The result of one request; raises ``RuntimeError`` for an error."""
-        reply = self._post(what.headers, what.with_id(7))
+        reply = self._post(request.headers, request.with_id(7))
         return result(self.subject.name, reply.text, 7)
 
     def _session(self) -> dict[str, str]:
-        opening = initialize()
-        reply = self._post(opening.headers, opening.with_id(0))
-        headers = of_session(reply.headers["mcp-session-id"])
-        self._post({**opening.headers, **headers}, READY)
+        initialize_request = initialize()
+        reply = self._post(initialize_request.headers, initialize_request.with_id(0))
+        headers = session_headers(reply.headers["mcp-session-id"])
+        self._post({**initialize_request.headers, **headers}, READY)
         return headers
 
     def _post(self, headers: Mapping[str, str], content: bytes) -> httpx.Response:
@@ -190,28 +197,28 @@ class Served:
 
 @contextmanager
 def served(subject: Subject, url: str, folder: Path, count: int = 1) -> Iterator[Served]:
-    """A subject in front of the upstream ``url``, checked to answer right."""
+    """Runs a server in front of the upstream ``url``, and checks its result."""
     folder.mkdir()
     port = free_port()
     command = subject.command(folder, port, url, count)
-    log = folder.parent / f"{folder.name}.log"  # in the folder it would wake those who watch that
+    log = folder.parent / f"{folder.name}.log"  # not in the folder, which some servers watch
     with running(command, port, {"PYTHONUNBUFFERED": "1"}, log) as process:
         server = Served(subject, process.pid, port)
         for era in subject.eras:
-            said = server.ask(server.call(era))
-            if not is_right(said):
-                raise RuntimeError(f"{subject.name} answers wrongly: {json.dumps(said)[:300]}")
+            answer = server.ask(server.call(era))
+            if not is_correct_result(answer):
+                raise RuntimeError(f"{subject.name} returns a wrong result: {json.dumps(answer)[:300]}")
         yield server
 
 
-def is_right(result: Any) -> bool:
-    """Whether list_products answered so."""
-    said = json.dumps(result)
-    return not result.get("isError") and all(f"Product number {n}" in said for n in range(1, 11))
+def is_correct_result(result: Any) -> bool:
+    """Whether this is the correct result of list_products."""
+    text = json.dumps(result)
+    return not result.get("isError") and all(f"Product number {n}" in text for n in range(1, 11))
 
 
 def install() -> None:
-    """Toolbox from npm and FastMCP from PyPI; at once if they are there."""
+    """Installs Toolbox from npm and FastMCP from PyPI, unless they are installed."""
     npm.once(HERE / "package-lock.json", _MODULES, lambda: npm.ci(HERE))
     npm.once(HERE / "requirements.txt", _VENV, _install_python)
 

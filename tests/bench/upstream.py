@@ -1,4 +1,4 @@
-"""nginx as the API behind every subject: it answers files, so that what is measured is not the upstream."""
+"""nginx as the API behind every server: it serves static files, so that the upstream is not the bottleneck."""
 
 import json
 import os
@@ -51,14 +51,14 @@ def product(number: int) -> dict[str, object]:
 
 
 def products(count: int) -> bytes:
-    """What the upstream answers."""
+    """The reply of the upstream, as JSON."""
     listed = [product(number) for number in range(1, count + 1)]
     return json.dumps({"products": listed, "total": count}, separators=(",", ":")).encode()
 
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
-    """Its URL: ``/api/products`` answers ten products, ``/api/large`` a megabyte of them."""
+    """Yields its URL: ``/api/products`` returns ten products, ``/api/large`` 1 MB of products."""
     for name, count in (("products", 10), ("large", 7000)):
         (folder / f"{name}.json").write_bytes(products(count))
     port = free_port()

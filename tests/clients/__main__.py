@@ -1,4 +1,4 @@
-"""The client matrix: every kind of client in the field, over stdio and HTTP: ``python -m tests.clients``."""
+"""The client matrix: every supported client SDK and mode, over stdio and HTTP: ``python -m tests.clients``."""
 
 import socket
 import sys
@@ -16,48 +16,49 @@ import uvicorn
 
 from bridge.demo.shop import create_app
 from tests.clients.programs import PROGRAMS, Program, install
-from tests.clients.scenario import FAILURES, run
+from tests.clients.scenario import FAILURES, run_scenario
 
 _TRANSPORTS: Final = ("stdio", "HTTP")
-_AT_ONCE: Final = 2
+_CONCURRENT_CASES: Final = 2
 _KEY: Final = "matrix-key"
 
 
 class Matrix:
-    """The cases, and what became of them."""
+    """Runs the cases and keeps their results."""
 
     def __init__(self, shop: Mapping[str, str], folder: Path) -> None:
         self._shop = shop
         self._folder = folder
-        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+        self._limit = anyio.CapacityLimiter(_CONCURRENT_CASES)
         self._cells: dict[tuple[Program, str], str] = {}
         self.failures: list[str] = []
 
-    async def play(self) -> None:
+    async def run(self) -> None:
         async with anyio.create_task_group() as cases:
             for program in PROGRAMS:
-                for over in _TRANSPORTS:
-                    cases.start_soon(self._case, program, over)
+                for transport in _TRANSPORTS:
+                    cases.start_soon(self._case, program, transport)
 
-    async def _case(self, program: Program, over: str) -> None:
-        title = f"{program.name}, over {over}"
+    async def _case(self, program: Program, transport: str) -> None:
+        title = f"{program.name}, over {transport}"
         folder = self._folder / title
         folder.mkdir()
         async with self._limit:
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
-                await run(program, over, self._shop, folder)
+                await run_scenario(program, transport, self._shop, folder)
             except* FAILURES:
-                said = (folder / "stderr").read_text(errors="replace")
-                self.failures.append(f"\n{title}:\n{traceback.format_exc()}\n{said}")
-                self._cells[program, over] = "FAILED"
+                stderr = (folder / "stderr").read_text(errors="replace")
+                self.failures.append(f"\n{title}:\n{traceback.format_exc()}\n{stderr}")
+                self._cells[program, transport] = "FAILED"
             else:
-                self._cells[program, over] = f"{time.monotonic() - begun:.1f} s"
+                self._cells[program, transport] = f"{time.monotonic() - started:.1f} s"
 
     def table(self) -> str:
         rows: list[tuple[str, ...]] = [("", *_TRANSPORTS)]
         rows += [
-            (program.name, *(self._cells[program, over] for over in _TRANSPORTS)) for program in PROGRAMS
+            (program.name, *(self._cells[program, transport] for transport in _TRANSPORTS))
+            for program in PROGRAMS
         ]
         return "\n".join(f"{name:34}" + "".join(f"{cell:>9}" for cell in cells) for name, *cells in rows)
 
@@ -69,14 +70,14 @@ def main() -> int:
     install()
     with _shop() as shop, TemporaryDirectory() as folder:
         matrix = Matrix(shop, Path(folder))
-        anyio.run(matrix.play)
+        anyio.run(matrix.run)
     sys.stdout.write("\n".join([matrix.table(), *matrix.failures, matrix.count(), ""]))
     return int(bool(matrix.failures))
 
 
 @contextmanager
 def _shop() -> Iterator[dict[str, str]]:
-    """The sample shop in a thread; what is yielded leads the sample tools to it."""
+    """Runs the sample shop in a thread; yields the environment variables that the sample tools need."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(_KEY), log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,4 +1,4 @@
-"""The one loop of the Python clients: commands as JSON lines in, answers and what was heard as JSON lines out."""
+"""The command loop of the Python clients: commands on stdin, results and notifications on stdout, as JSON lines."""
 
 import json
 import sys
@@ -11,35 +11,37 @@ from pydantic import BaseModel
 CONFIG: Final[dict[str, Any]] = json.loads(sys.argv[1])
 
 
-def say(**line: object) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
+def write_line(**fields: object) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
 async def on_message(message: object) -> None:
-    """Reports each list_changed, as the handler of all that a server sends unasked."""
+    """The SDK's handler of server messages: reports each list_changed notification."""
     if (
         isinstance(message, BaseModel)
         and message.model_dump().get("method") == "notifications/tools/list_changed"
     ):
-        say(heard="tools/list_changed")
+        write_line(notification="tools/list_changed")
 
 
-async def obey(
+async def run_commands(
     list_tools: Callable[[], Awaitable[BaseModel]],
     call_tool: Callable[[str, dict[str, Any]], Awaitable[BaseModel]],
-    refusal: type[Exception],
+    rpc_error: type[Exception],
 ) -> None:
     async for line in anyio.wrap_file(sys.stdin):
         command = json.loads(line)
         if "list" in command:
-            say(**_plain(await list_tools()))
+            write_line(**_as_json(await list_tools()))
             continue
         try:
-            say(result=_plain(await call_tool(command["call"]["name"], command["call"]["arguments"])))
-        except refusal as error:
-            say(error=_plain(error.error))  # type: ignore[attr-defined]  # of McpError, of MCPError
+            write_line(
+                result=_as_json(await call_tool(command["call"]["name"], command["call"]["arguments"]))
+            )
+        except rpc_error as error:
+            write_line(error=_as_json(error.error))  # type: ignore[attr-defined]  # McpError or MCPError
 
 
-def _plain(message: BaseModel) -> dict[str, Any]:
+def _as_json(message: BaseModel) -> dict[str, Any]:
     return message.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,4 +1,4 @@
-"""The client programs of the matrix, and what must be installed before they can run."""
+"""The client programs of the matrix, and the installation of their packages."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ _VENV: Final = HERE / ".venv"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """``version`` is the protocol version that it and the bridge must agree on; ``mode`` says how."""
+    """``version`` is the protocol version that it must negotiate; ``mode`` is the negotiation mode of the SDK."""
 
     name: str
     command: tuple[str, ...]
@@ -43,7 +43,7 @@ PROGRAMS: Final = (
 
 
 def install() -> None:
-    """Brings in Node with the npm clients, and mcp 1.x beside the mcp 2.x that runs this; at once if they are there."""
+    """Installs Node and the npm clients, and mcp 1.x in a separate virtual environment; skipped if they are installed."""
     npm.install()
     npm.once(HERE / "requirements.txt", _VENV, _install_python)
 

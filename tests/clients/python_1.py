@@ -1,9 +1,9 @@
-"""The Python SDK 1.x, which most agent frameworks pin; it knows the handshake only."""
+"""The Python SDK 1.x, which most agent frameworks pin; it supports only the handshake era."""
 
 from contextlib import AsyncExitStack
 
 import anyio
-from mcp import (  # type: ignore[attr-defined]  # McpError is of 1.x; mypy sees 2.x
+from mcp import (  # type: ignore[attr-defined]  # McpError exists in 1.x; mypy checks with 2.x
     ClientSession,
     McpError,
     StdioServerParameters,
@@ -11,7 +11,7 @@ from mcp import (  # type: ignore[attr-defined]  # McpError is of 1.x; mypy sees
 )
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.clients.commands import CONFIG, obey, on_message, say
+from tests.clients.commands import CONFIG, on_message, run_commands, write_line
 
 
 async def main() -> None:
@@ -23,10 +23,10 @@ async def main() -> None:
         session = await stack.enter_async_context(
             ClientSession(streams[0], streams[1], message_handler=on_message)
         )
-        opened = (await session.initialize()).model_dump(by_alias=True)
-        tools = opened["capabilities"]["tools"] or {}
-        say(ready={"version": opened["protocolVersion"], "listChanged": tools.get("listChanged")})
-        await obey(session.list_tools, session.call_tool, McpError)
+        initialized = (await session.initialize()).model_dump(by_alias=True)
+        tools = initialized["capabilities"]["tools"] or {}
+        write_line(ready={"version": initialized["protocolVersion"], "listChanged": tools.get("listChanged")})
+        await run_commands(session.list_tools, session.call_tool, McpError)
 
 
 anyio.run(main)

@@ -1,11 +1,11 @@
-"""The Python SDK 2.x, which speaks both eras."""
+"""The Python SDK 2.x, which supports both eras."""
 
 from contextlib import AsyncExitStack
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
 
-from tests.clients.commands import CONFIG, obey, on_message, say
+from tests.clients.commands import CONFIG, on_message, run_commands, write_line
 
 
 async def main() -> None:
@@ -17,10 +17,10 @@ async def main() -> None:
         if CONFIG["mode"] == "auto":
             await stack.enter_async_context(client.listen(tools_list_changed=True))
         tools = client.server_capabilities.tools
-        say(
+        write_line(
             ready={"version": client.protocol_version, "listChanged": bool(tools and tools.list_changed)},
         )
-        await obey(client.list_tools, client.call_tool, MCPError)
+        await run_commands(client.list_tools, client.call_tool, MCPError)
 
 
 anyio.run(main)

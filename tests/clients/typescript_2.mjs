@@ -1,7 +1,7 @@
-// The TypeScript client 2.x, which speaks both eras.
+// The TypeScript client 2.x, which supports both eras.
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { StdioClientTransport } from "@modelcontextprotocol/client/stdio";
-import { config, listChanged, obey, say } from "./commands.mjs";
+import { config, listChanged, runCommands, writeLine } from "./commands.mjs";
 
 const transport = config.url
   ? new StreamableHTTPClientTransport(new URL(config.url))
@@ -12,10 +12,10 @@ const client = new Client(
 );
 client.onerror = (error) => console.error(error);
 await client.connect(transport);
-say({
+writeLine({
   ready: {
     version: client.getNegotiatedProtocolVersion(),
     listChanged: client.getServerCapabilities().tools?.listChanged,
   },
 });
-await obey(client);
+await runCommands(client);

@@ -17,7 +17,7 @@ _KINDS: Final = {trace_pb2.Span.SPAN_KIND_SERVER: "server", trace_pb2.Span.SPAN_
 
 
 class Span(NamedTuple):
-    """``trace``, ``id`` and ``parent`` are in hexadecimal; the parent of a first one is empty."""
+    """``trace``, ``id`` and ``parent`` are in hexadecimal; the parent of a root span is empty."""
 
     service: str
     name: str
@@ -30,7 +30,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """``spans`` came in; ``calls`` are the requests that the API got, of which the first of ``/flaky`` fails."""
+    """``spans`` are the received spans, ``calls`` the requests to the API. The first request to ``/flaky`` fails."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from bridge import cli
-from tests.commands.in_process import root_logger_kept
+from tests.commands.in_process import root_logger_restored
 from tests.commands.shop import serving_shop
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +34,11 @@ def shop() -> Iterator[str]:
 
 @pytest.fixture
 def line(capfd: pytest.CaptureFixture[str]) -> Line:
-    """Runs one command line; answers exit code, stdout and stderr."""
+    """Runs one command line; returns the exit code, stdout and stderr."""
 
-    def run(*words: str) -> tuple[int, str, str]:
-        with root_logger_kept():
-            code = cli.main(words)
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with root_logger_restored():
+            code = cli.main(arguments)
             for handler in logging.getLogger().handlers:
                 handler.flush()
         return (code, *capfd.readouterr())

@@ -1,4 +1,4 @@
-"""``restbridge serve`` over HTTP in the process of the test, which reads its log as that of a process."""
+"""``restbridge serve`` over HTTP in the process of the test, which reads its log like that of a process."""
 
 import gc
 import json
@@ -16,17 +16,17 @@ from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bridge import cli
-from bridge.app import runtime as serving
-from bridge.commands.loading import directories
-from bridge.commands.serve import Beginning, _traces
+from bridge.app import runtime, transports
+from bridge.app.startup import StartupState, directories
+from bridge.commands.serve import _traces
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.telemetry import log_output as logs
+from bridge.telemetry import log_output
 from tests.commands.processes import Log
 
 
 class InProcess(Log):
-    """A bridge that serves; the methods are those of ``processes.Running``."""
+    """A running bridge, with the methods of ``processes.Running``."""
 
     def __init__(self, log: ByteReceiveStream, close_log: Callable[[], None]) -> None:
         super().__init__(BufferedByteReceiveStream(log))
@@ -36,26 +36,26 @@ class InProcess(Log):
         self._code = -1
 
     async def run(
-        self, beginning: Beginning, end_traces: Callable[[], None] | None, transport: serving.Transport
+        self, startup: StartupState, end_traces: Callable[[], None] | None, transport: runtime.Transport
     ) -> None:
-        async def over(bridge: serving.Bridge, stop: anyio.Event) -> None:
+        async def over(bridge: runtime.Runtime, stop: anyio.Event) -> None:
             self.stop = stop
             await transport(bridge, stop)
 
         try:
-            self._code = await serving.serve(beginning, over, end_traces)
+            self._code = await runtime.serve(startup, over, end_traces)
         finally:
             self._close_log()
             self._ended.set()
 
-    def hears(self, number: signal.Signals) -> None:
-        assert self.stop  # before that, the signal would end the tests
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.stop  # without the handler of the bridge, the signal would end the tests
         os.kill(os.getpid(), number)
 
-    async def ends(self, how: signal.Signals | None = None) -> int:
-        """The exit code, after a signal if one is given."""
-        if how:
-            self.hears(how)
+    async def wait_for_exit(self, number: signal.Signals | None = None) -> int:
+        """Waits until the bridge has stopped, after a signal if one is given; returns the exit code."""
+        if number:
+            self.send_signal(number)
         with anyio.fail_after(60):
             await self._ended.wait()
         return self._code
@@ -78,29 +78,28 @@ class _Pipe(ByteReceiveStream):
         os.close(self._descriptor)
 
 
-def parsed(*words: str) -> Settings:
-    """What the words after ``restbridge serve`` come to."""
-    options = cli.restbridge.commands["serve"].make_context("serve", list(words)).params
-    for hidden in ("worker", "structured"):
-        del options[hidden]
+def parse_settings(*arguments: str) -> Settings:
+    """The settings from these arguments of ``restbridge serve``."""
+    options = cli.restbridge.commands["serve"].make_context("serve", list(arguments)).params
+    del options["worker"]
     return cli._settings(**options)
 
 
 @asynccontextmanager
 async def serving_in_process(
-    *words: str,
+    *arguments: str,
     env: Mapping[str, str] | None = None,
     hangups: Sequence[int] = (),
 ) -> AsyncIterator[InProcess]:
-    """Serve what ``words`` say; it ends with the block, if the test has not ended it."""
-    settings = parsed(*words)
+    """Serves with these arguments; stops at the end of the block, unless the test has stopped it."""
+    settings = parse_settings(*arguments)
     assert settings.http
     reading, writing = os.pipe()
     log = _Pipe(reading)
-    with root_logger_kept(), collector_kept():
-        logs.configure(form=settings.log_format)
+    with root_logger_restored(), gc_settings_restored():
+        log_output.configure(form=settings.log.format)
         handler = logging.getLogger().handlers[0]
-        assert isinstance(handler, logs.StderrHandler)
+        assert isinstance(handler, log_output.StderrHandler)
         handler._descriptor = writing
 
         def close_log() -> None:
@@ -108,42 +107,42 @@ async def serving_in_process(
             os.close(writing)
 
         sources = Sources({**os.environ, **(env or {})})
-        beginning = Beginning.load(settings, directories(settings), sources, hangups=hangups)
-        assert beginning
-        say = partial(serving._say_url, settings)
-        transport = partial(serving.over_http, settings.http, say)
+        startup = StartupState.load(settings, directories(settings), sources, hangups=hangups)
+        assert startup
+        say = partial(transports._log_url, settings)
+        transport = partial(transports.over_http, settings.http.listen, say)
         bridge = InProcess(log, close_log)
         async with log, anyio.create_task_group() as tasks:
-            tasks.start_soon(bridge.run, beginning, _traces(beginning), transport)
+            tasks.start_soon(bridge.run, startup, _traces(startup), transport)
             yield bridge
             if bridge.stop:
                 bridge.stop.set()
-            await bridge.ends()
+            await bridge.wait_for_exit()
 
 
 @contextmanager
 def over_stdio(*messages: Mapping[str, object]) -> Iterator[list[str]]:
-    """Have these on stdin, and then its end; the lines are what came on stdout when the block has ended."""
+    """Puts these messages on stdin, then EOF. After the block, the list contains the lines of stdout."""
     lines: list[str] = []
-    asked, asking = os.pipe()
-    os.write(asking, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
-    os.close(asking)
-    with TemporaryFile() as said, ExitStack() as stack:
-        stack.callback(os.close, asked)
-        for descriptor, other in ((0, asked), (1, said.fileno())):
+    reading, writing = os.pipe()
+    os.write(writing, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+    os.close(writing)
+    with TemporaryFile() as stdout, ExitStack() as stack:
+        stack.callback(os.close, reading)
+        for descriptor, other in ((0, reading), (1, stdout.fileno())):
             kept = os.dup(descriptor)
             stack.callback(os.close, kept)
             stack.callback(os.dup2, kept, descriptor)
             os.dup2(other, descriptor)
-        with collector_kept():
+        with gc_settings_restored():
             yield lines
-        said.seek(0)
-        lines += said.read().decode().splitlines()
+        stdout.seek(0)
+        lines += stdout.read().decode().splitlines()
 
 
 @contextmanager
-def ended_when_it_logs(text: str) -> Iterator[None]:
-    """Send SIGTERM to this process when a line begins with the text: what the block runs listens for it then."""
+def sigterm_when_logged(text: str) -> Iterator[None]:
+    """Sends SIGTERM to this process when a log line begins with the text. The code in the block must handle it by then."""
 
     class Ending(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -153,15 +152,15 @@ def ended_when_it_logs(text: str) -> Iterator[None]:
     ending, logger = Ending(), logging.getLogger("bridge")
     logger.addHandler(ending)
     try:
-        with collector_kept():
+        with gc_settings_restored():
             yield
     finally:
         logger.removeHandler(ending)
 
 
 @contextmanager
-def root_logger_kept() -> Iterator[None]:
-    """Leave the root logger as it was: what it is told to forget, pytest still needs."""
+def root_logger_restored() -> Iterator[None]:
+    """Restores the root logger after the block: pytest needs its level and handlers."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     root.handlers.clear()
@@ -173,8 +172,8 @@ def root_logger_kept() -> Iterator[None]:
 
 
 @contextmanager
-def collector_kept() -> Iterator[None]:
-    """Leave the garbage collector and the threads as they were before something served."""
+def gc_settings_restored() -> Iterator[None]:
+    """Restores the settings of the garbage collector and the switch interval of threads after the block."""
     thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The command line as a process of its own, read line by line."""
+"""The command line as a separate process, whose output is read line by line."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 ROOT: Final = Path(__file__).parents[2]
-_BOUND: Final = 60
-"""Seconds; starting a process on a busy machine takes a while."""
+_TIMEOUT_SECONDS: Final = 60
+"""Long, because starting a process on a busy machine is slow."""
 
 
 def request(id: int, method: str, **params: object) -> dict[str, object]:
@@ -40,12 +40,12 @@ class Log:
     def __init__(self, stream: BufferedByteReceiveStream) -> None:
         self.err = stream
 
-    async def says(self, pattern: str) -> re.Match[str]:
-        """The next line in which the pattern is found."""
+    async def wait_for_log(self, pattern: str) -> re.Match[str]:
+        """Reads lines until one matches the pattern; returns the match."""
         return await _line(self.err, pattern)
 
-    async def rest(self) -> str:
-        """All lines that are left, when the log has ended."""
+    async def remaining_log(self) -> str:
+        """All remaining lines, once the log has ended."""
         chunks = [self.err.buffer, *[chunk async for chunk in self.err]]
         return b"".join(chunks).decode()
 
@@ -63,51 +63,51 @@ class Running(Log):
         self._process = process
         self.pid = process.pid
 
-    async def prints(self, pattern: str) -> re.Match[str]:
-        """The next line on stdout in which the pattern is found."""
+    async def wait_for_stdout(self, pattern: str) -> re.Match[str]:
+        """Reads lines of stdout until one matches the pattern; returns the match."""
         return await _line(self.out, pattern)
 
-    async def sends(self, *messages: dict[str, object]) -> None:
-        """Lines of JSON to stdin."""
+    async def send(self, *messages: dict[str, object]) -> None:
+        """Writes messages to stdin, one JSON object per line."""
         for message in messages:
             await self._stdin.send(json.dumps(message).encode() + b"\n")
 
-    def hears(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    async def hangs_up(self) -> int:
-        """The exit code after the end of input."""
+    async def close_stdin(self) -> int:
+        """Closes stdin and waits for the end of the process; returns the exit code."""
         await self._stdin.aclose()
-        return await self.ends()
+        return await self.wait_for_exit()
 
-    async def ends(self, how: signal.Signals | None = None) -> int:
-        """The exit code, after a signal if one is given."""
-        if how:
-            self._process.send_signal(how)
-        with anyio.fail_after(_BOUND):
+    async def wait_for_exit(self, number: signal.Signals | None = None) -> int:
+        """Waits for the end of the process, after a signal if one is given; returns the exit code."""
+        if number:
+            self._process.send_signal(number)
+        with anyio.fail_after(_TIMEOUT_SECONDS):
             return await self._process.wait()
 
 
 async def _line(stream: BufferedByteReceiveStream, pattern: str) -> re.Match[str]:
-    seen: list[str] = []
-    with anyio.fail_after(_BOUND):
+    lines: list[str] = []
+    with anyio.fail_after(_TIMEOUT_SECONDS):
         while True:
             try:
                 text = (await stream.receive_until(b"\n", 2**20)).decode()
             except anyio.IncompleteRead:
-                raise AssertionError(f"{pattern!r} is not in {seen}") from None
+                raise AssertionError(f"{pattern!r} is not in {lines}") from None
             if match := re.search(pattern, text):
                 return match
-            seen.append(text)
+            lines.append(text)
 
 
 @asynccontextmanager
 async def restbridge(
-    *words: str, cwd: Path, env: Mapping[str, str] | None = None, path: Path = ROOT
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, path: Path = ROOT
 ) -> AsyncIterator[Running]:
     """``path`` is where the package is imported from."""
     environment = {**os.environ, "PYTHONPATH": str(path), **(env or {})}
-    command = [sys.executable, "-m", "bridge", *words]
+    command = [sys.executable, "-m", "bridge", *arguments]
     async with await anyio.open_process(
         command, cwd=cwd, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE
     ) as process:

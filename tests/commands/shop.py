@@ -1,4 +1,4 @@
-"""The sample shop on a real socket, for commands that run a loop of their own."""
+"""The sample shop on a real socket, for commands that run their own event loop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,9 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 
+from bridge.address import Address
 from bridge.demo.shop import create_app
-from bridge.http.server import serve_app
+from bridge.http.server import Listening, serve_app
 
 
 @contextmanager
@@ -18,7 +19,9 @@ def serving_shop() -> Iterator[str]:
         stop = portal.call(anyio.Event)
 
         async def serve(*, task_status: TaskStatus[str]) -> None:
-            await serve_app(create_app("demo-key"), "127.0.0.1", 0, stop, task_status.started)
+            await serve_app(
+                create_app("demo-key"), Listening(Address("127.0.0.1", 0)), stop, task_status.started
+            )
 
         running, url = portal.start_task(serve)
         yield url

@@ -25,7 +25,7 @@ def test_the_text_is_what_the_model_reads(line: Line) -> None:
     assert json.loads(out)["price"] == "89.00 EUR"
 
 
-def test_a_refusal_of_the_api_is_a_sentence_and_1(line: Line) -> None:
+def test_an_error_of_the_api_is_printed_and_exits_with_1(line: Line) -> None:
     code, out, _ = line("call", "get_order", "order_id=o-9999")
     assert code == 1
     assert "No order has that number. Ask for the number on the receipt." in out
@@ -75,7 +75,7 @@ def test_an_error_carries_its_code(line: Line) -> None:
     assert result["_meta"]["restbridge/error"]
 
 
-def test_raw_is_the_reply_as_it_came(line: Line) -> None:
+def test_raw_is_the_unchanged_reply(line: Line) -> None:
     code, out, _ = line("call", "get_order", "order_id=o-1001", "--format", "raw")
     head, _, body = out.partition("\n\n")
     assert (code, head.splitlines()[0]) == (0, "200")
@@ -87,7 +87,7 @@ def test_raw_is_the_reply_as_it_came(line: Line) -> None:
     assert (code, out.startswith("The arguments do not fit this tool")) == (1, True)
 
 
-def test_a_change_is_made_for_real(line: Line) -> None:
+def test_an_unsafe_call_is_sent(line: Line) -> None:
     placed = json.loads(line("call", "create_order", "customer_id=c-110", LINES)[1])
     assert placed["total"] == "30.70 EUR"
     assert json.loads(line("call", "get_order", f"order_id={placed['order_id']}")[1])["status"] == "pending"
@@ -102,7 +102,7 @@ def test_a_change_is_made_for_real(line: Line) -> None:
         ("type: 'resource_link', uri: 'x:y', name: 'z'", "[resource_link x:y]"),
     ],
 )
-def test_a_block_is_shown_as_its_text_or_named(tools: Path, line: Line, block: str, shown: str) -> None:
+def test_a_block_is_printed_as_its_text_or_its_type(tools: Path, line: Line, block: str, shown: str) -> None:
     (tools / "blocks.yaml").write_text(
         "description: Blocks.\nupstream: shop\nrequest: {method: GET, url: /api/products}\n"
         f"""response: {{content: blocks, jmespath: "[{{{block}}}]"}}\n"""
@@ -110,11 +110,11 @@ def test_a_block_is_shown_as_its_text_or_named(tools: Path, line: Line, block: s
     assert line("call", "blocks") == (0, f"{shown}\n", "")
 
 
-def test_a_directory_where_an_argument_belongs_is_told_as_one(line: Line) -> None:
+def test_a_directory_instead_of_an_argument_gets_a_hint(line: Line) -> None:
     code, _, err = line("call", "get_order", "order_id=o-1001", "tools.d")
     assert code == 2
     assert err.endswith(
-        "'tools.d' is no argument; to take the tools of that directory, write --tools tools.d\n"
+        "'tools.d' is not an argument; to take the tools of that directory, write --tools tools.d\n"
     )
 
 
@@ -145,7 +145,7 @@ def test_a_call_that_may_change_something_is_recorded(line: Line) -> None:
     assert "Secret" not in Path("audit.jsonl").read_text()
 
 
-def test_a_call_that_must_be_recorded_and_cannot_be_is_not_made(line: Line) -> None:
+def test_with_required_audit_a_call_that_cannot_be_recorded_is_not_made(line: Line) -> None:
     Path("audit.jsonl").mkdir()
     Path("restbridge.yaml").write_text("audit: {file: audit.jsonl, required: true}\n")
     code, out, err = line(*NOTE)
@@ -159,6 +159,6 @@ def test_a_call_that_must_be_recorded_and_cannot_be_is_not_made(line: Line) -> N
     assert err == "the call is not recorded: the audit file audit.jsonl cannot be written: Is a directory\n"
 
 
-def test_the_user_is_recorded_by_name_or_else_by_number() -> None:
+def test_the_user_is_recorded_by_name_or_by_id() -> None:
     assert _user(os.getuid())["user"] == pwd.getpwuid(os.getuid()).pw_name
     assert _user(2**31 - 5)["user"] == "2147483643"

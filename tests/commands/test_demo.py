@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import ROOT, Line
-from tests.commands.in_process import collector_kept, over_stdio
+from tests.commands.in_process import gc_settings_restored, over_stdio
 from tests.commands.processes import HELLO, request
 
 SAMPLES = sorted(path.name for path in (ROOT / "tools.d").iterdir())
@@ -21,7 +21,7 @@ SAMPLES = sorted(path.name for path in (ROOT / "tools.d").iterdir())
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """Something listens on the port: this test, or whoever did so before."""
+    """Something listens on the port: this test, or another process."""
     with ExitStack() as stack, suppress(OSError):
         stack.enter_context(socket.create_server(("127.0.0.1", port)))
         yield
@@ -30,17 +30,17 @@ def taken(port: int) -> Iterator[None]:
 
 
 class Welcome(StringIO):
-    """What the demo prints; when all is printed, it is told to end."""
+    """What the demo prints; when it has printed everything, it is stopped."""
 
     def flush(self) -> None:
-        if self.getvalue().endswith("^C ends it.\n\n"):
+        if self.getvalue().endswith("Stop it with ^C.\n\n"):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 def welcome(monkeypatch: pytest.MonkeyPatch, line: Line, *words: str) -> str:
     said = Welcome()
     monkeypatch.setattr(sys, "stdout", said)
-    with collector_kept():
+    with gc_settings_restored():
         assert line("demo", *words)[0] == 0
     return said.getvalue()
 
@@ -71,7 +71,7 @@ def test_the_demo_brings_shop_bridge_and_files_to_edit(
     assert schema["title"] == "restbridge tool file"
 
 
-def test_over_stdio_it_says_nothing_but_the_protocol(
+def test_over_stdio_stdout_holds_only_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,7 +84,7 @@ def test_over_stdio_it_says_nothing_but_the_protocol(
     assert answers[1]["result"]["structuredContent"]["name"] == "Copper Kettle"
 
 
-def test_ports_that_are_taken_are_gone_round_and_files_kept(
+def test_other_ports_are_used_if_those_are_taken_and_files_are_kept(
     tools: Path, monkeypatch: pytest.MonkeyPatch, line: Line
 ) -> None:
     order = tools / "get_order.yaml"
@@ -103,7 +103,7 @@ def test_ports_that_are_taken_are_gone_round_and_files_kept(
     assert f"  SHOP_API_URL={shop[1]} restbridge call --tools 'my shop' list_products" in said
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, line: Line) -> None:
+def test_a_directory_with_other_files_is_not_changed(tmp_path: Path, line: Line) -> None:
     (tmp_path / "mine.yaml").write_text("description: Mine.\n")
     code, _, err = line("demo", str(tmp_path))
     assert (code, err) == (
@@ -120,7 +120,7 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, line: Line)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, line: Line) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path, line: Line) -> None:
     (tmp_path / "file").touch()
     code, _, err = line("demo", str(tmp_path / "file/tools.d"))
     assert code == 2

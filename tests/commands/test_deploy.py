@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatchcase
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ from anyio import to_thread
 from ruamel.yaml import YAML
 
 from bridge.egress import _REFUSED
+from bridge.errors import CODES
+from bridge.events import NOT_MADE
 from bridge.secrets import Sources
-from bridge.telemetry.metrics import Metrics, Standing
+from bridge.telemetry.metrics import Metrics, StatusGauges
 from bridge.toolfiles.loader import load_once
-from bridge.toolfiles.settings_file import read_configuration
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
+from bridge.toolfiles.settings_file import read_settings_file
 from tests.commands.conftest import ROOT, Line
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import restbridge
 from tests.commands.test_key import new, url_of
 from tests.real_upstreams.processes import free_port, program, running
-from tests.serving.served import Session, call
+from tests.serving.messages import call
+from tests.serving.session import Session
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus.rules.yaml"
@@ -43,11 +47,11 @@ scrape_configs:
 
 
 @pytest.mark.anyio
-async def test_every_metric_that_is_asked_for_is_there() -> None:
+async def test_every_metric_in_rules_and_dashboards_exists() -> None:
     dashboard = json.loads((DEPLOY / "grafana.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     names = set(re.findall(r"restbridge_\w+", " ".join([*asked, RULES.read_text()])))
-    text, _ = await Metrics(dict, lambda: Standing({"good": 1}, "0" * 16)).exposition("")
+    text, _ = await Metrics(dict, lambda: StatusGauges({"good": 1}, "0" * 16)).exposition("")
     families = dict(re.findall(r"# TYPE (\w+) (\w+)", text.decode()))
     known = {
         name + suffix for name, kind in families.items() for suffix in ("", "_bucket" * (kind == "histogram"))
@@ -56,27 +60,52 @@ async def test_every_metric_that_is_asked_for_is_there() -> None:
     assert names <= known
 
 
-def test_what_the_manifest_says_to_the_bridge_is_right(tmp_path: Path) -> None:
+def test_outcomes_that_raise_no_alert_are_codes_of_calls() -> None:
+    match = re.search(r'outcome!~"([^"]+)\|http-4', RULES.read_text())
+    assert match
+    assert set(match[1].split("|")) - {"ok", "cancelled"} <= CODES.keys() | NOT_MADE
+
+
+def test_the_command_and_settings_in_the_manifest_are_valid(tmp_path: Path) -> None:
     documents = YAML(typ="safe", pure=True).load_all((DEPLOY / "kubernetes/restbridge.yaml").read_text())
     maps = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
     settings = tmp_path / "restbridge.yaml"
     tools = tmp_path / "tools.d"
     tools.mkdir()
     settings.write_text(maps["restbridge-settings"]["restbridge.yaml"])
-    configuration = read_configuration(settings, Sources({}))
+    configuration = read_settings_file(settings, Sources({}))
     for name, text in maps["restbridge-tools"].items():
         (tools / name).write_text(text)
     loaded = load_once(Directories((str(tools),)), Sources({}))
     found = {each.code for each in (*configuration.diagnostics, *loaded.diagnostics)}
-    assert configuration.words
+    assert configuration.settings
     assert found == {"unset-secret"}
 
 
-def test_what_the_image_is_made_of_is_there() -> None:
+def test_the_image_is_built_from_all_that_the_wheel_holds() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
-    assert copied
-    assert all((ROOT / path).exists() for paths in copied for path in paths)
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    copied = {path for paths in copies for path in paths}
+    assert all((ROOT / path).exists() for path in copied)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {*wheel["packages"], *wheel["force-include"]} <= copied
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    sent = [line[1:] for line in ignored if line.startswith("!")]
+    assert all(any(fnmatchcase(path, pattern) for pattern in sent) for path in copied)
+
+
+@pytest.mark.slow
+def test_systemd_reads_the_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "restbridge.service").read_text()
+    assert (
+        "\nExecStart=/opt/restbridge/bin/restbridge serve --config /etc/restbridge/restbridge.yaml\n" in text
+    )
+    unit = tmp_path / "restbridge.service"
+    unit.write_text(text.replace("/opt/restbridge/bin/restbridge", "/bin/true"))
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", unit], check=True, capture_output=True, text=True
+    )
+    assert str(unit) not in done.stderr
 
 
 def instructions(word: str) -> list[str]:
@@ -95,7 +124,7 @@ def test_the_image_refuses_to_start_without_a_settings_file(
     assert (code, "/etc/restbridge/restbridge.yaml:1:1: error: found no such file" in err) == (2, True)
 
 
-def test_the_image_starts_from_what_can_be_pinned_and_runs_as_a_user_without_rights() -> None:
+def test_the_image_has_pinned_bases_and_an_unprivileged_user() -> None:
     (image,) = instructions("ARG")
     assert image.startswith("PYTHON_IMAGE=python:")
     assert [line.split()[0] for line in instructions("FROM")] == ["${PYTHON_IMAGE}"] * 2
@@ -103,13 +132,14 @@ def test_the_image_starts_from_what_can_be_pinned_and_runs_as_a_user_without_rig
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.usefixtures("tools")
 async def test_the_image_is_healthy_while_the_bridge_answers() -> None:
     (words,) = instructions("HEALTHCHECK")
     _, *command = json.loads(words.partition("CMD ")[2])
     async with serving_in_process("--http", "0") as bridge:
-        port = str(urlsplit((await bridge.says(r"http://\S+"))[0]).port)
+        port = str(urlsplit((await bridge.wait_for_log(r"http://\S+"))[0]).port)
         check = [sys.executable, *(word.replace("8000", port) for word in command)]
         assert (await anyio.run_process(check)).returncode == 0
     assert (await anyio.run_process(check, check=False)).returncode != 0
@@ -156,8 +186,9 @@ def test_the_network_policy_excludes_each_address_that_is_never_contacted() -> N
         )
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, shop: str, line: Line) -> None:
+async def test_prometheus_scrapes_the_bridge_and_loads_the_alerts(tools: Path, shop: str, line: Line) -> None:
     prometheus = program("prometheus")
     await to_thread.run_sync(
         lambda: subprocess.run(
@@ -197,7 +228,7 @@ async def test_a_prometheus_scrapes_a_bridge_and_knows_its_alerts(tools: Path, s
                         pass
         assert (found[0]["metric"]["outcome"], found[0]["value"][1]) == ("ok", "1")
         assert len(rules) == 12
-        assert await bridge.ends(signal.SIGTERM) == 0
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 
 async def query(web: httpx.AsyncClient, query: str) -> list[dict[str, Any]]:

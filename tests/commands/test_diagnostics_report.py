@@ -5,7 +5,10 @@ from typing import Literal
 import click
 import pytest
 
-from bridge.diagnostics import Diagnostic, Mark
+from bridge.app.admin import MAX_LISTED_PROBLEMS, listed
+from bridge.app.reload_log import MAX_LOGGED, ReloadReporter
+from bridge.commands import diagnostics_report
+from bridge.diagnostics import Diagnostic, Mark, as_json
 from bridge.events import (
     AuditWritten,
     CallFinished,
@@ -14,13 +17,14 @@ from bridge.events import (
     Event,
     RequestRetried,
     SnapshotReplaced,
-    TokenAsked,
+    TokenRequested,
 )
 from bridge.secrets import Sources
-from bridge.telemetry import log_events as report
+from bridge.telemetry.log_events import EventLog, log_event
 from bridge.toolfiles.loaded import Loaded
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.scan import Directories, Place
+from bridge.toolfiles.place import Directories, Place
+from bridge.wording import count
 
 WRONG = Diagnostic(
     "tools.d/a.yaml",
@@ -39,11 +43,11 @@ class Terminal(StringIO):
 
 
 def printed(out: StringIO, *found: Diagnostic, format_: Literal["text", "github"] = "text") -> str:
-    report.mistakes(found, format_, out)
+    diagnostics_report.write(found, format_, out)
     return out.getvalue()
 
 
-def test_a_mistake_is_one_line_where_nobody_looks_on() -> None:
+def test_without_a_terminal_a_diagnostic_is_one_line() -> None:
     assert printed(StringIO(), WRONG) == f"{WRONG}\n"
 
 
@@ -54,12 +58,12 @@ def test_a_terminal_shows_the_line_with_a_caret_in_colour(monkeypatch: pytest.Mo
     assert click.unstyle(out).splitlines() == [str(WRONG), '    url: "/x/{idd}"', "        ^"]
 
 
-def test_a_line_that_may_not_be_shown_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_line_that_may_hold_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert click.unstyle(printed(Terminal(), ODD)) == f"{ODD}\n"
 
 
-def test_no_color_asks_for_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_turns_colour_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert printed(Terminal(), WRONG) == f"{WRONG}\n"
 
@@ -68,47 +72,51 @@ def test_github_gets_its_workflow_commands_escaped() -> None:
     out = printed(StringIO(), WRONG, ODD, format_="github")
     assert out == (
         f"::error file=tools.d/a.yaml,line=4,col=7,title=unknown-argument::{WRONG.message}\n"
-        "::warning file=a%2Cb%3Ac%25.yaml,line=1,col=1,title=odd::50 %25%0Aof it\n"
+        "::warning file=a%2Cb%3Ac%25.yaml,line=1,col=1,title=odd::50 %25\\nof it\n"
     )
 
 
-def test_a_program_gets_the_same_as_a_mapping() -> None:
-    assert report.as_json(ODD) == {
+def test_a_diagnostic_as_json_has_the_same_content() -> None:
+    assert as_json(ODD) == {
         "path": "a,b:c%.yaml",
         "line": 1,
         "column": 1,
         "severity": "warning",
         "code": "odd",
-        "message": "50 %\nof it",
+        "message": "50 %\\nof it",
     }
 
 
-def test_a_program_gets_some_of_many_problems_and_the_number_of_the_others() -> None:
-    assert report.listed([ODD]) == {"problems": [report.as_json(ODD)], "problemsNotListed": 0}
-    many = report.listed([ODD] * (report.LISTED + 7))
-    assert (len(many["problems"]), many["problemsNotListed"]) == (report.LISTED, 7)
+def test_the_status_lists_a_limited_number_of_problems() -> None:
+    assert listed([ODD]) == {
+        "problems": [as_json(ODD)],
+        "problemsNotListed": 0,
+    }
+    many = listed([ODD] * (MAX_LISTED_PROBLEMS + 7))
+    assert (len(many["problems"]), many["problemsNotListed"]) == (MAX_LISTED_PROBLEMS, 7)
 
 
-def test_a_reload_logs_some_of_many_problems_and_the_number_of_the_others(
+def test_a_reload_logs_a_limited_number_of_problems(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    places = [Place(0, f"{number}.yaml", "tools.d") for number in range(report.LOGGED + 3)]
+    places = [Place(0, f"{number}.yaml", "tools.d") for number in range(MAX_LOGGED + 3)]
     event = SnapshotReplaced((), (), (), (), visible=False, rerouted=False, seconds=0)
-    told, last = report.Told({}), Loaded()
+    last = Loaded()
+    reporter = ReloadReporter(lambda: last, {})
     for text in (b"description: A.\nrequest: {method: GET, url: http://localhost:1/x}\n", b"a: !x [.inf]\n"):
         last = load(Directories(("tools.d",)), dict.fromkeys(places, text), Sources({}), last)
-        told.tell(event, last)
-        told.tell(event, last)
+        reporter.on_event(event)
+        reporter.on_event(event)
     lines = [line for line in caplog.messages if not line.startswith("reload:")]
-    assert len(lines) == 2 * report.LOGGED + 2
-    assert lines[report.LOGGED] == "106 more problems are not logged; restbridge check prints them"
-    assert lines[-1] == "3 more files: their last good versions serve on"
+    assert len(lines) == 2 * MAX_LOGGED + 2
+    assert lines[MAX_LOGGED] == "106 more problems are not logged; run restbridge check to see them"
+    assert lines[-1] == "3 more files: their last good versions are still served"
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "no tools"), (1, "1 tool"), (2, "2 tools")])
 def test_a_count_reads_as_english(number: int, text: str) -> None:
-    assert report.count(number, "tool") == text
+    assert count(number, "tool") == text
 
 
 @pytest.mark.parametrize(
@@ -142,10 +150,10 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
             CircuitChanged("shop", is_open=True, failures=5),
             "circuit upstream=shop state=open failures=5",
         ),
-        (TokenAsked("shop", "ok", 0.1), "token upstream=shop outcome=ok ms=100"),
+        (TokenRequested("shop", "ok", 0.1), "token upstream=shop outcome=ok ms=100"),
         (
-            TokenAsked("shop", "token-refused", 0.1, "invalid_scope", "no\nscope " + "x" * 400),
-            f'token upstream=shop outcome=token-refused error=invalid_scope said="no\\nscope {"x" * 291}"… ms=100',
+            TokenRequested("shop", "token-refused", 0.1, "invalid_scope", "no\nscope " + "x" * 400),
+            f'token upstream=shop outcome=token-refused error=invalid_scope error_description="no\\nscope {"x" * 291}"… ms=100',
         ),
         (
             SnapshotReplaced(
@@ -163,37 +171,43 @@ def test_a_count_reads_as_english(number: int, text: str) -> None:
         ),
     ],
 )
-def test_what_happened_is_one_line_in_the_log(
-    caplog: pytest.LogCaptureFixture, event: Event, line: str
-) -> None:
+def test_each_event_is_one_log_line(caplog: pytest.LogCaptureFixture, event: Event, line: str) -> None:
     caplog.set_level(logging.INFO)
-    report.ear(event)
+    log_event(event)
     assert caplog.messages == [line]
 
 
-def test_the_start_of_a_call_and_a_lost_line_of_the_audit_have_no_line_in_the_log(
+def test_the_start_of_a_call_and_a_lost_audit_line_are_not_logged_here(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    report.ear(CallStarted("pay", "POST", "shop", "c1"))
-    report.ear(AuditWritten("No space left on device"))
+    log_event(CallStarted("pay", "POST", "shop", "c1"))
+    log_event(AuditWritten("No space left on device"))
     assert caplog.messages == []
 
 
-@pytest.mark.anyio
-async def test_calls_of_one_caller_that_are_not_made_are_gathered(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reload_is_logged_only_by_its_reporter(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    log = report.EventLog()
+    event = SnapshotReplaced((), (), (), (), visible=False, rerouted=False, seconds=0)
+    for listener in (EventLog().on_event, ReloadReporter(Loaded, {}).on_event):
+        listener(event)
+    assert caplog.messages == ["reload: +0 ~0 -0 !0 in 0 ms"]
+
+
+@pytest.mark.anyio
+async def test_refused_calls_of_one_caller_share_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = EventLog()
 
     def refused(tool: str, caller: str, outcome: str = "unknown-tool") -> CallFinished:
         return CallFinished(tool, outcome, 0, None, caller=caller)
 
     for number in range(1000):
-        log.hear(refused(f"t{number}", "ann"))
-        log.hear(refused("echo", "ann", "too-many-calls"))
-    log.hear(refused("echo", "bob"))
+        log.on_event(refused(f"t{number}", "ann"))
+        log.on_event(refused("echo", "ann", "too-many-calls"))
+    log.on_event(refused("echo", "bob"))
     for _ in range(2):
-        log.hear(CallFinished("echo", "ok", 0.001, "api", 200, caller="ann"))
+        log.on_event(CallFinished("echo", "ok", 0.001, "api", 200, caller="ann"))
     first = [
         "call tool=t0 caller=ann outcome=unknown-tool ms=0",
         "call tool=echo caller=ann outcome=too-many-calls ms=0",

@@ -10,9 +10,7 @@ SECRETS = {"ONE": "s3cret-one", "TWO": "s3cret two/&"}
 
 
 @pytest.mark.usefixtures("tools")
-def test_the_request_is_shown_whole_and_its_secret_is_not(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_request_is_shown_without_its_secret(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_API_URL", "https://shop.example/v2")
     monkeypatch.setenv("SHOP_API_KEY", "a-real-key")
     assert line("explain", "add_customer_note", "customer_id=c-101", "text=Zoë") == (
@@ -37,23 +35,23 @@ text → body /text
 
 
 @pytest.mark.usefixtures("tools")
-def test_an_argument_that_is_left_out_is_not_sent(line: Line) -> None:
+def test_an_omitted_argument_is_not_sent(line: Line) -> None:
     _, out, _ = line("explain", "list_products")
     assert "/api/products?limit=20\n" in out
-    assert out.endswith("category → not sent\nlimit → query (named nowhere)\n")
+    assert out.endswith("category → not sent\nlimit → query (by default)\n")
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_program_reads_the_request(line: Line) -> None:
+def test_json_describes_the_request(line: Line) -> None:
     words = ("create_order", "customer_id=c-101", 'lines:=[{"product_id": "p-107", "quantity": 2}]')
     request = json.loads(line("explain", *words, "--format", "json")[1])
     assert (request["method"], request["headers"]["Authorization"]) == ("POST", "Bearer [hidden]")
     assert json.loads(request["body"])["lines"] == [{"product_id": "p-107", "quantity": 2}]
-    assert request["arguments"]["lines"] == ["body (named nowhere)"]
+    assert request["arguments"]["lines"] == ["body (by default)"]
 
 
 @pytest.mark.usefixtures("tools")
-def test_arguments_that_would_be_refused_are_refused_with_1(line: Line) -> None:
+def test_invalid_arguments_exit_with_1(line: Line) -> None:
     code, out, _ = line("explain", "get_order", "order_id=1001")
     assert code == 1
     assert "order_id" in out
@@ -69,7 +67,7 @@ def test_arguments_that_would_be_refused_are_refused_with_1(line: Line) -> None:
         ("{type: none}", "GET http://shop.example/api/products?limit=20\n"),
     ],
 )
-def test_no_way_to_authenticate_shows_its_secret(
+def test_no_authentication_scheme_shows_its_secret(
     tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch, auth: str, shown: str
 ) -> None:
     for name, value in SECRETS.items():
@@ -84,7 +82,7 @@ def test_no_way_to_authenticate_shows_its_secret(
     assert "s3cret" not in out
 
 
-def test_a_body_that_is_no_text_is_measured(tmp_path: Path, line: Line) -> None:
+def test_a_body_that_is_not_text_is_shown_by_its_length(tmp_path: Path, line: Line) -> None:
     (tmp_path / "upload.yaml").write_text(
         "description: Upload.\n"
         "inputSchema: {properties: {data: {type: string}}, required: [data]}\n"
@@ -96,7 +94,7 @@ def test_a_body_that_is_no_text_is_measured(tmp_path: Path, line: Line) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_an_unknown_tool_is_wrong_use_and_the_nearest_is_named(line: Line) -> None:
+def test_an_unknown_tool_is_a_usage_error_that_names_the_nearest_tool(line: Line) -> None:
     assert line("explain", "get_ordr") == (
         2,
         "",
@@ -105,15 +103,15 @@ def test_an_unknown_tool_is_wrong_use_and_the_nearest_is_named(line: Line) -> No
     assert line("explain", "x")[2] == "Error: no tool is named x; see restbridge list\n"
 
 
-def test_a_tool_whose_file_is_broken_is_told_with_the_mistake(tools: Path, line: Line) -> None:
+def test_a_tool_whose_file_has_errors_is_reported_with_them(tools: Path, line: Line) -> None:
     (tools / "get_order.yaml").write_text("description: Broken.\n")
     code, _, err = line("explain", "get_order")
     assert code == 2
     assert err.startswith("tools.d/get_order.yaml:1:1: error: ")
-    assert err.endswith("\nError: get_order is not served: tools.d/get_order.yaml is wrong\n")
+    assert err.endswith("\nError: get_order is not served: tools.d/get_order.yaml has errors\n")
 
 
-def test_a_tool_that_waits_for_a_secret_is_told_with_what_is_missing(tools: Path, line: Line) -> None:
+def test_a_tool_that_waits_for_a_secret_is_reported_with_its_name(tools: Path, line: Line) -> None:
     upstream = tools / "shop.upstream.yaml"
     upstream.write_text(upstream.read_text().replace("SHOP_API_KEY:-demo-key", "NO_SUCH_VARIABLE"))
     (tools / "other.yaml").write_text("description: Broken.\n")
@@ -121,10 +119,10 @@ def test_a_tool_that_waits_for_a_secret_is_told_with_what_is_missing(tools: Path
     told, error = err.splitlines()
     assert code == 2
     assert "the variable NO_SUCH_VARIABLE is not set" in told
-    assert error.endswith("tools.d/get_order.yaml waits for a secret that is not there")
+    assert error.endswith("tools.d/get_order.yaml waits for a secret that is not set")
 
 
-def test_who_calls_is_said_on_the_command_line(
+def test_the_caller_can_be_given_on_the_command_line(
     tools: Path, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_API_KEY", "x")
@@ -140,7 +138,7 @@ def test_who_calls_is_said_on_the_command_line(
         code, out, _ = line(command, "mine")
         assert (code, out) == (
             1,
-            "This tool needs to know who calls, and does not. Tell the user, who may have to log in.\n",
+            "This tool needs the caller's identity, which is unknown. Tell the user, who may have to log in.\n",
         )
     code, _, err = line("explain", "mine", "--claim", "email")
     assert (code, "write NAME=TEXT" in err) == (2, True)

@@ -9,14 +9,14 @@ import httpx
 import pytest
 from mcp_types import LATEST_PROTOCOL_VERSION
 
-from bridge.app.settings_watcher import LiveSettings
+from bridge.app.settings_watcher import SettingsWatcher
 from bridge.events import ignore
 from tests.commands.conftest import Line
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import Log, restbridge
 from tests.commands.test_workers import workers_of
 from tests.serving.logins import ISSUER, RESOURCE, Login, token
-from tests.serving.served import Session
+from tests.serving.session import Session
 
 CONFIG = ("--config", "restbridge.yaml")
 
@@ -34,11 +34,11 @@ def write(folder: Path, *entries: dict[str, Any], **words: Any) -> None:
 
 
 async def url_of(bridge: Log) -> str:
-    return (await bridge.says(r"serving (http\S+)"))[1]
+    return (await bridge.wait_for_log(r"serving (http\S+)"))[1]
 
 
 async def status(url: str, key: str | None) -> int:
-    """What a handshake comes to with a key."""
+    """The outcome of a handshake with a key."""
     message = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -56,7 +56,7 @@ async def status(url: str, key: str | None) -> int:
         return (await web.post(url, json=message, headers=headers)).status_code
 
 
-def test_a_key_is_printed_once_beside_what_is_kept_of_it(line: Line) -> None:
+def test_a_key_is_printed_with_its_entry(line: Line) -> None:
     key, entry = new(line, "--name", "ci", "--scope", "a", "--scope", "b", "--expires", "2027-01-31")
     assert entry == {
         "name": "ci",
@@ -68,7 +68,7 @@ def test_a_key_is_printed_once_beside_what_is_kept_of_it(line: Line) -> None:
     assert new(line, "--name", "ci")[0] != key
 
 
-def test_the_text_says_where_the_entry_goes(line: Line) -> None:
+def test_the_text_says_where_the_entry_belongs(line: Line) -> None:
     code, out, _ = line("key", "new", "--name", "ci", "--scope", "a", "--expires", "2027-01-31")
     assert code == 0
     key = out.split()[8]
@@ -82,18 +82,24 @@ def test_the_text_says_where_the_entry_goes(line: Line) -> None:
         ([], "Missing option '--name'"),
         (["--name", "c i"], "'--name': found \"c i\", expected 1 to 128 of"),
         (["--name", "ci", "--scope", "a b"], "'--scope': found \"a b\", expected a scope without blanks"),
-        (["--name", "ci", "--expires", "2020-01-01"], "'--expires': 2020-01-01 is over; name a time to come"),
+        (
+            ["--name", "ci", "--expires", "2020-01-01"],
+            "'--expires': 2020-01-01 is in the past; give a time in the future",
+        ),
         (["--name", "ci", "--expires", "soon"], "'--expires': found \"soon\", expected a date such as"),
     ],
 )
-def test_what_no_settings_file_would_take_is_refused(line: Line, words: list[str], sentence: str) -> None:
+def test_values_that_are_invalid_in_a_settings_file_are_refused(
+    line: Line, words: list[str], sentence: str
+) -> None:
     code, _, err = line("key", "new", *words)
     assert code == 2
     assert sentence in err
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Line) -> None:
+async def test_a_key_is_valid_while_the_settings_file_has_it(tools: Path, line: Line) -> None:
     (ann, ann_entry), (bob, bob_entry) = new(line, "--name", "ann"), new(line, "--name", "bob")
     http = {"listen": "0.0.0.0:0"}
     write(tools.parent, ann_entry, http=http)
@@ -102,11 +108,11 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
         url = (await url_of(bridge)).replace("0.0.0.0", "127.0.0.1")
         assert [await status(url, key) for key in (ann, bob, None)] == [200, 401, 401]
         write(tools.parent, ann_entry, bob_entry, http=http)
-        await bridge.says(r"INFO keys: 2 count \(\+bob\)$")
+        await bridge.wait_for_log(r"INFO keys: 2 valid \(\+bob\)$")
         assert await status(url, bob) == 200
         write(tools.parent, {"name": "ann"}, bob_entry, http=http)
-        await bridge.says(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
-        await bridge.says(r"what it last said still holds; the keys that counted before count on$")
+        await bridge.wait_for_log(r"ERROR restbridge.yaml:1:\d+: error: the key sha256 is missing")
+        await bridge.wait_for_log(r"its last good version stays in effect; the same keys stay valid$")
         assert [await status(url, key) for key in (ann, bob)] == [200, 200]
         async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             session = Session(web, url)
@@ -115,28 +121,28 @@ async def test_a_key_counts_while_the_settings_file_has_it(tools: Path, line: Li
                 await anext(events)
                 write(tools.parent, bob_entry | {"scopes": ["a"]}, http=http, strict=True)
                 assert [event async for event in events] == []
-        await bridge.says(
-            r"WARNING restbridge.yaml: what changed there beside keys takes effect at the next start$"
+        await bridge.wait_for_log(
+            r"WARNING restbridge.yaml: settings other than keys have changed; restart to apply them$"
         )
-        await bridge.says(r"INFO keys: 1 count \(~bob -ann\)$")
+        await bridge.wait_for_log(r"INFO keys: 1 valid \(~bob -ann\)$")
         assert [await status(url, key) for key in (ann, bob, None)] == [401, 200, 401]
         write(tools.parent, http=http)
-        await bridge.says(r"WARNING keys: 0 count \(-bob\)$")
+        await bridge.wait_for_log(r"WARNING keys: 0 valid \(-bob\)$")
         assert await status(url, bob) == 401
-        assert await bridge.ends(signal.SIGTERM) == 0
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 
 @pytest.mark.anyio
-async def test_what_is_typed_counts_before_the_settings_file(tools: Path, line: Line) -> None:
+async def test_options_take_precedence_over_the_settings_file(tools: Path, line: Line) -> None:
     write(tools.parent, new(line, "--name", "ann")[1], tools=["nowhere"], http={"listen": "127.0.0.1:1"})
     async with serving_in_process(*CONFIG, "--http", "0", "tools.d") as bridge:
-        await bridge.says(r"reload: \+6 ")
+        await bridge.wait_for_log(r"reload: \+6 ")
         assert await status(await url_of(bridge), None) == 401
 
 
 @pytest.fixture
 def folder(tools: Path) -> Path:
-    """Beside the current one, with the tools and a settings file that names them."""
+    """Next to the current one, with the tools and a settings file that names them."""
     there = tools.parent / "deploy"
     there.mkdir()
     tools.rename(there / "mine.d")
@@ -145,7 +151,7 @@ def folder(tools: Path) -> Path:
 
 
 @pytest.mark.parametrize("words", [["check"], ["list"], ["explain", "get_order", "order_id=o-1001"]])
-def test_paths_are_seen_from_the_folder_of_the_settings_file(
+def test_paths_are_relative_to_the_settings_file(
     folder: Path, line: Line, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_API_KEY", "x")
@@ -154,18 +160,18 @@ def test_paths_are_seen_from_the_folder_of_the_settings_file(
     assert line(*words)[0] == 2
 
 
-def test_a_settings_file_with_errors_starts_nothing(folder: Path, line: Line) -> None:
+def test_commands_refuse_a_settings_file_with_errors(folder: Path, line: Line) -> None:
     path = folder / "restbridge.yaml"
     path.write_text("tols: [mine.d]\n")
     code, _, err = line("serve", "--config", str(path))
     assert code == 2
     assert err == (
         f'{path}:1:1: error: unknown key "tols"; did you mean tools? [unknown-key]\n'
-        f"Error: the settings file {path} has errors; mend them first\n"
+        f"Error: the settings file {path} has errors; fix them first\n"
     )
 
 
-def test_check_tells_of_the_settings_file_as_of_the_others(folder: Path, line: Line) -> None:
+def test_check_reports_problems_of_the_settings_file_too(folder: Path, line: Line) -> None:
     path = folder / "restbridge.yaml"
     path.write_text('tools: [mine.d]\naccess: {apiKeys: [{name: x, sha256: "${env:NOT_SET}"}]}\n')
     code, out, _ = line("check", "--config", str(path), "--format", "json", "--secrets")
@@ -178,7 +184,7 @@ def test_check_tells_of_the_settings_file_as_of_the_others(folder: Path, line: L
     assert out.startswith(f"::error file={path},line=1,col=1,title=unknown-key::")
 
 
-def test_what_changes_something_is_there_for_nobody_who_only_reads(folder: Path, line: Line) -> None:
+def test_read_only_hides_tools_that_may_change_something(folder: Path, line: Line) -> None:
     path = folder / "restbridge.yaml"
     path.write_text("tools: [mine.d]\nreadOnly: true\n")
     config = ("--config", str(path))
@@ -192,14 +198,15 @@ def test_what_changes_something_is_there_for_nobody_who_only_reads(folder: Path,
     )
 
 
-def test_a_folder_is_no_settings_file(folder: Path, line: Line) -> None:
+def test_a_directory_is_not_a_settings_file(folder: Path, line: Line) -> None:
     code, _, err = line("list", "--config", str(folder))
     assert code == 2
     assert "found no regular file; name the one that holds the settings [not-a-file]" in err
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path, line: Line) -> None:
+async def test_a_restarted_worker_authenticates_like_the_others(tools: Path, line: Line) -> None:
     ann, entry = new(line, "--name", "ann")
     http = {"listen": 0, "workers": 2}
     write(tools.parent, entry, http=http)
@@ -207,33 +214,35 @@ async def test_a_worker_that_is_started_again_asks_as_the_others_do(tools: Path,
         url = await url_of(bridge)
         settings = tools.parent / "restbridge.yaml"
         settings.write_text("nonsense\n")
-        await bridge.says(r"error: found no mapping")
+        await bridge.wait_for_log(r"error: found no mapping")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-        await bridge.says(r"WARNING restbridge.yaml:1:1: an error, and nobody's key is known: waiting until ")
+        await bridge.wait_for_log(
+            r"WARNING restbridge.yaml:1:1: it has errors, so no key is known; waiting until "
+        )
         assert {await status(url, ann) for _ in range(8)} == {200}  # of the other one
         write(tools.parent, entry, http=http)
-        await bridge.says(r"INFO worker 2 serves again$")
+        await bridge.wait_for_log(r"INFO worker 2 serves again$")
         assert {await status(url, ann) for _ in range(8)} == {200}
         settings.write_text("http: {listen: 0}\n")
-        await bridge.says(r"WARNING keys: 0 count \(-ann\)$")
+        await bridge.wait_for_log(r"WARNING keys: 0 valid \(-ann\)$")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-        await bridge.says(r"INFO worker 2 serves again$")
+        await bridge.wait_for_log(r"INFO worker 2 serves again$")
         assert {await status(url, key) for key in (None, ann) for _ in range(8)} == {401}
-        assert await bridge.ends(signal.SIGTERM) == 0
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 
 @pytest.mark.anyio
-async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line) -> None:
+async def test_keys_are_read_again_on_request(tools: Path, line: Line) -> None:
     ops, entry = new(line, "--name", "ops", "--scope", "restbridge:operate")
     names = {"ann": "2090-01-02", "bob": "2020-01-02"}
     others = [new(line, "--name", name)[1] | {"expires": expires} for name, expires in names.items()]
     write(tools.parent, entry, poll="60s", upstreams="tools.d")
     async with serving_in_process(*CONFIG) as bridge:
-        await bridge.says(r"INFO keys: 1 count$")
+        await bridge.wait_for_log(r"INFO keys: 1 valid$")
         url = await url_of(bridge)
         write(tools.parent, entry, others[0], poll="60s", upstreams="tools.d")
-        bridge.hears(signal.SIGHUP)
-        await bridge.says(r"INFO keys: 2 count \(\+ann\)$")
+        bridge.send_signal(signal.SIGHUP)
+        await bridge.wait_for_log(r"INFO keys: 2 valid \(\+ann\)$")
         write(tools.parent, entry, *others, poll="60s", upstreams="tools.d")
         async with httpx.AsyncClient(
             timeout=30, trust_env=False, headers={"authorization": f"Bearer {ops}"}
@@ -258,15 +267,15 @@ async def test_keys_are_read_again_when_it_is_asked_for(tools: Path, line: Line)
             "bob": ([], "2020-01-02T00:00:00+00:00", False),
         }
         assert "restbridge_next_key_expiry_timestamp_seconds 3.7869984e+09\n" in figures
-        await bridge.says(r"WARNING keys: 2 count \(expired: bob\)$")
+        await bridge.wait_for_log(r"WARNING keys: 2 valid \(expired: bob\)$")
         write(tools.parent, entry, poll="60s", upstreams="tools.d")
-        bridge.hears(signal.SIGHUP)
-        await bridge.says(r"INFO restbridge\.yaml: it has no errors any more$")
-        assert await bridge.ends(signal.SIGTERM) == 0
+        bridge.send_signal(signal.SIGHUP)
+        await bridge.wait_for_log(r"INFO restbridge\.yaml: it no longer has errors$")
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_is_silent_heeds_the_settings_file_all_the_same(
+async def test_a_silent_worker_reloads_the_settings_file_too(
     tools: Path, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     ann, entry = new(line, "--name", "ann")
@@ -276,21 +285,32 @@ async def test_a_worker_that_is_silent_heeds_the_settings_file_all_the_same(
     async def fetch(_where: str) -> bytes:
         raise OSError
 
-    live = LiveSettings(path, 60, fetch, ignore, guarded=True, silent=True)
-    await live.readable()
+    watcher = SettingsWatcher(path, 60, fetch, ignore, has_access_control=True, is_silent=True)
+    await watcher.wait_until_read()
     path.write_text("nonsense\n")
-    await live.refresh(at_once=False)
-    assert live.is_broken
+    await watcher.refresh(at_once=False)
+    assert watcher.is_broken
     write(tools.parent, entry)
-    await live.refresh(at_once=False)
-    assert live.access
+    await watcher.refresh(at_once=False)
+    assert watcher.credentials
     headers = [(b"authorization", f"Bearer {ann}".encode())]
-    assert (await live.access.holder(headers)).caller.name == "ann"
+    assert (await watcher.credentials.authenticate(headers)).caller.name == "ann"
     assert caplog.messages == []
 
 
 @pytest.mark.anyio
-async def test_issuers_count_while_the_settings_file_has_them(tools: Path) -> None:
+async def test_without_access_control_there_is_no_resource(tmp_path: Path) -> None:
+    async def fetch(_where: str) -> bytes:
+        raise OSError
+
+    path = tmp_path / "restbridge.yaml"
+    path.write_text("access: {resource: https://tools.example.com/mcp}\n")
+    watcher = SettingsWatcher(path, 60, fetch, ignore, has_access_control=False, is_silent=True)
+    assert (watcher.credentials, watcher.resource) == (None, None)
+
+
+@pytest.mark.anyio
+async def test_issuers_are_accepted_while_the_settings_file_has_them(tools: Path) -> None:
     folder = tools.parent
     login = Login("ec-1")
     settings: dict[str, Any] = {
@@ -306,26 +326,26 @@ async def test_issuers_count_while_the_settings_file_has_them(tools: Path) -> No
     write()
     async with login.serving(), serving_in_process(*CONFIG) as bridge:
         url = await url_of(bridge)
-        await bridge.says(r"INFO keys of https://login\.example\.com/: 1 count$")
+        await bridge.wait_for_log(r"INFO keys of https://login\.example\.com/: 1 valid$")
         assert [await status(url, shown) for shown in (token(), None)] == [200, 401]
         settings["access"]["resource"] = "https://other.example.com/mcp"
         write()
-        await bridge.says("what changed there beside keys takes effect at the next start$")
+        await bridge.wait_for_log("settings other than keys have changed; restart to apply them$")
         assert [
             await status(url, token()),
             await status(url, token(aud="https://other.example.com/mcp")),
         ] == [200, 401]
         settings["access"] = {"resource": "https://other.example.com/mcp", "apiKeys": []}
         write()
-        await bridge.says(rf"WARNING keys: 0 count \(-{ISSUER}\)$")
+        await bridge.wait_for_log(rf"WARNING keys: 0 valid \(-{ISSUER}\)$")
         assert await status(url, token()) == 401
         settings["access"] = {"resource": RESOURCE, "jwt": [{"issuer": ISSUER, "jwks": login.url}]}
         write()
-        await bridge.says(rf"INFO keys: 0 count \(\+{ISSUER}\)$")
+        await bridge.wait_for_log(rf"INFO keys: 0 valid \(\+{ISSUER}\)$")
         assert await status(url, token()) == 200
         login.keys = []
-        bridge.hears(signal.SIGHUP)
-        await bridge.says(r"INFO keys of https://login\.example\.com/: 0 count$")
+        bridge.send_signal(signal.SIGHUP)
+        await bridge.wait_for_log(r"INFO keys of https://login\.example\.com/: 0 valid$")
         assert await status(url, token()) == 401
-        assert await bridge.ends(signal.SIGTERM) == 0
-        assert "next start" not in await bridge.rest()
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
+        assert "next start" not in await bridge.remaining_log()

@@ -15,7 +15,7 @@ def test_a_table_shows_each_tool_on_a_line(tools: Path, line: Line, monkeypatch:
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_program_reads_what_clients_are_sent(line: Line) -> None:
+def test_json_is_what_clients_get(line: Line) -> None:
     listed = json.loads(line("list", "--format", "json")[1])
     assert [tool["name"] for tool in listed["tools"]] == [
         "add_customer_note", "create_order", "get_customer", "get_order", "get_product", "list_products",
@@ -24,7 +24,7 @@ def test_a_program_reads_what_clients_are_sent(line: Line) -> None:
     assert listed["tools"][3]["inputSchema"]["additionalProperties"] is False
 
 
-def test_files_that_are_not_served_are_told(tools: Path, line: Line) -> None:
+def test_files_that_are_not_served_are_reported(tools: Path, line: Line) -> None:
     (tools / "get_order.yaml").write_text("description: Broken.\n")
     with (tools / "get_customer.yaml").open("a") as file:
         file.write("enabled: false\n")
@@ -32,8 +32,8 @@ def test_files_that_are_not_served_are_told(tools: Path, line: Line) -> None:
     assert code == 1
     assert "get_order" not in out
     assert "tools.d/get_order.yaml:1:1: error: " in err
-    assert "tools.d/get_customer.yaml is not served: it says enabled: false\n" in err
-    assert "tools.d/get_order.yaml is not served: it is wrong\n" in err
+    assert "tools.d/get_customer.yaml is not served: it has enabled: false\n" in err
+    assert "tools.d/get_order.yaml is not served: it has errors\n" in err
 
 
 def test_an_empty_directory_holds_no_tools(tmp_path: Path, line: Line) -> None:

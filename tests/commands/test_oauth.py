@@ -46,7 +46,7 @@ class Storage:
     ("words", "asked"),
     [({"scopesSupported": ["orders:*"]}, ["orders:read"]), ({"stepUp": "challenge"}, ["", "orders:read"])],
 )
-async def test_a_client_finds_the_way_to_a_token(
+async def test_a_client_discovers_how_to_get_a_token(
     tools: Path, shop: str, words: dict[str, Any], asked: list[str]
 ) -> None:
     order, login, storage = tools / "get_order.yaml", Login("ec-1"), Storage()
@@ -62,19 +62,19 @@ async def test_a_client_finds_the_way_to_a_token(
         (tools.parent / "restbridge.yaml").write_text(json.dumps(settings))
         command = ("--config", "restbridge.yaml")
         async with serving_in_process(*command, env={"SHOP_API_URL": shop}) as bridge:
-            url = (await bridge.says(r"view orders: 2 tools at (\S+)$"))[1]
+            url = (await bridge.wait_for_log(r"view orders: 2 tools at (\S+)$"))[1]
             auth = ClientCredentialsOAuthProvider(url, storage, "id", "secret", issuer=login.issuer)
             async with (
                 httpx2.AsyncClient(auth=auth, timeout=30, trust_env=False) as web,
                 Client(streamable_http_client(url, http_client=web)) as client,
             ):
                 result = await client.call_tool("get_order", {"order_id": "o-1001"})
-            await bridge.says(rf"caller=agent issuer={login.issuer} upstream=shop outcome=ok")
-            assert await bridge.ends(signal.SIGTERM) == 0
+            await bridge.wait_for_log(rf"caller=agent issuer={login.issuer} upstream=shop outcome=ok")
+            assert await bridge.wait_for_exit(signal.SIGTERM) == 0
     assert not result.is_error
     assert storage.token
     assert storage.token.scope == "orders:read"
-    assert login.scopes_asked == asked
+    assert login.requested_scopes == asked
 
 
 _UPSTREAM = """\
@@ -84,7 +84,7 @@ auth: {{type: oauth2, flow: tokenExchange, tokenUrl: "{url}/oauth/token/", clien
 _TOOL = "description: Who am I?\nupstream: api\nrequest: {method: GET, url: /who}\n"
 
 
-async def test_on_the_command_line_a_file_has_the_callers_token(
+async def test_on_the_command_line_the_callers_token_comes_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -105,25 +105,25 @@ async def test_on_the_command_line_a_file_has_the_callers_token(
         text, code = await said("call", "who", "--token-file", "mine", "--format", "raw")
         assert ("Bearer [redacted]" in text, code) == (True, 0)
         text, code = await said("call", "who")
-        assert "this tool takes the token of a caller: --token-file FILE\n" in text
-        assert ("in the name of who shows a token of theirs, and none was shown" in text, code) == (True, 1)
+        assert "this tool needs the token of a caller; add --token-file FILE\n" in text
+        assert ("on behalf of the caller, and the caller sent no access token" in text, code) == (True, 1)
         text, code = await said("explain", "who")
         assert ("Authorization: Bearer [hidden]" in text, code) == (True, 0)
         place = f"{server.url}/oauth/token/"
         assert text.endswith(f"token ← {place} (tokenExchange)\n")
         text, _ = await said("explain", "who", "--format", "json")
         assert json.loads(text)["token"] == {"flow": "tokenExchange", "tokenUrl": place}
-        assert len(server.asked) == 2
+        assert len(server.token_requests) == 2
         (tmp_path / "mine").write_text("")
         text, code = await said("call", "who", "--token-file", "mine")
-        assert ("--token-file: that file holds no token" in text, code) == (True, 2)
+        assert ("--token-file: found no token" in text, code) == (True, 2)
         (tmp_path / "mine").write_text(token(aud="another"))
         text, code = await said("call", "who", "--token-file", "mine")
         assert 'no token for api: "invalid_request": "not a token: [redacted] of [redacted]"' in text
-        assert ("gives no token for this call (invalid_request)" in text, code) == (True, 1)
+        assert ("issued no token for this call (invalid_request)" in text, code) == (True, 1)
         async with serving_in_process("--http", "127.0.0.1:0") as bridge:
-            await bridge.says(
-                "WARNING api: called in the name of who shows a token, and here nobody can; set access.jwt"
+            await bridge.wait_for_log(
+                "WARNING api: token exchange needs the tokens of callers; set access.jwt"
             )
-            await bridge.says("serving")
-            assert await bridge.ends(signal.SIGTERM) == 0
+            await bridge.wait_for_log("serving")
+            assert await bridge.wait_for_exit(signal.SIGTERM) == 0

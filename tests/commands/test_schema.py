@@ -38,7 +38,7 @@ def test_schemas_holds_what_the_command_prints(kind: Kind, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_the_schema_is_a_schema_and_shows_no_python(kind: Kind) -> None:
+def test_the_schema_is_valid_and_shows_no_python(kind: Kind) -> None:
     assert jsonschema_rs.meta.is_valid(schema(kind))
     assert not {"null", "discriminator"} & set(json.dumps(schema(kind)["properties"]).split('"'))
 
@@ -57,10 +57,10 @@ def test_every_sample_fits_its_schema_and_names_it(path: Path) -> None:
     [
         model
         for model in vars(spec).values()
-        if isinstance(model, type) and issubclass(model, spec.Words) and model is not spec.Words
+        if isinstance(model, type) and issubclass(model, spec.SpecModel) and model is not spec.SpecModel
     ],
 )
-def test_every_word_of_the_spec_is_in_a_schema_with_a_description(model: type[BaseModel]) -> None:
+def test_every_key_of_the_spec_has_a_description_in_a_schema(model: type[BaseModel]) -> None:
     shown = keys(schema("tool")) | keys(schema("upstream"))
     assert {field.alias for field in model.model_fields.values()} <= shown
     assert all(field.description for field in model.model_fields.values())
@@ -77,7 +77,7 @@ def test_every_word_of_the_spec_is_in_a_schema_with_a_description(model: type[Ba
         {"inputSchema": {"properties": {"a": {"type": ["string", "null"], "x-widget": "area"}}}},
     ],
 )
-def test_what_the_bridge_takes_fits(more: dict[str, Any]) -> None:
+def test_what_the_bridge_accepts_is_valid_under_the_schema(more: dict[str, Any]) -> None:
     assert problems("tool", TOOL | more) == []
 
 

@@ -10,15 +10,17 @@ import pytest
 from opentelemetry.trace import get_tracer
 from opentelemetry.util._once import Once
 
-from bridge.commands.serve import Beginning, _traces
+from bridge.app.startup import StartupState
+from bridge.commands.serve import _traces
 from bridge.secrets import Sources
 from bridge.settings import Settings
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
 from tests.commands.collector import Collector, serving_collector
 from tests.commands.in_process import serving_in_process
 from tests.commands.processes import HELLO, request, restbridge
-from tests.serving.served import META, Session, call
-from tests.serving.served import request as asked
+from tests.serving.messages import META, call
+from tests.serving.messages import request as asked
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
@@ -54,13 +56,14 @@ def tools(tmp_path: Path, collector: Collector) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("express", ["1", "0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fast_path", ["1", "0"])
 async def test_calls_over_http_are_traced_to_the_api(
-    tools: Path, collector: Collector, web: httpx.AsyncClient, express: str
+    tools: Path, collector: Collector, web: httpx.AsyncClient, fast_path: str
 ) -> None:
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "RESTBRIDGE_EXPRESS": express}
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "RESTBRIDGE_FAST_PATH": fast_path}
     async with restbridge("serve", "--http", "127.0.0.1:0", cwd=tools, env=env) as bridge:
-        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        session = Session(web, (await bridge.wait_for_log(r"serving (\S+)"))[1])
         await session.open()
         await session.ask(asked("tools/list", 1))
         await session.ask(call("fine", 2))
@@ -72,9 +75,9 @@ async def test_calls_over_http_are_traced_to_the_api(
         message["params"]["arguments"] = {"q": "s3cret"}
         headers = session.modern(message)["headers"]
         assert "result" in (await session.post(message, **headers)).json()
-        told = await bridge.says(r"call tool=missing .* id=4 trace=([0-9a-f]{32})")
-        await bridge.says(rf"call tool=fine .* id=6 trace={TRACE}")
-        assert await bridge.ends(signal.SIGTERM) == 0
+        told = await bridge.wait_for_log(r"call tool=missing .* id=4 trace=([0-9a-f]{32})")
+        await bridge.wait_for_log(rf"call tool=fine .* id=6 trace={TRACE}")
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
     assert {span.service for span in collector.spans} == {"restbridge"}
     (listed,) = collector.named("tools/list")
     assert (listed.kind, listed.failed) == ("server", False)
@@ -119,42 +122,46 @@ async def test_calls_over_http_are_traced_to_the_api(
     assert "s3cret" not in str(collector.spans)
 
 
-@pytest.mark.parametrize("express", ["1", "0"])
-async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, express: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("fast_path", ["1", "0"])
+async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, fast_path: str) -> None:
     env = {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
         "OTEL_SERVICE_NAME": "mine",
-        "RESTBRIDGE_EXPRESS": express,
+        "RESTBRIDGE_FAST_PATH": fast_path,
     }
     async with restbridge("serve", cwd=tools, env=env) as bridge:
-        await bridge.sends(HELLO, {"jsonrpc": "2.0", "method": "notifications/initialized"})
+        await bridge.send(HELLO, {"jsonrpc": "2.0", "method": "notifications/initialized"})
         for number in range(2, 5):
-            await bridge.sends(request(number, "tools/call", name="fine", arguments={}))
-            while "id" not in (answer := json.loads((await bridge.prints("")).string)) or answer["id"] == 1:
+            await bridge.send(request(number, "tools/call", name="fine", arguments={}))
+            while (
+                "id" not in (answer := json.loads((await bridge.wait_for_stdout("")).string))
+                or answer["id"] == 1
+            ):
                 pass
             assert answer["id"] == number
-        assert await bridge.hangs_up() == 0
+        assert await bridge.close_stdin() == 0
     spans = collector.named("tools/call fine")
     assert [span.attributes["jsonrpc.request.id"] for span in spans] == ["2", "3", "4"]
     assert {span.service for span in spans} == {"mine"}
     assert [span.parent for span in collector.named("GET /api/fine/{id}")] == [span.id for span in spans]
 
 
-def beginning(worker: int | None = None) -> Beginning:
-    begun = Beginning.load(Settings(()), Directories(()), Sources({}), worker)
+def startup(worker: int | None = None) -> StartupState:
+    begun = StartupState.load(Settings(), Directories(()), Sources({}), worker)
     assert begun
     return begun
 
 
 @pytest.fixture
-def tracer_provider_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def tracer_provider_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set for the whole process ends with the test."""
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", None)
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER_SET_ONCE", Once())
 
 
-@pytest.mark.usefixtures("tracer_provider_kept")
-async def test_what_is_traced_in_a_process_is_sent_until_it_ends(
+@pytest.mark.usefixtures("tracer_provider_restored")
+async def test_the_spans_of_a_process_are_sent_before_it_ends(
     tools: Path,
     collector: Collector,
     web: httpx.AsyncClient,
@@ -163,11 +170,11 @@ async def test_what_is_traced_in_a_process_is_sent_until_it_ends(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     words = ("--http", "127.0.0.1:0", str(tools / "tools.d"))
     async with serving_in_process(*words) as bridge:
-        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        session = Session(web, (await bridge.wait_for_log(r"serving (\S+)"))[1])
         await session.ask_modern(asked("tools/list", 1))
         await session.ask_modern(call("flaky", 2))
-        (trace,) = (await bridge.says(r"call tool=flaky .* id=2 trace=([0-9a-f]{32})")).groups()
-        assert await bridge.ends(signal.SIGTERM) == 0
+        (trace,) = (await bridge.wait_for_log(r"call tool=flaky .* id=2 trace=([0-9a-f]{32})")).groups()
+        assert await bridge.wait_for_exit(signal.SIGTERM) == 0
     assert [span.service for span in collector.named("tools/list")] == ["restbridge"]
     (flaky,) = collector.named("tools/call flaky")
     assert (flaky.trace, flaky.attributes["restbridge.outcome"]) == (trace, "ok")
@@ -176,17 +183,18 @@ async def test_what_is_traced_in_a_process_is_sent_until_it_ends(
     assert {(span.trace, span.parent) for span in tries} == {(trace, flaky.id)}
 
 
-@pytest.mark.usefixtures("tracer_provider_kept")
-def test_a_collector_that_is_not_there_holds_nothing_up(
+@pytest.mark.slow
+@pytest.mark.usefixtures("tracer_provider_restored")
+def test_a_missing_collector_delays_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cret@127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    end = _traces(beginning())
+    end = _traces(startup())
     assert caplog.messages[-2:] == [
         "traces go to 127.0.0.1:9",
-        "OTEL_EXPORTER_OTLP_PROTOCOL is set, but traces are sent as http/protobuf alone",
+        "OTEL_EXPORTER_OTLP_PROTOCOL is set, but traces are always sent as http/protobuf",
     ]
     with get_tracer("test").start_as_current_span("lost"):
         pass
@@ -202,7 +210,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up(
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-async def test_without_being_asked_nothing_is_sent(
+async def test_without_a_configured_collector_nothing_is_sent(
     tools: Path,
     collector: Collector,
     web: httpx.AsyncClient,
@@ -212,18 +220,18 @@ async def test_without_being_asked_nothing_is_sent(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     async with serving_in_process("--http", "0", str(tools / "tools.d")) as bridge:
-        session = Session(web, (await bridge.says(r"serving (\S+)"))[1])
+        session = Session(web, (await bridge.wait_for_log(r"serving (\S+)"))[1])
         await session.ask_modern(call("fine"))
     assert collector.spans == []
     assert "traceparent" not in collector.calls[0].headers
 
 
 @pytest.mark.parametrize("worker", [1, 2])
-def test_without_the_extra_it_is_said_once_that_there_are_no_traces(
+def test_without_the_extra_one_warning_says_that_tracing_is_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, worker: int
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "bridge.telemetry.exporter", None)
-    assert _traces(beginning(worker)) is None
-    text = "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no traces are made: restbridge[otel] is not installed"
+    assert _traces(startup(worker)) is None
+    text = "OTEL_EXPORTER_OTLP_ENDPOINT is set, but tracing is off: restbridge[otel] is not installed"
     assert caplog.messages == [text] * (worker == 1)

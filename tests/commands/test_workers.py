@@ -11,24 +11,28 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
-import click
 import httpx
 import pytest
 from mcp import Client
 
 from bridge.address import Address
 from bridge.app.workers import Workers, next_pause, supervise
+from bridge.errors import StartError
 from bridge.http.listeners import bind
-from bridge.settings import Settings
+from bridge.settings import Http, Settings
 from tests import proc
 from tests.commands.conftest import Line
-from tests.commands.in_process import ended_when_it_logs
+from tests.commands.in_process import sigterm_when_logged
 from tests.commands.processes import ROOT, Running, restbridge
-from tests.serving.served import Api, Files, Json, Session, call, serving_api, tool_file
+from tests.serving.api import Api, serving_api
+from tests.serving.messages import Json, call
+from tests.serving.session import Session
+from tests.serving.tools import Files, tool_file
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SERVE = ("serve", "--http", "0", "--workers", "2")
+TWO_WORKERS = Http(listen=Address("127.0.0.1", 0), workers=2)
 CALLS = 8
 STREAMS = 24
 """Of which one worker gets all once in eight million times."""
@@ -56,12 +60,14 @@ async def web() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def url_of(bridge: Running) -> str:
-    return (await bridge.says(r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; clients of "))[1]
+    return (
+        await bridge.wait_for_log(r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; clients of ")
+    )[1]
 
 
 def workers_of(bridge: Running) -> dict[str, int]:
     """Their process ids by what they are started as."""
-    return {proc.words(pid)[4]: pid for pid in proc.children(bridge.pid)}
+    return {proc.command(pid)[4]: pid for pid in proc.children(bridge.pid)}
 
 
 async def ended(*pids: int) -> None:
@@ -84,7 +90,7 @@ async def use(url: str, mode: str) -> None:
             assert not (await client.call_tool("echo", {})).is_error
 
 
-async def test_all_workers_serve_and_hear_of_edits_and_one_that_dies_is_replaced(
+async def test_all_workers_serve_and_reload_and_a_dead_one_is_restarted(
     files: Path, api: Api, web: httpx.AsyncClient
 ) -> None:
     def edit(text: str) -> None:
@@ -114,28 +120,28 @@ async def test_all_workers_serve_and_hear_of_edits_and_one_that_dies_is_replaced
                 tasks.start_soon(use, url, "auto")
                 tasks.start_soon(use, url, "legacy")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-        await bridge.says(r"reload: \+0 ~1 -0 !0 in \d+ ms \(~echo\)$")
-        await bridge.says(r"ERROR worker 2 ended by signal 9; it is started again in 0\.1 s$")
+        await bridge.wait_for_log(r"reload: \+0 ~1 -0 !0 in \d+ ms \(~echo\)$")
+        await bridge.wait_for_log(r"ERROR worker 2 ended by signal 9; restarting in 0\.1 s$")
         edit("Edited again.")
         heard = Counter([await hear(stream) for stream in streams])
         assert heard.keys() == {"notifications/tools/list_changed", "lost"}
-        await bridge.says(r"INFO worker 2 serves again$")
+        await bridge.wait_for_log(r"INFO worker 2 serves again$")
         await use(url, "auto")
         await use(url, "legacy")
-        assert await bridge.ends(signal.SIGINT) == 0
-        assert "reload" not in await bridge.rest()
+        assert await bridge.wait_for_exit(signal.SIGINT) == 0
+        assert "reload" not in await bridge.remaining_log()
 
 
-async def test_a_signal_has_all_calls_answered_and_a_hangup_has_all_files_read(
+async def test_workers_answer_their_calls_after_a_signal_and_reload_after_a_sighup(
     files: Path, api: Api, web: httpx.AsyncClient
 ) -> None:
     answers: list[Json] = []
     async with restbridge(*SERVE, cwd=files.parent) as bridge:
         url = await url_of(bridge)
-        bridge.hears(signal.SIGHUP)
-        await bridge.says(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+        bridge.send_signal(signal.SIGHUP)
+        await bridge.wait_for_log(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
         taken = Address("127.0.0.1", httpx.URL(url).port or 0)
-        assert supervise(Settings((files,), workers=2), taken) == 2
+        assert supervise(Settings(tools=(files,)), Http(listen=taken, workers=2)) == 2
 
         async def hang(number: int) -> None:
             session = Session(web, url)
@@ -149,49 +155,49 @@ async def test_a_signal_has_all_calls_answered_and_a_hangup_has_all_files_read(
                 tasks.start_soon(hang, number)
             while api.hanging < CALLS:
                 await anyio.lowlevel.checkpoint()
-            bridge.hears(signal.SIGTERM)
+            bridge.send_signal(signal.SIGTERM)
             (end,) = [event async for event in events]
             assert "result" in end
             api.release.set()
-        assert await bridge.ends() == 0
-        assert "reload" not in await bridge.rest()
+        assert await bridge.wait_for_exit() == 0
+        assert "reload" not in await bridge.remaining_log()
     assert [answer["result"]["isError"] for answer in answers] == [False] * CALLS
 
 
-async def test_workers_do_not_outlive_who_started_them(tools: Path) -> None:
+async def test_workers_do_not_outlive_their_supervisor(tools: Path) -> None:
     async with restbridge(*SERVE, cwd=tools.parent) as bridge:
         await url_of(bridge)
         pids = workers_of(bridge).values()
         assert len(pids) == 2
-        await bridge.ends(signal.SIGKILL)
+        await bridge.wait_for_exit(signal.SIGKILL)
         await ended(*pids)
 
 
-async def test_what_keeps_workers_from_starting_is_told_once(tools: Path) -> None:
+async def test_a_reason_why_workers_cannot_start_is_logged_once(tools: Path) -> None:
     (tools / "get_order.yaml").write_text("description: Broken.\n")
     async with restbridge(*SERVE, "--strict", cwd=tools.parent) as bridge:
-        assert await bridge.ends() == 1
-        said = await bridge.rest()
-    assert said.count("not started, for a file has errors and --strict was given") == 1
+        assert await bridge.wait_for_exit() == 1
+        said = await bridge.remaining_log()
+    assert said.count("not started: a file has errors, and --strict is set") == 1
     assert said.count("ERROR tools.d/get_order.yaml:") == said.count("get_order.yaml:1:1: error")
 
 
 def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with bind(Address("127.0.0.1", 0), shared=True) as taken:
+    with bind(Address("127.0.0.1", 0), reuse_port=True) as taken:
         address = Address(*taken.getsockname())
-        assert supervise(Settings((tools,), workers=2), address) == 2
+        assert supervise(Settings(tools=(tools,)), Http(listen=address, workers=2)) == 2
     advice = f"cannot listen on {address}: Address already in use; choose another port"
     assert caplog.messages == [advice]
 
 
 PROGRAM = """\
-import sys
-print("http://127.0.0.1:1/mcp", flush=True)
+import json, sys
+print(json.loads(sys.stdin.readline())["http"]["listen"], flush=True)
 sys.stdin.read()
 """
 
 
-def test_workers_are_started_as_this_process_was_and_end_with_their_input(
+def test_workers_use_the_command_of_this_process_and_end_with_their_input(
     tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -199,12 +205,12 @@ def test_workers_are_started_as_this_process_was_and_end_with_their_input(
     program.write_text(PROGRAM)
     monkeypatch.setattr(sys, "argv", [str(program), "serve", "--workers", "2"])
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
-    with ended_when_it_logs("serving http://127.0.0.1:1/mcp with 2 workers"):
-        assert supervise(Settings((tools,), workers=2), Address("127.0.0.1", 0)) == 0
+    with sigterm_when_logged("serving 127.0.0.1:"):
+        assert supervise(Settings(tools=(tools,)), TWO_WORKERS) == 0
     assert caplog.messages[-2:] == ["stopping", "stopped"]
 
 
-def test_who_looks_after_workers_does_without_the_sdk() -> None:
+def test_the_supervisor_does_not_import_the_sdk() -> None:
     """Whose import costs more than all the rest."""
     program = "import sys, bridge.cli, bridge.commands.serve, bridge.app.workers; print('mcp' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
@@ -212,26 +218,24 @@ def test_who_looks_after_workers_does_without_the_sdk() -> None:
 
 
 @pytest.mark.parametrize("words", ["--workers 2", "--host-name x", "--stateless", "--insecure"])
-def test_what_is_for_http_is_refused_over_stdio(line: Line, tools: Path, words: str) -> None:
+def test_http_options_are_refused_over_stdio(line: Line, tools: Path, words: str) -> None:
     option, *value = words.split()
     code, _, err = line("serve", option, *value, str(tools))
     assert code == 2
-    assert err.endswith(f"Error: {option} is for HTTP; say where to serve it, too: --http [HOST:]PORT\n")
+    assert err.endswith(f"Error: {option} needs HTTP; add --http [HOST:]PORT\n")
 
 
-def test_where_ports_cannot_be_shared_there_are_no_workers(
-    tools: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_refused_without_so_reuseport(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
-    with pytest.raises(click.UsageError, match="ports that processes can share, as Linux has them"):
-        supervise(Settings((tools,), workers=2), Address("127.0.0.1", 0))
+    with pytest.raises(StartError, match="SO_REUSEPORT"):
+        supervise(Settings(tools=(tools,)), TWO_WORKERS)
 
 
 @pytest.mark.parametrize(
     ("last", "ran", "pause"),
     [(0, 1, 0.1), (0.1, 1, 0.2), (4, 1, 5), (5, 29, 5), (5, 31, 0.1)],
 )
-def test_the_pause_grows_while_a_worker_does_not_last(last: float, ran: float, pause: float) -> None:
+def test_the_restart_pause_grows_after_short_runs(last: float, ran: float, pause: float) -> None:
     assert next_pause(last, ran) == pause
 
 
@@ -277,6 +281,7 @@ class Script:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "program"
         self.code: int | None = None
+        self.settings = Settings()
 
     def write(self, text: str) -> None:
         draft = self.path.with_suffix(".draft")
@@ -285,7 +290,8 @@ class Script:
         draft.rename(self.path)
 
     async def run(self) -> None:
-        self.code = await Workers([str(self.path)], ["word"], Settings(()), self.path.parent).run()
+        folder, http = self.path.parent, Http(listen=Address("127.0.0.1", 0))
+        self.code = await Workers([str(self.path)], self.settings, http, folder).run()
 
 
 @pytest.fixture
@@ -293,22 +299,35 @@ def script(tmp_path: Path) -> Script:
     return Script(tmp_path)
 
 
-async def test_a_worker_that_cannot_be_started_is_tried_again_and_again(script: Script, said: Said) -> None:
+async def test_starting_a_worker_is_retried(script: Script, said: Said) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(script.run)
         assert await said.next("cannot start a process: ") == "No such file or directory"
-        assert await said.next("worker 1 ended with code 71; ") == "it is started again in 0.1 s"
-        assert await said.next("worker 1 ended with code 71; ") == "it is started again in 0.2 s"
+        assert await said.next("worker 1 ended with code 71; ") == "restarting in 0.1 s"
+        assert await said.next("worker 1 ended with code 71; ") == "restarting in 0.2 s"
         script.write("exit 3")
         await said.next("worker 1 ended with code 3; ")
-        script.write('echo "$@"; read end')
-        assert (await said.next("serving --worker=1 word with ")).startswith("1 workers; ")
+        script.write('echo "$@"; cat >/dev/null')
+        assert (await said.next("serving --worker=1 with ")).startswith("1 workers; ")
         os.kill(os.getpid(), signal.SIGTERM)
     assert script.code == 0
 
 
-async def test_a_hangup_is_passed_on_to_workers_that_serve(script: Script, said: Said) -> None:
-    script.write("echo; read end")
+async def test_settings_that_no_worker_reads_hinder_nothing(script: Script, said: Said) -> None:
+    script.settings = Settings(owners={"x" * 2**20: "folder"})  # more than a pipe holds
+    script.write("exit 3")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(script.run)
+        await said.next("worker 1 ended with code 3; ")
+        script.write("echo; exec sleep 1000")
+        await said.next("serving ")
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert script.code == 128 + signal.SIGTERM
+
+
+async def test_a_sighup_is_forwarded_to_workers_that_serve(script: Script, said: Said) -> None:
+    script.write("echo; cat >/dev/null")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(script.run)
         await said.next("serving ")
@@ -320,15 +339,15 @@ async def test_a_hangup_is_passed_on_to_workers_that_serve(script: Script, said:
 
 
 @pytest.mark.parametrize("code", [1, 2])
-async def test_a_worker_that_says_what_is_wrong_is_not_started_again(script: Script, code: int) -> None:
+async def test_a_worker_that_cannot_start_is_not_restarted(script: Script, code: int) -> None:
     script.write(f"exit {code}")
     with anyio.fail_after(30):
         await script.run()
     assert script.code == code
 
 
-async def test_the_second_signal_ends_workers_that_do_not_stop(script: Script, said: Said) -> None:
-    script.write("echo; read end; kill -INT $PPID; exec sleep 1000")
+async def test_the_second_signal_kills_workers_that_do_not_stop(script: Script, said: Said) -> None:
+    script.write("echo; cat >/dev/null; kill -INT $PPID; exec sleep 1000")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(script.run)
         await said.next("serving ")

@@ -3,10 +3,12 @@ import httpx
 import pytest
 
 from bridge.events import RequestRefused
-from bridge.http.admin_routes import Operator
-from bridge.settingsfile import OPERATE_SCOPE
-from tests.access.test_credentials import entry, letting_in, session_of
-from tests.serving.served import Api, Json, Served, call
+from bridge.http.admin_routes import AdminEndpoints
+from bridge.settings import OPERATE_SCOPE
+from tests.access.test_credentials import credentials_for, entry, session_of
+from tests.serving.api import Api
+from tests.serving.messages import Json, call
+from tests.serving.served import Served
 
 pytestmark = pytest.mark.anyio
 
@@ -15,11 +17,11 @@ async def reload() -> Json:
     return {"added": ["one"]}
 
 
-async def figures(accept: str) -> tuple[bytes, str]:
-    return b"figures", accept or "text/plain"
+async def metrics(accept: str) -> tuple[bytes, str]:
+    return b"samples", accept or "text/plain"
 
 
-OPERATOR = Operator(lambda: {"tools": 3}, reload, figures)
+OPERATOR = AdminEndpoints(lambda: {"tools": 3}, reload, metrics)
 PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
 
 
@@ -27,10 +29,10 @@ def base(url: str) -> str:
     return url.removesuffix("/mcp")
 
 
-async def test_probes_are_answered_to_all_the_rest_to_operators(
+async def test_probes_need_no_key_and_other_endpoints_need_the_scope_of_an_operator(
     served: Served, web: httpx.AsyncClient
 ) -> None:
-    access = letting_in(
+    access = credentials_for(
         [
             entry("ops", scopes=["x", OPERATE_SCOPE]),
             entry("ann", scopes=["x"]),
@@ -52,20 +54,20 @@ async def test_probes_are_answered_to_all_the_rest_to_operators(
             assert ann.headers["www-authenticate"].endswith(
                 'error="insufficient_scope", scope="restbridge:operate"'
             )
-            assert ann.text == f"{path} takes the scope restbridge:operate\n"
+            assert ann.text == f"{path} needs the scope restbridge:operate\n"
             assert (ops.status_code, ops.json()) == (200, body)
         for name, expected in (("ops", 200), ("prometheus", 200), ("ann", 403)):
             headers = session_of(name, web, url).headers | {"accept": "text/x"}
             reply = await web.get(f"{base(url)}/metrics", headers=headers)
             assert reply.status_code == expected
             if expected == 200:
-                assert (reply.text, reply.headers["content-type"]) == ("figures", "text/x")
+                assert (reply.text, reply.headers["content-type"]) == ("samples", "text/x")
         assert (await web.get(f"{base(url)}/metrics")).status_code == 401
         assert (await web.get(f"{base(url)}/-/reload", headers=ops.request.headers)).status_code == 405
     assert served.events == [RequestRefused(status) for status in (401, 403, 401, 403, 403, 401)]
 
 
-async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
+async def test_without_authentication_pages_of_other_servers_cannot_reach_the_endpoints(
     served: Served, web: httpx.AsyncClient
 ) -> None:
     async with served.http(operator=OPERATOR) as url:
@@ -79,7 +81,7 @@ async def test_where_nobody_is_asked_who_calls_pages_of_others_do_not_reach_it(
     assert served.events == [RequestRefused(403), RequestRefused(421)] * 2
 
 
-async def test_a_server_that_stops_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
+async def test_a_stopping_server_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
     async with served.http(operator=OPERATOR) as url, anyio.create_task_group() as tasks:
         session = session_of("ann", web, url)
         tasks.start_soon(session.ask_modern, call("hang"))

@@ -1,4 +1,4 @@
-"""The express lane beside the SDK alone: whatever is asked, both answer the same."""
+"""The fast path compared with the SDK: both answer random requests alike."""
 
 import json
 import random
@@ -14,12 +14,16 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from bridge.caller import ANYBODY
-from bridge.events import CallFinished
-from bridge.http import fast_path_middleware as express
-from bridge.http.fast_path_middleware import Express
-from bridge.http.request_guard import LOCAL_NAMES, Gate
-from tests.serving.served import META, Api, Json, Served, Session, call, request
+from bridge.caller import ANONYMOUS
+from bridge.events import CallFinished, ignore
+from bridge.http import fast_path_middleware
+from bridge.http.fast_path_middleware import FastPathMiddleware
+from bridge.http.rejection_log import RejectionLog
+from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
+from tests.serving.api import Api
+from tests.serving.messages import META, Json, call, request
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
@@ -31,8 +35,8 @@ CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 
 
-class Wild:
-    """One request, plain at first; ``spoil`` changes a thing or two of it."""
+class RandomRequest:
+    """A request for the fast path, with up to two random mutations."""
 
     def __init__(self, chance: random.Random, *, sessions: bool) -> None:
         self.chance = chance
@@ -52,16 +56,18 @@ class Wild:
             self.headers += [("mcp-session-id", SESSION)] * sessions
             self.headers.append(("mcp-protocol-version", "2025-11-25"))
         self.frame: Any = request(self.method, chance.choice([1, 0, "x", "ü", 2**40]), **params)
-        self.spoil_text: Callable[[str], str] = str
-        self.spoils = chance.choice([0, 0, 1, 1, 2])
-        for _ in range(self.spoils):
-            chance.choice([self._spoil_headers, self._spoil_frame, self._spoil_params, self._spoil_text])()
+        self.mutate_text: Callable[[str], str] = str
+        self.mutations = chance.choice([0, 0, 1, 1, 2])
+        for _ in range(self.mutations):
+            chance.choice(
+                [self._mutate_headers, self._mutate_frame, self._mutate_params, self._mutate_text]
+            )()
 
     @property
     def content(self) -> bytes:
-        return self.spoil_text(json.dumps(self.frame)).encode()
+        return self.mutate_text(json.dumps(self.frame)).encode()
 
-    def _spoil_headers(self) -> None:
+    def _mutate_headers(self) -> None:
         index = self.chance.randrange(len(self.headers))
         name, value = self.headers[index]
         match self.chance.randrange(5):
@@ -90,7 +96,7 @@ class Wild:
                 more += [("mcp-session-id", SESSION), ("mcp-session-id", "unknown"), ("x-other", "1")]
                 self.headers.append(self.chance.choice(more))
 
-    def _spoil_frame(self) -> None:
+    def _mutate_frame(self) -> None:
         if not isinstance(self.frame, dict):
             return
         key = self.chance.choice(["jsonrpc", "id", "method", "params", "more", "batch"])
@@ -117,7 +123,7 @@ class Wild:
         else:
             self.frame[key] = self.chance.choice(wrong)
 
-    def _spoil_params(self) -> None:
+    def _mutate_params(self) -> None:
         params = self.frame.get("params") if isinstance(self.frame, dict) else None
         if not isinstance(params, dict):
             return
@@ -138,7 +144,7 @@ class Wild:
             case 5:
                 meta.pop(self.chance.choice([CLIENT, CAPABILITIES, VERSION]), None)
 
-    def _spoil_text(self) -> None:
+    def _mutate_text(self) -> None:
         ways: list[Callable[[str], str]] = [
             lambda text: text[:-1],
             lambda text: f"\ufeff{text}",
@@ -149,17 +155,17 @@ class Wild:
             lambda text: text.replace('"x"', '"\\u0041"'),
             lambda _: "",
         ]
-        self.spoil_text = self.chance.choice(ways)
+        self.mutate_text = self.chance.choice(ways)
 
 
-def wild(seed: int, count: int, *, sessions: bool = True) -> Iterator[Wild]:
+def random_requests(seed: int, count: int, *, sessions: bool = True) -> Iterator[RandomRequest]:
     chance = random.Random(seed)  # noqa: S311 - the same requests each time
     for _ in range(count):
-        yield Wild(chance, sessions=sessions)
+        yield RandomRequest(chance, sessions=sessions)
 
 
 class _Read:
-    """What ``HTTPResponse`` takes for a socket."""
+    """Bytes in the form of a socket, for ``HTTPResponse``."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -168,71 +174,79 @@ class _Read:
         return BytesIO(self._data)
 
 
-async def answered(url: str, session: str, what: Wild) -> Json:
-    """All of a reply that a client can tell; sent by hand, as clients refuse to send what is odd."""
+async def answered(url: str, session: str, attempt: RandomRequest) -> Json:
+    """What a client sees of a reply. The request is written by hand: client libraries refuse invalid ones."""
     where = urlsplit(url)
-    lines = [f"POST {where.path} HTTP/1.1", f"Host: {where.netloc}", f"Content-Length: {len(what.content)}"]
-    lines += [f"{name}: {value.replace(SESSION, session)}" for name, value in what.headers]
+    lines = [
+        f"POST {where.path} HTTP/1.1",
+        f"Host: {where.netloc}",
+        f"Content-Length: {len(attempt.content)}",
+    ]
+    lines += [f"{name}: {value.replace(SESSION, session)}" for name, value in attempt.headers]
     head = "\r\n".join([*lines, "Connection: close", "", ""]).encode()
     async with await anyio.connect_tcp(where.hostname or "", where.port or 0) as stream:
-        await stream.send(head + what.content)
+        await stream.send(head + attempt.content)
         data = b"".join([chunk async for chunk in stream])
     reply = HTTPResponse(_Read(data))  # type: ignore[arg-type]
     reply.begin()
     text = reply.read().decode()
-    told = {name: reply.getheader(name) for name in ("content-type", "cache-control", "x-accel-buffering")}
-    told["content-type"] = (told["content-type"] or "").partition(";")[0]
+    headers = {name: reply.getheader(name) for name in ("content-type", "cache-control", "x-accel-buffering")}
+    headers["content-type"] = (headers["content-type"] or "").partition(";")[0]
     if text.startswith("event:"):
         body: Any = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
     else:
-        body = json.loads(text) if told["content-type"] == "application/json" and text else text
+        body = json.loads(text) if headers["content-type"] == "application/json" and text else text
     is_session = reply.getheader("mcp-session-id") == session
-    return {"status": reply.status, "headers": told, "session": is_session, "body": body}
+    return {"status": reply.status, "headers": headers, "session": is_session, "body": body}
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_both_answer_the_same(served: Served, web: httpx.AsyncClient, seed: int) -> None:
-    async with served.http() as fast, served.http(express=False) as slow:
+async def test_the_fast_path_and_the_sdk_answer_alike(
+    served: Served, web: httpx.AsyncClient, seed: int
+) -> None:
+    async with served.http() as fast, served.http(fast_path=False) as slow:
         sessions = [Session(web, url) for url in (fast, slow)]
         for session in sessions:
             await session.open()
         ids = [session.headers["mcp-session-id"] for session in sessions]
-        for what in wild(seed, 300):
-            await _is_answered_alike(served, what, dict(zip((fast, slow), ids, strict=True)))
+        for attempt in random_requests(seed, 300):
+            await _check_answers_are_alike(served, attempt, dict(zip((fast, slow), ids, strict=True)))
 
 
-async def _is_answered_alike(served: Served, what: Wild, sessions: dict[str, str]) -> None:
-    """Under all URLs, each with the id of a session there."""
-    told = []
+async def _check_answers_are_alike(served: Served, attempt: RandomRequest, sessions: dict[str, str]) -> None:
+    """``sessions`` maps each URL to the id of a session there."""
+    answers = []
     for url, id in sessions.items():
         served.events.clear()
-        answer = await answered(url, id, what)
+        answer = await answered(url, id, attempt)
         events = [(e.tool, e.outcome, e.status) for e in served.events if isinstance(e, CallFinished)]
-        told.append(answer | {"events": events})
-    assert told[0] == told[1], (what.headers, what.content)
+        answers.append(answer | {"events": events})
+    assert answers[0] == answers[1], (attempt.headers, attempt.content)
 
 
 @pytest.mark.parametrize("seed", [4])
-async def test_both_answer_the_same_where_no_sessions_are_kept(shared: Served, seed: int) -> None:
-    async with shared.http() as fast, shared.http(express=False) as slow:
-        for what in wild(seed, 300, sessions=False):
-            await _is_answered_alike(shared, what, {fast: "gone", slow: "gone"})
+async def test_the_fast_path_and_the_sdk_answer_alike_without_sessions(shared: Served, seed: int) -> None:
+    async with shared.http() as fast, shared.http(fast_path=False) as slow:
+        for attempt in random_requests(seed, 300, sessions=False):
+            await _check_answers_are_alike(shared, attempt, {fast: "gone", slow: "gone"})
 
 
-async def test_without_sessions_the_sdk_is_not_troubled_either(
+async def test_without_sessions_simple_requests_do_not_reach_the_sdk(
     shared: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(express, "_SOON", 3600)  # all calls have ended before it is seen that the client left
-    asked = [what for what in wild(7, 200, sessions=False) if what.spoils == 0]
-    statuses = [await status_of(what, "", shared) for what in asked]
+    monkeypatch.setattr(
+        fast_path_middleware, "_WATCH_DELAY_SECONDS", 3600
+    )  # all calls end before the client is watched
+    attempts = [attempt for attempt in random_requests(7, 200, sessions=False) if attempt.mutations == 0]
+    statuses = [await status_of(attempt, "", shared) for attempt in attempts]
     assert statuses.count(200) == len(statuses) > 50
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_without_a_session_a_client_takes_a_call_back_by_leaving(
-    shared: Served, web: httpx.AsyncClient, api: Api, *, express: bool
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_without_a_session_a_client_that_leaves_cancels_its_call(
+    shared: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool
 ) -> None:
-    async with shared.http(express=express) as url:
+    async with shared.http(fast_path=fast_path) as url:
         session = Session(web, url)
         session.headers["mcp-protocol-version"] = "2025-11-25"
         async with anyio.create_task_group() as tasks:
@@ -244,26 +258,18 @@ async def test_without_a_session_a_client_takes_a_call_back_by_leaving(
 
 
 async def passed_on(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - an ASGI app
-    """In the SDK's place: it says that the lane did not answer."""
+    """Stands for the SDK: status 599 says that the fast path did not answer."""
     await send({"type": "http.response.start", "status": 599})
 
 
-async def status_of(what: Wild, session: str, served: Served, *, stopping: bool = False) -> int:
-    """What the lane answers with nothing behind it, to a client that leaves after its request."""
+async def status_of(attempt: RandomRequest, session: str, served: Served, *, stopping: bool = False) -> int:
+    """The status that the fast path answers to a client that leaves after its request."""
     server = served.server
-    gate = Gate(
-        passed_on,
-        server.announcer,
-        server.refusals,
-        LOCAL_NAMES,
-        any_address=False,
-        refuse_call=server.refuse_call,
-        alone_reads_arguments=server.alone_reads_arguments,
-    )
+    guard = RequestGuard(passed_on, server, RejectionLog(ignore), LOCAL_HOSTS)
     if stopping:
-        gate.stopping.set()
-    messages: list[Message] = [{"type": "http.request", "body": what.content, "more_body": False}]
-    headers = [(name.encode(), value.replace(SESSION, session).encode()) for name, value in what.headers]
+        guard.stopping.set()
+    messages: list[Message] = [{"type": "http.request", "body": attempt.content, "more_body": False}]
+    headers = [(name.encode(), value.replace(SESSION, session).encode()) for name, value in attempt.headers]
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": [*headers, (b"host", b"localhost")]}
     sent: list[Message] = []
 
@@ -273,22 +279,28 @@ async def status_of(what: Wild, session: str, served: Served, *, stopping: bool 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await Express(passed_on, gate, served.server, "/mcp")(scope, receive, send)
+    await FastPathMiddleware(passed_on, guard, served.server, "/mcp")(scope, receive, send)
     status: int = sent[0]["status"]
     return status
 
 
-async def test_what_is_plain_does_not_trouble_the_sdk(
+async def test_simple_requests_do_not_reach_the_sdk(
     served: Served, web: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(express, "_SOON", 3600)  # all calls have ended before it is seen that the client left
+    monkeypatch.setattr(
+        fast_path_middleware, "_WATCH_DELAY_SECONDS", 3600
+    )  # all calls end before the client is watched
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
         id = session.headers["mcp-session-id"]
-        statuses = [await status_of(what, id, served) for what in wild(7, 200) if what.spoils == 0]
+        statuses = [
+            await status_of(attempt, id, served)
+            for attempt in random_requests(7, 200)
+            if attempt.mutations == 0
+        ]
         assert statuses.count(200) == len(statuses) > 50
-        assert await status_of(next(wild(7, 1)), id, served, stopping=True) == 599
+        assert await status_of(next(random_requests(7, 1)), id, served, stopping=True) == 599
 
 
 async def test_long_headers_are_left_to_the_sdk_and_not_cached(
@@ -301,17 +313,17 @@ async def test_long_headers_are_left_to_the_sdk_and_not_cached(
         assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
 
 
-async def test_a_session_that_loses_its_connection_does_not_lose_its_call(
+async def test_a_lost_connection_does_not_cancel_the_call_of_a_session(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(express, "_SOON", 0)
+    monkeypatch.setattr(fast_path_middleware, "_WATCH_DELAY_SECONDS", 0)
     served.show("hang")
-    what = next(each for each in wild(7, 200) if each.spoils == 0 and not each.is_modern)
-    what.frame = call("hang")
+    attempt = next(each for each in random_requests(7, 200) if each.mutations == 0 and not each.is_modern)
+    attempt.frame = call("hang")
     async with served.http() as url, anyio.create_task_group() as tasks:
         session = Session(web, url)
         await session.open()
-        tasks.start_soon(status_of, what, session.headers["mcp-session-id"], served)
+        tasks.start_soon(status_of, attempt, session.headers["mcp-session-id"], served)
         await api.entered.wait()
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -319,23 +331,25 @@ async def test_a_session_that_loses_its_connection_does_not_lose_its_call(
     assert [e.outcome for e in served.events if isinstance(e, CallFinished)] == ["ok"]
 
 
-async def test_a_session_is_shown_to_the_sdk_once_a_minute(
+async def test_a_session_sends_the_sdk_one_request_a_minute(
     served: Served, web: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
-        known = served.server.announcer.session(session.headers["mcp-session-id"], ANYBODY)
+        known = served.server.announcer.session(session.headers["mcp-session-id"], ANONYMOUS)
         assert known
-        seen = known.seen
+        seen = known.last_seen_by_sdk
         await session.ask(call("echo"))
-        assert known.seen == seen
-        monkeypatch.setattr(express, "_REFRESH", -1.0)
+        assert known.last_seen_by_sdk == seen
+        monkeypatch.setattr(fast_path_middleware, "_SDK_REFRESH_SECONDS", -1.0)
         await session.ask(call("echo"))
-        assert known.seen > seen
+        assert known.last_seen_by_sdk > seen
 
 
-async def test_the_end_of_a_session_ends_its_calls(served: Served, web: httpx.AsyncClient, api: Api) -> None:
+async def test_the_end_of_a_session_cancels_its_calls(
+    served: Served, web: httpx.AsyncClient, api: Api
+) -> None:
     served.show("hang")
     async with served.http() as url, anyio.create_task_group() as tasks:
         session = Session(web, url)
@@ -356,18 +370,18 @@ async def test_the_end_of_a_session_ends_its_calls(served: Served, web: httpx.As
 
 
 @pytest.mark.parametrize("modern", [True, False])
-async def test_who_waits_is_told_that_the_call_goes_on(
+async def test_a_client_that_waits_gets_pings(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch, *, modern: bool
 ) -> None:
-    monkeypatch.setattr(express, "_SOON", 0)
-    monkeypatch.setattr(express, "_QUIET", 0.01)
+    monkeypatch.setattr(fast_path_middleware, "_WATCH_DELAY_SECONDS", 0)
+    monkeypatch.setattr(fast_path_middleware, "_PING_SECONDS", 0.01)
     served.show("hang")
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
         message = call("hang")
-        plain: Json = {"content": json.dumps(message).encode(), "headers": session.headers}
-        sending = session.modern(message) if modern else plain
+        handshake: Json = {"content": json.dumps(message).encode(), "headers": session.headers}
+        sending = session.modern(message) if modern else handshake
         if modern:
             del sending["headers"]["mcp-session-id"]
         async with web.stream("POST", url, **sending) as reply:

@@ -4,8 +4,8 @@ from starlette.types import Scope
 
 from bridge.caller import Caller
 from bridge.events import Event, RequestRefused, ignore
-from bridge.http.rejection_log import Refusals
-from bridge.protocol.notifications import come_from
+from bridge.http.rejection_log import RejectionLog
+from bridge.protocol.caller_context import set_caller
 
 pytestmark = pytest.mark.anyio
 
@@ -13,17 +13,19 @@ pytestmark = pytest.mark.anyio
 def sent(client: str, caller: str | None = None) -> Scope:
     scope = {"client": (client, 1234)}
     if caller:
-        come_from(Caller(caller), scope)
+        set_caller(Caller(caller), scope)
     return scope
 
 
-async def test_the_first_is_told_at_once_and_others_after_a_pause(caplog: pytest.LogCaptureFixture) -> None:
-    heard: list[Event] = []
-    refusals = Refusals(heard.append, pause=0.05)
-    refusals.tell(sent("10.0.0.1"), 401, "no key")
-    refusals.tell(sent("10.0.0.2"), 401, "a wrong key")
-    refusals.tell(sent("10.0.0.3"), 401, "an old key", "ann")
-    refusals.tell(sent("10.0.0.4", "bob"), 429, "too many sessions")
+async def test_the_first_rejection_is_logged_at_once_and_others_after_a_pause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events: list[Event] = []
+    rejections = RejectionLog(events.append, pause=0.05)
+    rejections.report(sent("10.0.0.1"), 401, "no key")
+    rejections.report(sent("10.0.0.2"), 401, "a wrong key")
+    rejections.report(sent("10.0.0.3"), 401, "an old key", "ann")
+    rejections.report(sent("10.0.0.4", "bob"), 429, "too many sessions")
     first = [
         "refused a request from 10.0.0.1 with 401: no key",
         "refused a request of bob from 10.0.0.4 with 429: too many sessions",
@@ -34,15 +36,15 @@ async def test_the_first_is_told_at_once_and_others_after_a_pause(caplog: pytest
             await anyio.lowlevel.checkpoint()
     last = "refused 2 requests, the last one of ann from 10.0.0.3 with 401: an old key"
     assert caplog.messages == [*first, last]
-    assert heard == [*[RequestRefused(401)] * 3, RequestRefused(429)]
+    assert events == [*[RequestRefused(401)] * 3, RequestRefused(429)]
 
 
-async def test_what_was_not_told_yet_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    refusals = Refusals(ignore, pause=0.05)
+async def test_flush_logs_the_rejections_that_wait(caplog: pytest.LogCaptureFixture) -> None:
+    rejections = RejectionLog(ignore, pause=0.05)
     for _ in range(3):
-        refusals.tell(sent("10.0.0.1"), 421, "another server")
-    refusals.flush()
+        rejections.report(sent("10.0.0.1"), 421, "another server")
+    rejections.flush()
     line = "from 10.0.0.1 with 421: another server"
     assert caplog.messages == [f"refused a request {line}", f"refused 2 requests, the last one {line}"]
-    refusals.flush()
+    rejections.flush()
     assert len(caplog.messages) == 2

@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.http.request_head import reject_head
+from bridge.http.request_head import MAX_TARGET_BYTES, reject_head
 
 HOST = (b"host", b"localhost:8000")
 
@@ -29,7 +29,7 @@ def status(
         b"HTTPS://LocalHost:8000/mcp?%2f",
     ],
 )
-def test_a_target_that_can_be_read_in_one_way_passes(target: bytes) -> None:
+def test_a_target_with_one_meaning_is_accepted(target: bytes) -> None:
     assert status(target) is None
 
 
@@ -63,16 +63,29 @@ def test_a_target_that_can_be_read_in_one_way_passes(target: bytes) -> None:
         b"mcp",
     ],
 )
-def test_a_target_that_could_be_read_in_another_way_is_refused(target: bytes) -> None:
+def test_an_ambiguous_target_is_refused(target: bytes) -> None:
     assert status(target) == 400
 
 
-def test_a_url_as_target_needs_one_host_header_that_agrees() -> None:
+@pytest.mark.parametrize("part", [b"a", b"%21"])
+def test_the_length_of_a_target_is_limited(part: bytes) -> None:
+    max_parts = (MAX_TARGET_BYTES - 1) // len(part)
+    assert status(b"/" + part * max_parts) is None
+    assert status(b"/" + part * (max_parts + 1)) == 414
+
+
+@pytest.mark.parametrize("name", [b"host", b"authorization"])
+def test_host_and_authorization_may_occur_once(name: bytes) -> None:
+    assert status(b"/mcp", *[(name, b"localhost:8000")] * 2) == 400
+    assert status(b"/mcp", (b"authorization", b"Bearer x"), (b"x-host", b"y")) is None
+
+
+def test_an_absolute_target_needs_exactly_one_matching_host_header() -> None:
     assert status(b"http://localhost:8000/mcp", HOST) == 400
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "3.0"])
-def test_other_versions_are_not_supported(version: str) -> None:
+def test_other_http_versions_are_not_supported(version: str) -> None:
     assert status(line=b"POST %s HTTP/" + version.encode() + b"\r\n", version=version) == 505
 
 
@@ -82,17 +95,19 @@ def test_other_versions_are_not_supported(version: str) -> None:
 )
 def test_the_request_line_has_one_form(line: bytes) -> None:
     assert status(line=line) == 400
+    assert status(line=line + b"X: POST %s HTTP/1.1\r\n") == 400
+    assert status(line=b"\r\n\r\nPOST %s HTTP/1.1\r\n") is None
     assert status(line=b"POST %s HTTP/1.0\r\n", version="1.0") is None
 
 
 @pytest.mark.parametrize(
     "codings", [[b"gzip, chunked"], [b"identity", b"chunked"], [b"chunked", b"chunked"], [b"identity"], [b""]]
 )
-def test_no_transfer_coding_but_chunked_is_supported(codings: list[bytes]) -> None:
+def test_only_the_chunked_transfer_coding_is_supported(codings: list[bytes]) -> None:
     assert status(b"/mcp", *((b"transfer-encoding", coding) for coding in codings)) == 501
 
 
-def test_chunks_need_http_1_1() -> None:
+def test_chunked_bodies_need_http_1_1() -> None:
     chunked = (b"transfer-encoding", b" Chunked\t")
     assert status(b"/mcp", chunked) is None
     assert status(b"/mcp", chunked, line=b"POST %s HTTP/1.0\r\n", version="1.0") == 501

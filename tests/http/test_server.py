@@ -1,16 +1,20 @@
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 import httpx
 import pytest
 
 from bridge.address import Address, is_loopback
-from bridge.events import CallFinished
+from bridge.events import CallFinished, ignore
 from bridge.http.listeners import bind
-from bridge.http.server import serve_http
-from tests.serving.served import Api, Json, Served, Session, call, cancel, request
+from bridge.http.server import Endpoint, Listening, serve_http
+from tests.serving.api import Api
+from tests.serving.messages import Json, call, cancel, request
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
 
@@ -28,37 +32,39 @@ ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "moder
         ("localhost.example", False),
     ],
 )
-def test_only_loopback_is_loopback(host: str, *, loopback: bool) -> None:
+def test_which_hosts_are_loopback(host: str, *, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
 @pytest.mark.anyio
-async def test_the_url_names_the_port_that_was_found(served: Served) -> None:
+async def test_the_url_has_the_actual_port(served: Served) -> None:
     async with served.http("::1") as url:
         assert url.startswith("http://[::1]:")
         assert not url.endswith(":0/mcp")
 
 
 @pytest.mark.anyio
-async def test_a_port_in_use_is_an_error_of_the_system(served: Served) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        await serve_http(served.server, "127.0.0.1", taken.getsockname()[1], served.stop, print)
+async def test_a_port_in_use_raises_an_oserror(served: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        listening = Listening(Address(*occupied.getsockname()))
+        with pytest.raises(OSError, match="in use"):
+            await serve_http(served.server, listening, served.stop, print, endpoint=Endpoint(), emit=ignore)
 
 
 @pytest.mark.anyio
 @ERAS
-async def test_a_call_in_flight_is_answered_before_the_end(
+async def test_a_call_in_flight_is_answered_before_the_server_stops(
     served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
 ) -> None:
     answers: list[Json] = []
     async with served.http() as url, anyio.create_task_group() as tasks:
-        ask = await _asking(web, url, modern=modern)
+        send = await _sender(web, url, modern=modern)
 
         async def hang() -> None:
-            answers.append(await ask(call("hang")))
+            answers.append(await send(call("hang")))
 
         tasks.start_soon(hang)
-        await _entered(api)
+        await _wait_until_called(api)
         served.stop.set()
         api.release.set()
     assert answers[0]["result"]["isError"] is False
@@ -66,18 +72,18 @@ async def test_a_call_in_flight_is_answered_before_the_end(
 
 @pytest.mark.anyio
 @ERAS
-async def test_a_call_past_the_grace_is_aborted_and_told_so(
+async def test_a_call_that_exceeds_the_grace_period_is_aborted_with_an_error(
     served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
 ) -> None:
     answers: list[Json] = []
     async with served.http(grace=0) as url, anyio.create_task_group() as tasks:
-        ask = await _asking(web, url, modern=modern)
+        send = await _sender(web, url, modern=modern)
 
         async def hang() -> None:
-            answers.append(await ask(call("hang")))
+            answers.append(await send(call("hang")))
 
         tasks.start_soon(hang)
-        await _entered(api)
+        await _wait_until_called(api)
         served.stop.set()
         with anyio.fail_after(30):
             await api.left.wait()
@@ -87,7 +93,7 @@ async def test_a_call_past_the_grace_is_aborted_and_told_so(
 
 
 @pytest.mark.anyio
-async def test_cancelled_it_ends_at_once_and_frees_its_port(
+async def test_a_cancelled_server_ends_at_once_and_frees_its_port(
     served: Served, api: Api, web: httpx.AsyncClient
 ) -> None:
     started = anyio.Event()
@@ -97,9 +103,11 @@ async def test_cancelled_it_ends_at_once_and_frees_its_port(
         urls.append(url)
         started.set()
 
-    with anyio.fail_after(4):  # the grace is 5
+    with anyio.fail_after(4):  # the grace period is 5 s
         async with anyio.create_task_group() as calls, anyio.create_task_group() as tasks:
-            tasks.start_soon(serve_http, served.server, "127.0.0.1", 0, served.stop, listening)
+            where = Listening(Address("127.0.0.1", 0))
+            serve = partial(serve_http, endpoint=Endpoint(), emit=ignore)
+            tasks.start_soon(serve, served.server, where, served.stop, listening)
             await started.wait()
             calls.start_soon(Session(web, urls[0]).ask_modern, call("hang"))
             await api.entered.wait()
@@ -113,27 +121,27 @@ async def test_a_stream_ends_cleanly_when_the_server_stops(served: Served, web: 
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
-        async with session.stream() as told:
+        async with session.stream() as messages:
             served.stop.set()
-            assert [message async for message in told] == []
+            assert [message async for message in messages] == []
 
 
 @pytest.mark.anyio
-async def test_a_listener_is_told_that_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
-    async with served.http() as url, Session(web, url).listen(toolsListChanged=True) as told:
-        assert (await anext(told))["method"] == "notifications/subscriptions/acknowledged"
+async def test_a_subscription_completes_when_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
+    async with served.http() as url, Session(web, url).listen(toolsListChanged=True) as messages:
+        assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
         served.stop.set()
-        assert (await anext(told))["result"]["resultType"] == "complete"
+        assert (await anext(messages))["result"]["resultType"] == "complete"
 
 
 @pytest.mark.anyio
-async def test_a_modern_client_that_leaves_aborts_its_call(
+async def test_a_modern_client_that_disconnects_aborts_its_call(
     served: Served, api: Api, web: httpx.AsyncClient
 ) -> None:
     async with served.http() as url:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Session(web, url).ask_modern, call("hang"))
-            await _entered(api)
+            await _wait_until_called(api)
             tasks.cancel_scope.cancel()
         with anyio.fail_after(30):
             await api.left.wait()
@@ -141,10 +149,10 @@ async def test_a_modern_client_that_leaves_aborts_its_call(
 
 
 @pytest.mark.anyio
-async def test_a_handshake_client_cancels_by_saying_so(
+async def test_a_handshake_client_cancels_with_a_notification(
     served: Served, api: Api, web: httpx.AsyncClient
 ) -> None:
-    """One that only leaves does not: it may come back (MCP 2025-11-25, Streamable HTTP)."""
+    """Disconnecting does not cancel: the client may reconnect (MCP 2025-11-25, Streamable HTTP)."""
     answers: list[Json] = []
     async with served.http() as url, anyio.create_task_group() as tasks:
         session = Session(web, url)
@@ -154,7 +162,7 @@ async def test_a_handshake_client_cancels_by_saying_so(
             answers.append(await session.ask(call("hang")))
 
         tasks.start_soon(hang)
-        await _entered(api)
+        await _wait_until_called(api)
         await session.post(cancel(1))
         with anyio.fail_after(30):
             await api.left.wait()
@@ -174,7 +182,7 @@ async def test_a_second_request_with_an_id_in_flight_is_refused(
             answers.append(await session.ask(call("hang", 7)))
 
         tasks.start_soon(hang)
-        await _entered(api)
+        await _wait_until_called(api)
         refused = await session.post(request("ping", "7"))
         assert (refused.status_code, refused.json()["id"]) == (409, "7")
         api.release.set()
@@ -190,7 +198,7 @@ async def test_a_session_has_one_stream(served: Served, web: httpx.AsyncClient) 
             assert (await web.get(url, headers=session.headers)).status_code == 409
 
 
-async def _asking(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable[[Json], Awaitable[Json]]:
+async def _sender(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable[[Json], Awaitable[Json]]:
     session = Session(web, url)
     if modern:
         return session.ask_modern
@@ -198,36 +206,34 @@ async def _asking(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable
     return session.ask
 
 
-async def _entered(api: Api) -> None:
+async def _wait_until_called(api: Api) -> None:
     with anyio.fail_after(30):
         await api.entered.wait()
 
 
 @pytest.mark.anyio
-async def test_who_comes_to_another_path_is_told_the_right_one(
-    served: Served, web: httpx.AsyncClient
-) -> None:
+async def test_another_path_gets_404_with_the_right_path(served: Served, web: httpx.AsyncClient) -> None:
     async with served.http() as url:
         reply = await web.get(url.removesuffix("/mcp"))
         assert (reply.status_code, reply.text) == (
             404,
-            "Nothing is here. Agents connect to /mcp, or to /mcp/NAME for a view that there is\n",
+            "Not found. MCP clients connect to /mcp, or to /mcp/NAME for a configured view\n",
         )
 
 
 @pytest.mark.anyio
 @ERAS
-async def test_a_large_reply_comes_whole(served: Served, web: httpx.AsyncClient, *, modern: bool) -> None:
+async def test_a_large_result_is_complete(served: Served, web: httpx.AsyncClient, *, modern: bool) -> None:
     async with served.http() as url:
-        ask = await _asking(web, url, modern=modern)
-        answer = await ask(call("large"))
+        send = await _sender(web, url, modern=modern)
+        answer = await send(call("large"))
     assert len(answer["result"]["content"][0]["text"]) > 500_000
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "upgrade", ["h2c", "websocket"]
-)  # as java.net.http.HttpClient and curl --http2 ask, and as a proxy's lines for WebSocket
+)  # sent by java.net.http.HttpClient and curl --http2, and by proxies that are set up for WebSocket
 async def test_a_request_with_an_upgrade_is_answered_like_any_other(
     served: Served, web: httpx.AsyncClient, upgrade: str
 ) -> None:
@@ -240,37 +246,37 @@ async def test_a_request_with_an_upgrade_is_answered_like_any_other(
         session = Session(web, url)
         session.headers |= headers
         await session.open()
-        for asks in (session.ask, session.ask_modern):
-            assert (await asks(call("echo")))["result"]["isError"] is False
+        for send in (session.ask, session.ask_modern):
+            assert (await send(call("echo")))["result"]["isError"] is False
 
 
 @pytest.mark.anyio
-async def test_a_stream_opens_again_after_the_last_event(served: Served, web: httpx.AsyncClient) -> None:
+async def test_a_stream_reopens_after_the_last_event(served: Served, web: httpx.AsyncClient) -> None:
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
         session.headers["last-event-id"] = "5"
-        async with session.stream() as told:
+        async with session.stream() as messages:
             await served.add("late")
-            assert (await anext(told))["method"] == "notifications/tools/list_changed"
+            assert (await anext(messages))["method"] == "notifications/tools/list_changed"
             served.stop.set()
 
 
 @pytest.mark.anyio
 @ERAS
-async def test_a_client_that_closes_its_side_gets_the_result(
+async def test_a_half_closed_client_gets_its_result(
     served: Served, api: Api, web: httpx.AsyncClient, *, modern: bool
 ) -> None:
     async with served.http() as url:
         session = Session(web, url)
         await session.open()
-        asked = web.build_request("POST", url, **_posted(session, modern=modern))
+        posted = web.build_request("POST", url, **_posted(session, modern=modern))
         host, port = "127.0.0.1", httpx.URL(url).port or 0
         async with await anyio.connect_tcp(host, port) as stream:
-            head = b"".join(b"%s: %s\r\n" % field for field in asked.headers.raw)
-            await stream.send(b"POST /mcp HTTP/1.1\r\n%s\r\n%s" % (head, asked.content))
+            head = b"".join(b"%s: %s\r\n" % field for field in posted.headers.raw)
+            await stream.send(b"POST /mcp HTTP/1.1\r\n%s\r\n%s" % (head, posted.content))
             await stream.send_eof()
-            await _entered(api)
+            await _wait_until_called(api)
             api.release.set()
             with anyio.fail_after(5):
                 answer = b"".join([chunk async for chunk in stream])

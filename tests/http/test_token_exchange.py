@@ -10,16 +10,17 @@ import anyio
 import httpx
 import pytest
 
-from bridge.access.credentials import Access
+from bridge.access.credentials import CredentialStore
 from bridge.access.jwks import fetch_or_read
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
 from bridge.spec import ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 from bridge.upstream.client import Client
-from tests.access.test_jwt import issuer, session_of, words_of
+from tests.access.test_jwt import access_config, issuer, session_of
 from tests.serving.logins import Login, token
-from tests.serving.served import Json, Served, call
+from tests.serving.messages import Json, call
+from tests.serving.served import Served
 from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 
 pytestmark = pytest.mark.anyio
@@ -35,10 +36,10 @@ async def authorization() -> AsyncIterator[Authorization]:
 
 
 @pytest.fixture
-async def access(client: Client) -> AsyncIterator[Access]:
+async def access(client: Client) -> AsyncIterator[CredentialStore]:
     login = Login("ec-1")
     async with login.serving():
-        yield Access(words_of(issuer(login.url)), partial(fetch_or_read, client))
+        yield CredentialStore(access_config(issuer(login.url)), partial(fetch_or_read, client))
 
 
 def tool(server: Authorization, method: str = "GET", **words: Any) -> Tool:
@@ -59,15 +60,15 @@ def tool(server: Authorization, method: str = "GET", **words: Any) -> Tool:
     return compile_tool("who", ToolSpec.model_validate(written), upstream, Sources({}))[0]
 
 
-@pytest.mark.parametrize("express", [True, False], ids=["express", "SDK alone"])
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast path", "SDK alone"])
 async def test_each_caller_is_called_for_with_a_token_of_their_own(
     served: Served,
     web: httpx.AsyncClient,
-    access: Access,
+    access: CredentialStore,
     authorization: Authorization,
     caplog: pytest.LogCaptureFixture,
     *,
-    express: bool,
+    fast_path: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG, "bridge")
     served.registry.replace(
@@ -88,7 +89,7 @@ async def test_each_caller_is_called_for_with_a_token_of_their_own(
             (block,) = answer["result"]["content"]
             seen.append((name, json.loads(block["text"])))
 
-    async with served.http(access=access, express=express) as url, anyio.create_task_group() as tasks:
+    async with served.http(access=access, fast_path=fast_path) as url, anyio.create_task_group() as tasks:
         for name in NAMES:
             tasks.start_soon(calls, name, url)
     assert len(seen) == 30
@@ -98,7 +99,7 @@ async def test_each_caller_is_called_for_with_a_token_of_their_own(
         headers = reply["headers"]
         assert [headers.get(name) for name in ("x-tenant", "x-trace", "x-own")] == ["blue", "t/1", "tool's"]
         assert not headers.keys() & {"cookie", "x-other", "mcp-session-id", "mcp-method"}
-    assert len(authorization.asked) == len(NAMES)
+    assert len(authorization.token_requests) == len(NAMES)
     told = f"{seen} {caplog.text} {served.events} {[dict(each.headers) for each in authorization.calls]}"
     secret = [*subjects.values(), *authorization.tokens, SECRET]
     ours = f"{seen} {caplog.text} {served.events}"
@@ -115,7 +116,7 @@ async def test_whoever_shows_no_token_is_told_so(
     result = answer["result"]
     assert result["isError"]
     assert result["_meta"]["restbridge/error"] == "unknown-caller"
-    assert authorization.asked == authorization.calls == []
+    assert authorization.token_requests == authorization.calls == []
 
 
 async def test_a_header_that_cannot_be_sent_on_is_told_of(
@@ -128,4 +129,4 @@ async def test_a_header_that_cannot_be_sent_on_is_told_of(
         session.headers["x-tenant"] = "a\tb"
         answer = await session.ask_modern(call("who"))
     text = answer["result"]["content"][0]["text"]
-    assert "the header X-Tenant of this request cannot be sent on: it holds a line break, tab" in text
+    assert "the header X-Tenant of this request cannot be forwarded: it holds a line break, tab" in text

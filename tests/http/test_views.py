@@ -2,15 +2,17 @@ import anyio
 import httpx
 import pytest
 
-from tests.access.test_credentials import entry, letting_in, opened
-from tests.serving.served import INITIALIZED, Served, Session, call, initialize, request
+from tests.access.test_credentials import credentials_for, entry, opened
+from tests.serving.messages import INITIALIZED, call, initialize, request
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
 VIEWS = {"few": {"tools": ["e*"], "tags": ["safe"], "without": ["*x"]}, "rest": {"tags": ["un*"]}}
 
 
-async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.AsyncClient) -> None:
+async def test_a_view_lists_and_calls_only_its_tools(served: Served, web: httpx.AsyncClient) -> None:
     served.tags = {"any": ["other", "safe"], "change": ["unsafe"]}
     served.show("echo", "any", "change", "typed")
     visible = {"": {"echo", "any", "change", "typed"}, "/few": {"echo", "any"}, "/rest": {"change"}}
@@ -27,10 +29,10 @@ async def test_a_view_shows_and_calls_what_is_in_it(served: Served, web: httpx.A
         assert (await Session(web, f"{url}/few/").ask_modern(call("echo")))["result"]["isError"] is False
 
 
-async def test_a_view_adds_nothing_to_what_scopes_allow(served: Served, web: httpx.AsyncClient) -> None:
+async def test_a_view_shows_no_tool_that_scopes_hide(served: Served, web: httpx.AsyncClient) -> None:
     served.scopes = {"echo": ["read"], "error": ["write"]}
     served.show("echo", "any", "change")
-    access = letting_in([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
+    access = credentials_for([entry("ann", scopes=["read"]), entry("bob", scopes=["write"])])
     async with served.http(access=access, views=VIEWS) as url:
         for name, seen in (("ann", ["echo"]), ("bob", [])):
             session = await opened(name, web, f"{url}/few")
@@ -39,22 +41,22 @@ async def test_a_view_adds_nothing_to_what_scopes_allow(served: Served, web: htt
         assert (await web.post(f"{url}/few")).status_code == 401
 
 
-async def test_a_session_stays_at_the_path_where_it_was_opened(
+async def test_a_session_works_only_at_the_path_where_it_was_opened(
     served: Served, web: httpx.AsyncClient
 ) -> None:
     async with served.http(views=VIEWS) as url:
         session = Session(web, f"{url}/few")
         await session.open()
-        stranger = Session(web, url)
-        stranger.headers = session.headers
+        other = Session(web, url)
+        other.headers = session.headers
         early = Session(web, f"{url}/few")
         early.headers["mcp-session-id"] = (await early.post(initialize())).headers["mcp-session-id"]
         early.url = url
         assert (await early.post(INITIALIZED)).status_code == 404
         for path in (url, f"{url}/rest"):
-            stranger.url = path
+            other.url = path
             replies = [
-                await stranger.post(call("echo", 2)),
+                await other.post(call("echo", 2)),
                 await web.get(path, headers=session.headers),
                 await web.delete(path, headers=session.headers),
             ]
@@ -65,7 +67,7 @@ async def test_a_session_stays_at_the_path_where_it_was_opened(
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
-async def test_only_those_whose_view_changed_are_told(
+async def test_only_clients_whose_view_changed_are_notified(
     served: Served, web: httpx.AsyncClient, *, modern: bool
 ) -> None:
     served.tags = {"change": ["unsafe"], "any": ["unsafe"]}
@@ -75,7 +77,7 @@ async def test_only_those_whose_view_changed_are_told(
         for session in sessions:
             await session.open()
             await session.ask(request("tools/list"))
-        streams = [each.hearing(modern=modern) for each in sessions]
+        streams = [each.subscribed(modern=modern) for each in sessions]
         async with streams[0] as few, streams[1] as rest:
             await served.change("typed", "echo")
             assert (await anext(few))["method"] == "notifications/tools/list_changed"

@@ -1,4 +1,4 @@
-"""Kills the bridge in the middle of calls that may change something: the audit has each request that the API saw."""
+"""Kills the bridge during unsafe calls: the audit log must contain each request that the API received."""
 
 import itertools
 import json
@@ -16,11 +16,12 @@ import httpx
 
 from tests.commands.processes import restbridge
 from tests.kits.figures import Figure, at_least, none_of
-from tests.serving.served import Session, request
+from tests.serving.messages import request
+from tests.serving.session import Session
 from tests.upstream.conversation import Exchange, serve_faults
 
-_AT_ONCE: Final = 2
-"""Bridges that append to one file."""
+_CONCURRENT_BRIDGES: Final = 2
+"""Bridges that append to the same audit log."""
 _CALLERS: Final = 8
 _MAX_CALLS: Final = 100
 _TOOL: Final = """\
@@ -32,33 +33,33 @@ request: {{method: POST, url: "{url}/pay?bridge={bridge}&n={{n}}"}}
 
 @dataclass
 class _Kill:
-    """What ends one bridge: the request that comes after so many ``calls``, before or after its reply."""
+    """When a bridge is killed: at the request after ``calls`` others, before or after its reply."""
 
     pid: int
     calls: int
     waits_for_reply: bool
 
-    def now(self) -> None:
+    def execute(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
 
 @dataclass
 class _Api:
-    """Keeps a ledger of the calls that it saw, by the id of the client's request."""
+    """Records the calls that it receives, by the id of the client's request."""
 
     kills: dict[str, _Kill] = field(default_factory=dict)
-    ledger: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
     async def pay(self, exchange: Exchange) -> None:
         query = exchange.query
-        self.ledger.append(query["n"])
+        self.received.append(query["n"])
         kill = self.kills[query["bridge"]]
         kill.calls -= 1
         if kill.calls == 0 and not kill.waits_for_reply:
-            kill.now()
+            kill.execute()
         await exchange.reply()
         if kill.calls == 0 and kill.waits_for_reply:
-            kill.now()
+            kill.execute()
 
 
 async def run(*, long: bool) -> list[Figure]:
@@ -66,9 +67,9 @@ async def run(*, long: bool) -> list[Figure]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         async with serve_faults({"pay": api.pay}) as upstream:
-            for first in range(0, rounds * _AT_ONCE, _AT_ONCE):
+            for first in range(0, rounds * _CONCURRENT_BRIDGES, _CONCURRENT_BRIDGES):
                 async with anyio.create_task_group() as tasks:
-                    for number in range(first, first + _AT_ONCE):
+                    for number in range(first, first + _CONCURRENT_BRIDGES):
                         tools = folder / f"tools{number}.d"
                         tools.mkdir()
                         tool = _TOOL.format(url=upstream.url, bridge=number)
@@ -80,21 +81,23 @@ async def run(*, long: bool) -> list[Figure]:
     ended = {event["call"] for event in events if event["event"] == "call"}
     known = {event["id"] for event in started.values()}
     return [
-        at_least("bridges killed in the middle of calls", len(api.kills), rounds * _AT_ONCE),
+        at_least("bridges killed in the middle of calls", len(api.kills), rounds * _CONCURRENT_BRIDGES),
         at_least("  calls that the audit shows as started and not ended", len(started.keys() - ended), 1),
-        none_of("  requests seen by the API and not by the audit", set(api.ledger) - known, len(api.ledger)),
+        none_of(
+            "  requests seen by the API and not by the audit", set(api.received) - known, len(api.received)
+        ),
         none_of("  ends of calls that were never started", ended - started.keys(), len(ended)),
         none_of("  torn lines", [""] * (len(lines) - len(events)), len(lines)),
     ]
 
 
 async def _call_until_killed(folder: Path, number: int, api: _Api, ids: Iterator[int]) -> None:
-    """Every other bridge answers past the MCP SDK."""
-    words = ("serve", "--http", "0", "--audit", str(folder / "audit.jsonl"), f"tools{number}.d")
-    env = {"RESTBRIDGE_EXPRESS": str(number % 2)}
-    async with restbridge(*words, cwd=folder, env=env) as bridge, httpx.AsyncClient(trust_env=False) as web:
-        session = Session(web, (await bridge.says(r"http://\S+/mcp"))[0])
-        calls = random.randint(1, _MAX_CALLS)  # noqa: S311 - any moment will do
+    """Eight concurrent callers call the tool until the API kills the bridge. Every second bridge uses the fast path."""
+    options = ("serve", "--http", "0", "--audit", str(folder / "audit.jsonl"), f"tools{number}.d")
+    env = {"RESTBRIDGE_FAST_PATH": str(number % 2)}
+    async with restbridge(*options, cwd=folder, env=env) as bridge, httpx.AsyncClient(trust_env=False) as web:
+        session = Session(web, (await bridge.wait_for_log(r"http://\S+/mcp"))[0])
+        calls = random.randint(1, _MAX_CALLS)  # noqa: S311 - not security-relevant
         api.kills[str(number)] = _Kill(bridge.pid, calls, random.random() < 0.5)  # noqa: S311
 
         async def call() -> None:
@@ -108,4 +111,4 @@ async def _call_until_killed(folder: Path, number: int, api: _Api, ids: Iterator
         async with anyio.create_task_group() as callers:
             for _ in range(_CALLERS):
                 callers.start_soon(call)
-        await bridge.ends()
+        await bridge.wait_for_exit()

@@ -1,11 +1,10 @@
-"""Whether a tool file can hold the event loop: hostile schemas, arguments, replies and projections, through ``invoke``.
+"""Whether a tool file can block the event loop: hostile schemas, arguments, replies and projections, through ``invoke``.
 
-A stall is measured in the processor time of the process between two turns of the loop, which other load on the
-machine does not change. So the work of worker threads that let the loop go on is not a stall.
+A stall is the CPU time of the process between two iterations of the loop. Other load on the machine does not change
+it. Work in threads that does not block the loop is not a stall.
 """
 
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from bridge.app.runtime import limit_pauses
 from bridge.codec import encode
 from bridge.diagnostics import InvalidSpec
 from bridge.events import ignore
@@ -35,41 +35,43 @@ _TIMEOUT: Final = 2.0
 
 
 async def run(*, long: bool) -> list[Figure]:
-    sys.setswitchinterval(0.001)  # as serve does
+    limit_pauses()
     stalls: list[float] = []
     overdue: list[float] = []
-    grown: list[float] = []
-    tried = 0
-    async with serve_faults({"large": _reply}) as api, _ticking() as measured:
+    memory_growth: list[float] = []
+    tested = 0
+    async with serve_faults({"large": _reply}) as api, _stall_monitor() as take_stall:
         client = Client()
         for seed in range(1000 if long else 60):
-            dice = random.Random(seed)  # noqa: S311 - it only throws dice
+            rng = random.Random(seed)  # noqa: S311 - not security-relevant
             before = _memory()
-            measured()
-            tool = await anyio.to_thread.run_sync(_tool, dice, api.url)
-            stalls.append(measured())
+            take_stall()
+            tool = await anyio.to_thread.run_sync(_tool, rng, api.url)
+            stalls.append(take_stall())
             if tool is None:
                 continue
-            tried += 1
+            tested += 1
             for size in _SIZES:
-                arguments = hostile.arguments(dice, size)
-                _Replies.content = encode(hostile.value(dice, size))
-                began = time.monotonic()
-                measured()
+                arguments = hostile.arguments(rng, size)
+                _Replies.content = encode(hostile.value(rng, size))
+                started = time.monotonic()
+                take_stall()
                 await invoke(tool, arguments, client, ignore)
-                stalls.append(measured())
-                overdue.append(time.monotonic() - began - _TIMEOUT)
-            grown.append(_memory() - before)
+                stalls.append(take_stall())
+                overdue.append(time.monotonic() - started - _TIMEOUT)
+            memory_growth.append(_memory() - before)
         await client.aclose()
     return [
-        at_least("tool files that check accepts, each called with five sizes of arguments", tried, 10),
+        at_least("tool files that check accepts, each called with five sizes of arguments", tested, 10),
         at_most("longest stall of the event loop", 1000 * max(stalls), 50, "ms"),
-        at_most("longest time past the deadline of a call", max(0, *overdue), 0.5, "s"),
-        at_most("memory that calls of one file took and kept", max(grown), 30, "MB"),
+        at_most("longest time after the deadline of a call", max(0, *overdue), 0.5, "s"),
+        at_most("memory that remains after the calls of one file", max(memory_growth), 30, "MB"),
     ]
 
 
 class _Replies:
+    """The body of the next replies of the API."""
+
     content = b"{}"
 
 
@@ -77,32 +79,32 @@ async def _reply(exchange: Exchange) -> None:
     await exchange.reply(_Replies.content)
 
 
-def _tool(dice: random.Random, url: str) -> Tool | None:
-    """A tool of a hostile file; None where ``check`` refuses it."""
-    schema = hostile.schema(dice)
-    output = {"type": "array", "items": {"anyOf": [{}, *hostile.schema(dice)["properties"].values()]}}
-    written: dict[str, Json] = {
+def _tool(rng: random.Random, url: str) -> Tool | None:
+    """The tool of a hostile file; None if ``check`` refuses it."""
+    schema = hostile.schema(rng)
+    output = {"type": "array", "items": {"anyOf": [{}, *hostile.schema(rng)["properties"].values()]}}
+    tool_file: dict[str, Json] = {
         "description": "Try.",
         "inputSchema": schema,
         "request": {"method": "POST", "url": "/large"},
-        "response": {"jmespath": dice.choice(_PROJECTIONS), "maxBytes": "2MB"} if dice.random() < 0.7 else {},
+        "response": {"jmespath": rng.choice(_PROJECTIONS), "maxBytes": "2MB"} if rng.random() < 0.7 else {},
         "timeout": f"{_TIMEOUT:g}s",
     }
-    if dice.random() < 0.4:
-        written["outputSchema"] = output | {"$defs": schema["$defs"]}
+    if rng.random() < 0.4:
+        tool_file["outputSchema"] = output | {"$defs": schema["$defs"]}
     sources = Sources({})
     upstream = compile_upstream(
         "api", UpstreamSpec.model_validate({"baseUrl": url, "auth": {"type": "none"}}), sources
     )
     try:
-        return compile_tool("try", ToolSpec.model_validate(written), upstream, sources)[0]
+        return compile_tool("try", ToolSpec.model_validate(tool_file), upstream, sources)[0]
     except InvalidSpec:
         return None
 
 
 @asynccontextmanager
-async def _ticking() -> AsyncIterator[Callable[[], float]]:
-    """What it yields tells the longest stall since it was last asked, in seconds of processor time."""
+async def _stall_monitor() -> AsyncIterator[Callable[[], float]]:
+    """Yields a function that returns the longest stall since its last call, in CPU seconds."""
     worst, last = 0.0, time.process_time()
 
     async def tick() -> None:
@@ -112,18 +114,18 @@ async def _ticking() -> AsyncIterator[Callable[[], float]]:
             worst, last = max(worst, now - last), now
             await anyio.sleep(0.001)
 
-    def measured() -> float:
+    def take_stall() -> float:
         nonlocal worst, last
         now = time.process_time()
-        found, worst, last = max(worst, now - last), 0.0, now
-        return found
+        longest, worst, last = max(worst, now - last), 0.0, now
+        return longest
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tick)
-        yield measured
+        yield take_stall
         tasks.cancel_scope.cancel()
 
 
 def _memory() -> float:
-    """Megabytes that are resident (Linux)."""
+    """Resident memory in MB (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

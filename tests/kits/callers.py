@@ -1,7 +1,7 @@
-"""Callers with keys and with tokens, all at once: nobody is taken for another, sees another's tools or uses another's session.
+"""Concurrent callers with API keys and with tokens: no caller gets the identity, the tools or the session of another.
 
-Each caller has a tool of its own, which alone asks for the scope that alone it has. The bridge's log says who
-called what; of those with tokens, the API says by whose token it was called, which the bridge had in exchange.
+Each caller has its own tool and its own scope, which only this tool needs. The bridge logs the caller of
+each call. For callers with tokens, the API reports the exchanged token that it received.
 """
 
 import json
@@ -22,14 +22,15 @@ import httpx
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http
 from tests.serving.logins import ISSUER, RESOURCE, Login, token
-from tests.serving.served import Session, call, request
+from tests.serving.messages import call, request
+from tests.serving.session import Session
 from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 from tests.upstream.conversation import Exchange, serve_faults
 
 _WITH_TOKENS: Final = ("cid", "dan")
 _NAMES: Final = ("ann", "bob", *_WITH_TOKENS)
-_BRUTES: Final = 64
-"""Connections; eight from each address."""
+_GUESSING_CONNECTIONS: Final = 64
+"""Eight from each client address."""
 _LINE: Final = re.compile(rb"call tool=of_(\w+) caller=(\w+) .*outcome=ok")
 _REFUSED: Final = re.compile(rb"refused (?:a request|\d+ requests, the last one) from")
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
@@ -47,74 +48,74 @@ request: {{method: POST, url: "{path}?id={{id}}"}}
 
 
 def _forged(number: int) -> str:
-    """A token of Cid's with a signature that is another one each time."""
-    head, claims, signature = _shown("cid").split(".")
+    """A token of Cid with an invalid signature, which differs for each number."""
+    head, claims, signature = _credential("cid").split(".")
     return f"{head}.{claims}.{number:08x}{signature[8:]}"
 
 
 @cache
-def _shown(name: str) -> str:
+def _credential(name: str) -> str:
     return token(sub=name, scope=name) if name in _WITH_TOKENS else f"key-of-{name}"
 
 
 async def run(*, long: bool) -> list[Figure]:
-    calls, stolen = (10_000, 1000) if long else (800, 100)
+    calls, hijack_tries = (10_000, 1000) if long else (800, 100)
     async with _world() as (bridge, authorization), httpx.AsyncClient(timeout=20, trust_env=False) as web:
         return [
             *await _identities(bridge, web, calls),
-            at_most("tokens that were asked for in exchange", len(authorization.asked), 2, "tokens"),
-            await _sessions(bridge, web, stolen),
+            at_most("token exchanges", len(authorization.token_requests), 2, "tokens"),
+            await _sessions(bridge, web, hijack_tries),
             *await _brute_force(bridge, web, 1000 if long else 200),
         ]
 
 
 async def _identities(bridge: Bridge, web: httpx.AsyncClient, calls: int) -> list[Figure]:
     lost: list[str] = []
-    seen: list[str] = []
+    leaks: list[str] = []
 
-    async def ask(name: str) -> None:
-        session = await _opened(name, bridge, web)
+    async def call_repeatedly(name: str) -> None:
+        session = await _open_session(name, bridge, web)
         for number in range(calls // len(_NAMES)):
-            asks = session.ask if number % 2 else session.ask_modern
+            send = session.ask if number % 2 else session.ask_modern
             if not number % 10:
-                seen.extend(await _trespasses(name, asks, number))
-            answer = await asks(_call(name, f"{name}-{number}"))
-            if answer["id"] != f"{name}-{number}" or not _is_of(name, number, json.dumps(answer)):
+                leaks.extend(await _foreign_tools(name, send, number))
+            answer = await send(_call(name, f"{name}-{number}"))
+            if answer["id"] != f"{name}-{number}" or not _is_own_result(name, number, json.dumps(answer)):
                 lost.append(f"{name}-{number}: {json.dumps(answer)[:200]}")
 
     async with anyio.create_task_group() as tasks:
         for name in _NAMES:
-            tasks.start_soon(ask, name)
-    await bridge.heard(_LINE, times=calls)
-    told = [(match[1], match[2]) for match in _LINE.finditer(bridge.log)]
-    wrong = [f"of_{tool.decode()} by {caller.decode()}" for tool, caller in told if tool != caller]
+            tasks.start_soon(call_repeatedly, name)
+    await bridge.wait_for_log(_LINE, times=calls)
+    logged = [(match[1], match[2]) for match in _LINE.finditer(bridge.log)]
+    wrong = [f"of_{tool.decode()} by {caller.decode()}" for tool, caller in logged if tool != caller]
     return [
-        none_of("interleaved calls that were lost or answered with another's", lost, calls),
-        none_of("  that the log has under another name", wrong, len(told)),
-        none_of("looks at another's tool: listed, called, or told of", seen, calls // 10 * 2),
+        none_of("interleaved calls that were lost or got the reply of another", lost, calls),
+        none_of("  logged under the name of another caller", wrong, len(logged)),
+        none_of("tools of another caller that were listed or could be called", leaks, calls // 10 * 2),
     ]
 
 
-def _is_of(name: str, number: int, answer: str) -> bool:
-    """Whether it holds the id that the call had, and the API knew whose it was."""
-    told = rf"\"you\":\"{name}\"" in answer or name not in _WITH_TOKENS
-    return told and rf'"{name}-{number}\"' in answer
+def _is_own_result(name: str, number: int, answer: str) -> bool:
+    """Whether the result has the id of the call and the right caller."""
+    has_caller = rf"\"you\":\"{name}\"" in answer or name not in _WITH_TOKENS
+    return has_caller and rf'"{name}-{number}\"' in answer
 
 
-async def _trespasses(name: str, asks: Any, number: int) -> list[str]:
-    """What a caller sees of the tools of another."""
-    listed = await asks(request("tools/list", f"list-{number}"))
+async def _foreign_tools(name: str, send: Any, number: int) -> list[str]:
+    """The tools of other callers that a caller can see."""
+    listed = await send(request("tools/list", f"list-{number}"))
     names = [tool["name"] for tool in listed["result"]["tools"]]
     other = _NAMES[(_NAMES.index(name) + 1) % len(_NAMES)]
-    answer = await asks(_call(other, f"other-{number}"))
-    found = [] if names == [f"of_{name}"] else [f"{name} lists {names}"]
+    answer = await send(_call(other, f"other-{number}"))
+    leaks = [] if names == [f"of_{name}"] else [f"{name} lists {names}"]
     if answer.get("error", {}).get("message") != f"Unknown tool: of_{other}":
-        found.append(f"{name} calls of_{other}: {json.dumps(answer)[:200]}")
-    return found
+        leaks.append(f"{name} calls of_{other}: {json.dumps(answer)[:200]}")
+    return leaks
 
 
 async def _sessions(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> Figure:
-    ann = await _opened("ann", bridge, web)
+    ann = await _open_session("ann", bridge, web)
     eve = _session("bob", bridge, web)
     eve.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
     served = []
@@ -122,14 +123,14 @@ async def _sessions(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> Figur
         reply = await eve.post(_call("ann" if number % 2 else "bob", f"stolen-{number}"))
         if reply.status_code != 404:
             served.append(f"{number}: {reply.status_code} {reply.text[:200]}")
-    return none_of("calls in the session of another that were served", served, tries)
+    return none_of("calls in the session of another caller that were served", served, tries)
 
 
 async def _brute_force(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> list[Figure]:
-    """What calls take beside those who try keys, and what those find."""
-    ann = await _opened("ann", bridge, web)
-    alone = await _times(ann, tries)
-    opened: list[str] = []
+    """The latency of calls while other clients guess keys and tokens, and the guesses that are accepted."""
+    ann = await _open_session("ann", bridge, web)
+    baseline = await _latencies(ann, tries)
+    accepted: list[str] = []
     tried = 0
 
     async def guess(number: int) -> None:
@@ -142,32 +143,37 @@ async def _brute_force(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> li
                 if tried % 2:
                     session.headers["authorization"] = f"Bearer {_forged(tried)}"
                 if (reply := await session.post(request("tools/list"))).status_code != 401:
-                    opened.append(f"{reply.status_code} {reply.text[:200]}")
+                    accepted.append(f"{reply.status_code} {reply.text[:200]}")
 
     async with anyio.create_task_group() as tasks:
-        for number in range(_BRUTES):
+        for number in range(_GUESSING_CONNECTIONS):
             tasks.start_soon(guess, number)
-        beside = await _times(ann, tries)
+        under_load = await _latencies(ann, tries)
         tasks.cancel_scope.cancel()
     lines = len(_REFUSED.findall(bridge.log))
     return [
-        none_of("keys that were tried and opened something", opened, tried),
-        at_most("  lines of the log about them", lines, 10 + sum(beside), "lines"),
-        at_most(f"  p50 of a call beside {_BRUTES} of them", _ratio(beside, alone), 2, "times"),
+        none_of("guessed keys that were accepted", accepted, tried),
+        at_most("  log lines about them", lines, 10 + sum(under_load), "lines"),
+        at_most(
+            f"  p50 of a call during {_GUESSING_CONNECTIONS} guesses, compared with none",
+            _ratio(under_load, baseline),
+            2,
+            "times",
+        ),
     ]
 
 
-async def _times(session: Session, calls: int) -> list[float]:
-    took = []
+async def _latencies(session: Session, calls: int) -> list[float]:
+    latencies = []
     for number in range(calls):
-        began = time.perf_counter()
+        started = time.perf_counter()
         await session.ask_modern(_call("ann", f"timed-{number}"))
-        took.append(time.perf_counter() - began)
-    return took
+        latencies.append(time.perf_counter() - started)
+    return latencies
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    return statistics.median(ours) / statistics.median(theirs)
+def _ratio(latencies: list[float], baseline: list[float]) -> float:
+    return statistics.median(latencies) / statistics.median(baseline)
 
 
 def _call(name: str, id: str) -> dict[str, Any]:
@@ -178,11 +184,11 @@ def _call(name: str, id: str) -> dict[str, Any]:
 
 def _session(name: str, bridge: Bridge, web: httpx.AsyncClient) -> Session:
     session = Session(web, bridge.url)
-    session.headers["authorization"] = f"Bearer {_shown(name)}"
+    session.headers["authorization"] = f"Bearer {_credential(name)}"
     return session
 
 
-async def _opened(name: str, bridge: Bridge, web: httpx.AsyncClient) -> Session:
+async def _open_session(name: str, bridge: Bridge, web: httpx.AsyncClient) -> Session:
     session = _session(name, bridge, web)
     await session.open()
     return session
@@ -194,12 +200,12 @@ async def _echo(exchange: Exchange) -> None:
 
 @asynccontextmanager
 async def _world() -> AsyncIterator[tuple[Bridge, Authorization]]:
-    """An upstream that answers with the query, another that takes tokens, and a bridge that asks who calls."""
+    """An upstream that echoes the query, one that requires tokens, and a bridge with authentication."""
     with TemporaryDirectory() as name:
         tools, settings = Path(name) / "tools.d", Path(name) / "restbridge.yaml"
         tools.mkdir()
         entries = [
-            {"name": each, "sha256": sha256(_shown(each).encode()).hexdigest(), "scopes": [each]}
+            {"name": each, "sha256": sha256(_credential(each).encode()).hexdigest(), "scopes": [each]}
             for each in _NAMES
             if each not in _WITH_TOKENS
         ]
@@ -213,11 +219,11 @@ async def _world() -> AsyncIterator[tuple[Bridge, Authorization]]:
             access = {"apiKeys": entries, "jwt": issuers, "resource": RESOURCE}
             settings.write_text(json.dumps({"access": access}))
             (tools / "api.upstream.yaml").write_text(_UPSTREAM.format(url=faulty.url))
-            written = _EXCHANGING.format(url=authorization.url, bridge=BRIDGE, secret=SECRET)
-            (tools / "exchanging.upstream.yaml").write_text(written)
+            upstream_file = _EXCHANGING.format(url=authorization.url, bridge=BRIDGE, secret=SECRET)
+            (tools / "exchanging.upstream.yaml").write_text(upstream_file)
             for each in _NAMES:
                 upstream, path = ("exchanging", "/who") if each in _WITH_TOKENS else ("api", "/ok")
-                words = _TOOL.format(name=each, upstream=upstream, path=path)
-                (tools / f"of_{each}.yaml").write_text(words)
+                tool_file = _TOOL.format(name=each, upstream=upstream, path=path)
+                (tools / f"of_{each}.yaml").write_text(tool_file)
             async with over_http(tools, {"RESTBRIDGE_CONFIG": str(settings)}) as bridge:
                 yield bridge, authorization

@@ -1,7 +1,7 @@
-"""The official conformance suite, with its fixture tools as tool files over a small upstream.
+"""The official MCP conformance suite. Its fixture tools are tool files, in front of a small upstream.
 
-What a server of tools cannot pass is listed, with the reason, beside the tool files; the suite fails where a
-scenario of the list passes, too.
+Scenarios that a server with only tools cannot pass are listed next to the tool files, with the reason. The kit
+fails if a listed scenario passes.
 """
 
 import base64
@@ -52,7 +52,7 @@ _PATHS: Final = {
 }
 
 
-async def run(*, long: bool) -> list[Figure]:  # noqa: ARG001 - there is but one form of it
+async def run(*, long: bool) -> list[Figure]:  # noqa: ARG001 - there is one length only
     await anyio.to_thread.run_sync(npm.install)
     return [await _suite(version) for version in VERSIONS]
 
@@ -62,7 +62,9 @@ async def _suite(version: str) -> Figure:
         tools = Path(shutil.copytree(HERE, Path(name, "tools.d")))
 
         async def change(exchange: Exchange) -> None:
-            shutil.copy(tools / "test_simple_text.yaml", tools / f"test_{len(exchange.server.heard)}.yaml")
+            shutil.copy(
+                tools / "test_simple_text.yaml", tools / f"test_{len(exchange.server.exchanges)}.yaml"
+            )
             await exchange.reply()
 
         async with (
@@ -81,15 +83,15 @@ async def _suite(version: str) -> Figure:
             ]
             command += ["--expected-failures", str(expected), "--output-dir", name]
             done = await anyio.run_process(command, check=False, env={**os.environ, "NO_COLOR": "1"})
-    said = done.stdout.decode()
-    scenarios = _RESULT.findall(said)
+    output = done.stdout.decode()
+    scenarios = _RESULT.findall(output)
     total = sum(int(passed) for _, _, passed, _ in scenarios)
-    wrong = [] if done.returncode == 0 else _unexpected(_COLOUR.sub("", said).splitlines())
-    return none_of(f"unexpected outcomes, conformance with {version}", wrong, total)
+    unexpected = [] if done.returncode == 0 else _unexpected(_COLOUR.sub("", output).splitlines())
+    return none_of(f"unexpected outcomes, conformance with {version}", unexpected, total)
 
 
 def _unexpected(lines: list[str]) -> list[str]:
-    """What the suite lists at its end as against the list: what failed, and what of the list passed."""
+    """Unexpected results of the suite: failures outside the list, and listed scenarios that passed."""
     at = next((n for n, line in enumerate(lines) if line.startswith("Unexpected failures")), len(lines))
     listed = [line.strip() for line in lines[at:] if line.startswith("  ✗ ")]
     listed += [line.strip() for line in lines if line.startswith("  ✓ ")]

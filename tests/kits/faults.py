@@ -1,9 +1,9 @@
-"""Every fault of an upstream, over every transport, with a ledger of what was sent and what came back.
+"""Every fault of an upstream, over every transport: each call and its outcome are recorded.
 
-Each call carries an id that the upstream writes into its reply. A call is *lost* if nothing comes back,
-*wrong* if its outcome is not the one expected or speaks of another call, and *duplicate* if the upstream
-heard an unsafe one twice. After each call another one on the same upstream, to a path where nothing is
-wrong, must be right.
+Each call carries an id that the upstream writes into its reply. A call is *lost* if it gets no result,
+*wrong* if its outcome is not the expected one or belongs to another call, and *duplicate* if the upstream
+received an unsafe one twice. After each call, a call to a path without a fault on the same upstream must
+succeed.
 """
 
 import json
@@ -29,8 +29,8 @@ from tests.upstream.forwarder import forward
 from tests.upstream.refusing import refuse
 
 KEY: Final = "canary-in-the-credentials"
-_AT_ONCE: Final = 10
-_BOUND: Final = 20
+_CONCURRENT_CALLS: Final = 10
+_TIMEOUT_SECONDS: Final = 20
 
 _OUTCOMES: Final = {
     "ok": """
@@ -67,8 +67,8 @@ _OUTCOMES: Final = {
     "http-429": "retry_after_arabic retry_after_fraction retry_after_seconds",
     "http-503": "retry_after_date retry_after_huge retry_after_naive retry_after_negative",
 }
-_OTHERS: Final = frozenset({"", "ok", "status", "last_words", "fails_once", "broken_tls_record"})
-"""Paths that are no fault, need words of their own, or go wrong once alone."""
+_NOT_COUNTED: Final = frozenset({"", "ok", "status", "last_words", "fails_once", "broken_tls_record"})
+"""Paths that are not a fault, need their own message, or fail only once."""
 _WITHOUT_ID: Final = frozenset(
     [
         "body_on_204",
@@ -82,25 +82,27 @@ _WITHOUT_ID: Final = frozenset(
         "utf16",
     ]
 )
-"""Right replies in which no id can stand."""
-_ASKED_FOR_PROXY: Final = "proxy_credentials"
-"""A 407 to a request over http: nothing tells whether the API has seen it."""
-_BROKEN: Final = {
+"""Valid replies that cannot contain an id."""
+_PROXY_AUTH: Final = "proxy_credentials"
+"""A 407 to a request over http: it is unknown whether the API received it."""
+_UNREACHABLE: Final = {
     "refused": "connect-refused",
-    "nameless": "dns-failed",
+    "unknown_host": "dns-failed",
     "untrusted": "tls-untrusted",
-    "misnamed": "tls-name",
+    "wrong_host_name": "tls-name",
     "expired": "tls-untrusted",
     "https_to_http": "tls-failed",
     "http_to_https": "reply-cut",
     "client_certificate": "tls-failed",
-    _ASKED_FOR_PROXY: "proxy-failed",
+    _PROXY_AUTH: "proxy-failed",
 }
-"""Upstreams to which there is no way at all."""
-_SLOW_RESOLVER: Final = ("nameless", "connect-timeout")
-"""A resolver may take its time to say that there is no such name."""
-EXPECTED: Final = _BROKEN | {fault: code for code, faults in _OUTCOMES.items() for fault in faults.split()}
-"""What a call ends in, whatever its method."""
+"""Upstreams that are unreachable."""
+_SLOW_RESOLVER: Final = ("unknown_host", "connect-timeout")
+"""A resolver may be slow to report an unknown name."""
+EXPECTED: Final = _UNREACHABLE | {
+    fault: code for code, faults in _OUTCOMES.items() for fault in faults.split()
+}
+"""The outcome of a call with any method."""
 _UPSTREAM: Final = """\
 baseUrl: {url}
 auth: {{type: http, scheme: bearer, credentials: "${{env:FAULTY_KEY}}"}}
@@ -110,7 +112,7 @@ maxBytes: 1MiB
 tls: {{caFile: {ca}}}
 """
 _TOOL: Final = """\
-description: Meets {fault}.
+description: Calls the path {fault}.
 upstream: {upstream}
 inputSchema:
   type: object
@@ -123,15 +125,15 @@ timeout: {timeout}
 """
 
 
-_UNUSABLE: Final = frozenset({"bad-encoding", "incomplete-reply", "not-json", "reply-too-large"})
-_CUT: Final = frozenset({"protocol-error", "reply-cut", "timeout"})
-_MAYBE: Final = "It may have been carried out; check before repeating."
-_DONE: Final = "The request was carried out ("
+_CODES_AFTER_EXECUTION: Final = frozenset({"bad-encoding", "incomplete-reply", "not-json", "reply-too-large"})
+_CODES_WITH_UNKNOWN_EXECUTION: Final = frozenset({"protocol-error", "reply-cut", "timeout"})
+_MAYBE_EXECUTED_TEXT: Final = "It may have been carried out; check before repeating."
+_EXECUTED_TEXT: Final = "The request was carried out ("
 
 
 @dataclass
-class Ledger:
-    """What came of the calls of one transport: each line tells of one call."""
+class Outcomes:
+    """The outcomes of one transport: one line for each call."""
 
     calls: int = 0
     lost: list[str] = field(default_factory=list)
@@ -140,107 +142,111 @@ class Ledger:
 
 
 class Matrix:
-    """Calls tools by way of one client, and keeps the ledger."""
+    """Calls tools with one client, and records the outcomes."""
 
-    def __init__(self, client: Client, name: str, ledger: Ledger) -> None:
+    def __init__(self, client: Client, name: str, outcomes: Outcomes) -> None:
         self._client = client
         self._name = name
-        self._ledger = ledger
-        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+        self._outcomes = outcomes
+        self._limit = anyio.CapacityLimiter(_CONCURRENT_CALLS)
 
-    async def play(self, count: int) -> None:
+    async def run(self, count: int) -> None:
         """``count`` calls of each fault, by GET and by POST."""
         for fault in EXPECTED:
             async with anyio.create_task_group() as tasks:
                 for number in range(count):
                     method = ("get", "post")[number % 2]
-                    tasks.start_soon(self._one, method, fault, f"{self._name}-{fault}-{number}")
+                    tasks.start_soon(self._check_call, method, fault, f"{self._name}-{fault}-{number}")
 
-    async def _one(self, method: str, fault: str, id: str) -> None:
+    async def _check_call(self, method: str, fault: str, id: str) -> None:
         async with self._limit:
-            self._ledger.calls += 1
+            self._outcomes.calls += 1
             code, text = await self._call(f"{method}_{fault}", id)
             if problem := _problem(fault, id, code, text, unsafe=method == "post"):
-                self._ledger.wrong.append(f"{method} {id}: {problem}: {text[:300]!r}")
+                self._outcomes.wrong.append(f"{method} {id}: {problem}: {text[:300]!r}")
             code, text = await self._call("get_ok", f"{id}-next")
             if code != "ok" or json.loads(text) != {"answer": 42, "id": f"{id}-next"}:
-                self._ledger.wrong_next.append(f"{id}: {code}: {text[:300]!r}")
+                self._outcomes.wrong_next.append(f"{id}: {code}: {text[:300]!r}")
 
     async def _call(self, tool: str, id: str) -> tuple[str, str]:
         try:
-            with anyio.fail_after(_BOUND):
+            with anyio.fail_after(_TIMEOUT_SECONDS):
                 result = await self._client.call_tool(tool, {"id": id})
-        except (MCPError, TimeoutError) as problem:
-            self._ledger.lost.append(f"{tool} {id}: {problem!r}")
+        except (MCPError, TimeoutError) as error:
+            self._outcomes.lost.append(f"{tool} {id}: {error!r}")
             return "lost", ""
         return code_of(result), text_of(result)
 
 
 def _problem(fault: str, id: str, code: str, text: str, *, unsafe: bool) -> str:
-    """What is wrong with an outcome, if something is."""
+    """What is wrong with an outcome; empty if nothing is."""
     expected = EXPECTED[fault]
     if code != expected and (fault, code) != _SLOW_RESOLVER:
         return f"{code} instead of {expected}"
     if KEY in text:
-        return "a secret"
+        return "contains a secret"
     if code == "ok":
-        return "" if fault in _WITHOUT_ID or id in text else "another call's"
-    if unsafe and (expected in _UNUSABLE) != text.startswith(_DONE):
-        return "whether it was done"
-    if unsafe and (expected in _CUT or fault == _ASKED_FOR_PROXY) != (_MAYBE in text):
-        return "whether it may have been done"
+        return "" if fault in _WITHOUT_ID or id in text else "the result of another call"
+    if unsafe and (expected in _CODES_AFTER_EXECUTION) != text.startswith(_EXECUTED_TEXT):
+        return "wrong text about execution"
+    if unsafe and (expected in _CODES_WITH_UNKNOWN_EXECUTION or fault == _PROXY_AUTH) != (
+        _MAYBE_EXECUTED_TEXT in text
+    ):
+        return "wrong text about possible execution"
     return ""
 
 
 async def run(*, long: bool) -> list[Figure]:
     count = 50 if long else 4
     with TemporaryDirectory() as name:
-        async with _world(Path(name)) as (faulty, tools):
+        async with _setup(Path(name)) as (faulty, tools):
             figures = [_coverage()]
             log = Path(name, "log")
             env = {"FAULTY_KEY": KEY}
             for transport in TRANSPORTS:
-                ledger = Ledger()
+                outcomes = Outcomes()
                 if transport == "stdio":
                     async with over_stdio(tools, env, log) as client:
-                        await Matrix(client, "stdio", ledger).play(count)
-                    said = await anyio.Path(log).read_text()
+                        await Matrix(client, "stdio", outcomes).run(count)
+                    log_text = await anyio.Path(log).read_text()
                 else:
                     async with over_http(tools, env) as bridge, connected(transport, bridge) as client:
                         if transport == "HTTP modern":
                             figures += await _memory(bridge, client)
-                        await Matrix(client, transport.replace(" ", "-"), ledger).play(count)
-                    said = bridge.log.decode()
-                figures += _figures(transport, ledger, said)
+                        await Matrix(client, transport.replace(" ", "-"), outcomes).run(count)
+                    log_text = bridge.log.decode()
+                figures += _figures(transport, outcomes, log_text)
             twice = [
                 f"{target} {n} times"
                 for (method, target), n in faulty.counts.items()
                 if n > 1 and method == "POST"
             ]
             total = sum(method == "POST" for method, _ in faulty.counts)
-            return [*figures, none_of("unsafe calls that an upstream heard twice", twice, total)]
+            return [*figures, none_of("unsafe calls that an upstream received twice", twice, total)]
 
 
 def _coverage() -> Figure:
-    left = FAULTS.keys() - EXPECTED.keys() - _OTHERS
-    return Figure("named faults", str(len(EXPECTED)), "≥ 60", not left and len(EXPECTED) >= 60, tuple(left))
+    untested = FAULTS.keys() - EXPECTED.keys() - _NOT_COUNTED
+    return Figure(
+        "named faults", str(len(EXPECTED)), "≥ 60", not untested and len(EXPECTED) >= 60, tuple(untested)
+    )
 
 
-def _figures(transport: str, ledger: Ledger, log: str) -> list[Figure]:
+def _figures(transport: str, outcomes: Outcomes, log: str) -> list[Figure]:
     return [
-        none_of(f"lost calls, {transport}", ledger.lost, 2 * ledger.calls),
-        none_of(f"wrong outcomes, {transport}", ledger.wrong, ledger.calls),
-        none_of(f"wrong next calls on the same upstream, {transport}", ledger.wrong_next, ledger.calls),
+        none_of(f"lost calls, {transport}", outcomes.lost, 2 * outcomes.calls),
+        none_of(f"wrong outcomes, {transport}", outcomes.wrong, outcomes.calls),
+        none_of(f"wrong next calls on the same upstream, {transport}", outcomes.wrong_next, outcomes.calls),
         none_of(f"secrets in the log, {transport}", [KEY] * log.count(KEY), len(log.splitlines())),
     ]
 
 
 async def _memory(bridge: Bridge, client: Client) -> list[Figure]:
-    """What the largest replies cost beyond what is at rest."""
+    """The memory that the largest replies need, compared with an idle bridge."""
     figures = []
     for fault in ("big_json", "gzip_bomb_1gb", "gzip_double", "endless_body"):
         await client.call_tool("get_ok", {"id": "memory"})
-        bridge.forget_peak()
+        bridge.reset_peak()
         before = bridge.rss
         for method in ("get", "post"):
             await client.call_tool(f"{method}_{fault}", {"id": "memory"})
@@ -249,10 +255,10 @@ async def _memory(bridge: Bridge, client: Client) -> list[Figure]:
 
 
 @asynccontextmanager
-async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
+async def _setup(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
     """The faulty upstreams and a tool file for each fault."""
     authority = Authority(folder)
-    stranger = Authority(folder, "stranger")
+    untrusted_authority = Authority(folder, "untrusted")
     tools = folder / "tools.d"
     tools.mkdir()
     async with AsyncExitStack() as stack:
@@ -262,31 +268,31 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Faulty, Path]]:
         async def tls(context: ssl.SSLContext) -> str:
             return (await stack.enter_async_context(serve(context))).url
 
-        asking = authority.server("127.0.0.1", asks=True)
+        requires_client_certificate = authority.server("127.0.0.1", asks=True)
         proxy = await stack.enter_async_context(forward("407 Proxy Authentication Required"))
         closed = stack.enter_context(socket.socket())
-        closed.bind(("127.0.0.1", 0))  # bound and not listened on: nobody else can take it
+        closed.bind(("127.0.0.1", 0))  # bound but not listening: no other process can take the port
         urls = {
             "faulty": faulty.url,
             "refused": f"http://127.0.0.1:{closed.getsockname()[1]}",
-            "nameless": "http://nameless.invalid",
-            "untrusted": await tls(stranger.server("127.0.0.1")),
-            "misnamed": await tls(authority.server("other.example")),
+            "unknown_host": "http://unknown-host.invalid",
+            "untrusted": await tls(untrusted_authority.server("127.0.0.1")),
+            "wrong_host_name": await tls(authority.server("other.example")),
             "expired": await tls(authority.server("127.0.0.1", expired=True)),
             "https_to_http": faulty.url.replace("http", "https"),
             "http_to_https": (await tls(authority.server("127.0.0.1"))).replace("https", "http"),
-            "client_certificate": f"https://127.0.0.1:{await stack.enter_async_context(refuse(asking))}",
-            _ASKED_FOR_PROXY: "http://shop.test",
+            "client_certificate": f"https://127.0.0.1:{await stack.enter_async_context(refuse(requires_client_certificate))}",
+            _PROXY_AUTH: "http://shop.test",
         }
         for upstream, url in urls.items():
             text = _UPSTREAM.format(url=url, ca=authority.file)
-            if upstream == _ASKED_FOR_PROXY:
+            if upstream == _PROXY_AUTH:
                 text += f"proxy: http://{proxy.place}\n"
             (tools / f"{upstream}.upstream.yaml").write_text(text)
         await to_thread.run_sync(large_bomb)
         for fault in ("ok", *EXPECTED):
             for method in ("get", "post"):
-                upstream = fault if fault in _BROKEN else "faulty"
+                upstream = fault if fault in _UNREACHABLE else "faulty"
                 timeout = "500ms" if EXPECTED.get(fault) == "timeout" else "5s"
                 text = _TOOL.format(fault=fault, upstream=upstream, method=method.upper(), timeout=timeout)
                 (tools / f"{method}_{fault}.yaml").write_text(text)

@@ -1,58 +1,59 @@
-"""What a kit found: figures beside what they must hold."""
+"""The results of a kit: figures and their goals."""
 
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_SHOWN: Final = 20
+_MAX_DETAILS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured, what it must be, and whether it is; ``found`` says what was seen where it is not.
+    """A measurement, its goal, and whether the goal is met; ``details`` describe a failure.
 
-    ``timed``: it depends on what else the machine does, so that it proves nothing in a short run.
+    ``timed`` figures depend on the load of the machine: only a long run on an idle machine can fail on them.
     """
 
-    what: str
+    label: str
     measured: str
     goal: str
-    held: bool
-    found: tuple[str, ...] = ()
+    is_met: bool
+    details: tuple[str, ...] = ()
     timed: bool = False
 
 
-def none_of(what: str, wrong: Iterable[str], total: int) -> Figure:
-    """A figure of what must not happen, in ``total`` tries."""
-    found = tuple(wrong)
-    shown = found[:_SHOWN] + ((f"and {len(found) - _SHOWN} more",) if len(found) > _SHOWN else ())
-    return Figure(what, f"{len(found)} of {total}", "0", not found and total > 0, shown)
+def none_of(label: str, wrong: Iterable[str], total: int) -> Figure:
+    """A figure for events that must not happen, in ``total`` tries."""
+    events = tuple(wrong)
+    hidden = len(events) - _MAX_DETAILS
+    details = events[:_MAX_DETAILS] + ((f"and {hidden} more",) if hidden > 0 else ())
+    return Figure(label, f"{len(events)} of {total}", "0", not events and total > 0, details)
 
 
-def at_most(what: str, measured: float, most: float, unit: str) -> Figure:
+def at_most(label: str, measured: float, limit: float, unit: str) -> Figure:
     timed = unit in ("s", "ms", "times")
     shown = f"{measured:.3g}" if measured < 1000 else f"{measured:.0f}"
-    return Figure(what, f"{shown} {unit}", f"≤ {most:g} {unit}", measured <= most, timed=timed)
+    return Figure(label, f"{shown} {unit}", f"≤ {limit:g} {unit}", measured <= limit, timed=timed)
 
 
-def failed(kit: str, problem: BaseException) -> Figure:
-    """A kit that did not come to its end, and why."""
-    said = "".join(traceback.format_exception(problem)).splitlines()
-    return Figure(f"{kit} came to its end", "no", "yes", held=False, found=tuple(said[-_SHOWN:]))
+def failed(kit: str, error: BaseException) -> Figure:
+    """The figure for a kit that raised an exception."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return Figure(f"{kit} finished", "no", "yes", is_met=False, details=tuple(lines[-_MAX_DETAILS:]))
 
 
-def at_least(what: str, count: int, least: int) -> Figure:
-    return Figure(what, str(count), f"≥ {least}", count >= least)
+def at_least(label: str, count: int, minimum: int) -> Figure:
+    return Figure(label, str(count), f"≥ {minimum}", count >= minimum)
 
 
 def table(figures: Iterable[Figure], *, long: bool) -> str:
-    """What stands under a figure, indented, is what was seen where it is not held."""
+    """One line for each figure; details of failures are indented below it."""
     rows = []
     for figure in figures:
-        verdict = "" if figure.held else "  NOT HELD"
-        if figure.timed and not figure.held and not long:
-            verdict += " (a time: counts with --long alone)"
-        rows.append(f"  {figure.what:<66} {figure.measured:>16}  {figure.goal}{verdict}")
-        rows += [f"      {line}" for line in figure.found]
+        verdict = "" if figure.is_met else "  NOT MET"
+        if figure.timed and not figure.is_met and not long:
+            verdict += " (a timing: ignored without --long)"
+        rows.append(f"  {figure.label:<66} {figure.measured:>16}  {figure.goal}{verdict}")
+        rows += [f"      {line}" for line in figure.details]
     return "\n".join(rows)

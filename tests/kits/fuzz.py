@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of what reads foreign bytes, by atheris; each target runs in a process of its own.
+"""Coverage-guided fuzzing of the parsers of untrusted bytes, with atheris; each target runs in its own process.
 
-``python -m tests.kits.fuzz TARGET [libFuzzer options]`` runs one by hand. atheris is no requirement of the
-tests: tests/kits/requirements.txt has it, for the Python that it is built for.
+``python -m tests.kits.fuzz TARGET [libFuzzer options]`` runs one target. atheris is not a requirement of the
+tests: tests/kits/requirements.txt lists it, for the Python versions that it supports.
 """
 
 import re
@@ -52,7 +52,7 @@ async def run(*, long: bool) -> list[Figure]:
     figures = []
     with TemporaryDirectory() as name:
         for target in _SEEDS:
-            corpus = _plant(Path(name, target))
+            corpus = _write_corpus(Path(name, target))
             command = [sys.executable, "-m", "tests.kits.fuzz", target, f"-max_total_time={seconds}"]
             command += [
                 "-max_len=4096",
@@ -63,12 +63,12 @@ async def run(*, long: bool) -> list[Figure]:
             ]
             async with await anyio.open_process(command, cwd=ROOT, stdout=PIPE, stderr=STDOUT) as process:
                 assert process.stdout
-                said = b"".join([chunk async for chunk in process.stdout]).decode(errors="replace")
-            runs = re.findall(r"Done (\d+) runs", said)
+                output = b"".join([chunk async for chunk in process.stdout]).decode(errors="replace")
+            runs = re.findall(r"Done (\d+) runs", output)
             crashes = (
                 []
                 if process.returncode == 0 and runs
-                else [line for line in said.splitlines() if not line.startswith("#")][-20:]
+                else [line for line in output.splitlines() if not line.startswith("#")][-20:]
             )
             figures.append(
                 none_of(f"crashes in {seconds} s of {target}", crashes, int(runs[0]) if runs else 1)
@@ -76,8 +76,8 @@ async def run(*, long: bool) -> list[Figure]:
     return figures
 
 
-def _plant(corpus: Path) -> Path:
-    """What a target begins with; for files also every wrong one that we know."""
+def _write_corpus(corpus: Path) -> Path:
+    """The corpus of a target; for files it includes all bad files of the tests."""
     corpus.mkdir()
     seeds = list(_SEEDS[corpus.name])
     if corpus.name == "files":

@@ -1,8 +1,8 @@
-"""Clients without a valid key send whatever bytes they like: nobody else waits for them, and no byte is read as two things.
+"""Hostile bytes over HTTP: no other client is slowed down, and no request is parsed in two ways (request smuggling).
 
-*Framing*: connections with a key carry requests whose bodies hold another one, cut into segments at random, some of them
-behind a head or a chunk that could be read in two ways. Each unambiguous request has one reply, and the hidden ones none.
-*Floods*: a process of its own holds 50 connections without a key open and sends on each as fast as it is read.
+*Framing*: connections with a key send requests whose bodies contain another request, in random segments, some of them
+after an ambiguous head or chunk. Each unambiguous request gets one reply, a hidden request gets none.
+*Floods*: a separate process holds 50 connections without a key open and sends on each as fast as it is read.
 A seed is printed with each framing figure; ``HOSTILE_SEED`` sets it.
 """
 
@@ -30,13 +30,13 @@ from anyio.abc import Process
 from tests.http.test_framing import AMBIGUOUS, BAD_CHUNKS, JDK, WEBSOCKET
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, Bridge, over_http
-from tests.serving.served import META, Json, call, request
+from tests.serving.messages import META, Json, call, request
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _KEY: Final = "key-of-ann"
 _CONNECTIONS: Final = 50
-_NICE: Final = 10
-"""Floods yield the processor to the bridge and to the callers that are measured."""
+NICE: Final = 10
+"""Floods run at a lower priority than the bridge and the measured callers."""
 _HEAD: Final = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n"
 _WITH_KEY: Final = (
     _HEAD
@@ -51,7 +51,7 @@ request: {{method: GET, url: "{url}/{name}"}}
 
 
 def _posted(message: Json, extra: bytes = b"") -> bytes:
-    """A whole request of 2026-07-28."""
+    """A complete request of 2026-07-28."""
     params = message["params"]
     body = json.dumps(message | {"params": params | {"_meta": META}}).encode()
     names = f"Mcp-Method: {message['method']}\r\n" + (
@@ -92,7 +92,7 @@ def _chunked(body: bytes, rng: random.Random) -> bytes:
 
 
 def _unambiguous(rng: random.Random) -> bytes:
-    """A request that has one reply; its body may hold the marker."""
+    """A request that gets one reply; its body may contain the marker."""
     if rng.random() < 0.2:
         return rng.choice([b"", b"\r\n"]) + rng.choice([_HEALTHY, _posted(request("tools/list"))])
     body = rng.choice([_MARKER, b"x" + _MARKER, b"\r\n\r\n" + _MARKER, b"0\r\n\r\n" + _MARKER])
@@ -103,28 +103,28 @@ def _unambiguous(rng: random.Random) -> bytes:
 
 
 def _ambiguous(rng: random.Random) -> bytes:
-    """What has a refusal for a reply, and ends the connection."""
+    """Bytes that are answered with an error, after which the connection is closed."""
     if rng.random() < 0.6:
         return _WITH_KEY + rng.choice(list(AMBIGUOUS.values())) + b"\r\n" + _MARKER
     return _WITH_KEY + _CHUNKED + b"\r\n" + rng.choice(list(BAD_CHUNKS.values())) + _MARKER
 
 
 def _segments(data: bytes, rng: random.Random) -> list[bytes]:
-    way = rng.random()
-    if way < 0.3:
+    kind = rng.random()
+    if kind < 0.3:
         return [data]
-    if way < 0.4:
+    if kind < 0.4:
         return [data[number : number + 1] for number in range(len(data))]
     cuts = sorted({0, len(data), *(rng.randrange(len(data)) for _ in range(rng.randint(1, 12)))})
     return [data[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 async def _stream(host: str, port: int, seed: int) -> str:
-    """What is wrong with the replies to one connection's bytes, if anything is."""
-    rng = random.Random(seed)  # noqa: S311 - to be replayed
+    """What is wrong with the replies on one connection; empty if nothing is."""
+    rng = random.Random(seed)  # noqa: S311 - reproducible
     requests = [_unambiguous(rng) for _ in range(rng.randint(1, 4))]
-    is_refused = rng.random() < 0.6
-    data = b"".join(requests) + (_ambiguous(rng) if is_refused else b"")
+    is_ambiguous = rng.random() < 0.6
+    data = b"".join(requests) + (_ambiguous(rng) if is_ambiguous else b"")
     replies = _Replies()
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -132,19 +132,23 @@ async def _stream(host: str, port: int, seed: int) -> str:
             for segment in _segments(data, rng):
                 writer.write(segment)
                 await asyncio.sleep(0)
-            if not is_refused:
+            if not is_ambiguous:
                 writer.write_eof()
             while chunk := await reader.read(1 << 16):
                 replies.parser.feed_data(chunk)
     except TimeoutError:
-        return f"seed {seed}: no end after {replies.statuses}"
+        return f"seed {seed}: the connection stays open after {replies.statuses}"
     finally:
         writer.close()
-    right = [status in (200, 400) for status in replies.statuses[: len(requests)]]
-    refusal = replies.statuses[len(requests) :]
-    # Requests that were not answered yet are, but then the refusal of the next one may go unsaid.
-    if right != [True] * len(requests) or len(refusal) > is_refused or any(each < 400 for each in refusal):
-        return f"seed {seed}: {replies.statuses} for {len(requests)} requests, refused: {is_refused}"
+    is_answered = [status in (200, 400) for status in replies.statuses[: len(requests)]]
+    error = replies.statuses[len(requests) :]
+    # Every unambiguous request is answered. The error for the ambiguous one may be lost when the connection is closed.
+    if (
+        is_answered != [True] * len(requests)
+        or len(error) > is_ambiguous
+        or any(each < 400 for each in error)
+    ):
+        return f"seed {seed}: {replies.statuses} for {len(requests)} requests, ambiguous: {is_ambiguous}"
     return ""
 
 
@@ -154,7 +158,7 @@ async def _framing(bridge: Bridge, faulty: Faulty, seconds: float) -> list[Figur
     wrong: list[str] = []
     end = time.monotonic() + seconds
 
-    async def play() -> None:
+    async def send_streams() -> None:
         nonlocal seed
         while time.monotonic() < end:
             seed += 1
@@ -163,66 +167,77 @@ async def _framing(bridge: Bridge, faulty: Faulty, seconds: float) -> list[Figur
 
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
-            tasks.start_soon(play)
+            tasks.start_soon(send_streams)
     hidden = [target for _, target in faulty.counts.elements() if target.endswith("/marker")]
     return [
         none_of(f"connections with wrong replies, seeds from {first}", wrong, seed - first),
-        none_of("  requests that were hidden in bodies and carried out", hidden, seed - first),
+        none_of("  requests hidden in bodies that were executed", hidden, seed - first),
     ]
 
 
 # --- floods ---
 
-_Pieces = Callable[[], Iterator[bytes]]
+_Chunks = Callable[[], Iterator[bytes]]
 
 
-def _forever(begin: bytes, more: bytes) -> _Pieces:
-    """One request without an end."""
+def _endless(start: bytes, repeated: bytes) -> _Chunks:
+    """One endless request."""
 
-    def pieces() -> Iterator[bytes]:
-        yield begin
-        block = more * (60_000 // len(more) + 1)
+    def chunks() -> Iterator[bytes]:
+        yield start
+        block = repeated * (60_000 // len(repeated) + 1)
         while True:
             yield block
 
-    return pieces
+    return chunks
 
 
-def _bytewise(data: bytes) -> _Pieces:
-    def pieces() -> Iterator[bytes]:
+def _bytewise(data: bytes) -> _Chunks:
+    def chunks() -> Iterator[bytes]:
         while True:
             for number in range(len(data)):
                 yield data[number : number + 1]
 
-    return pieces
+    return chunks
 
 
-def _any_of(*data: bytes) -> _Pieces:
-    def pieces() -> Iterator[bytes]:
+def _any_of(*data: bytes) -> _Chunks:
+    def chunks() -> Iterator[bytes]:
         while True:
             yield random.choice(data)  # noqa: S311 - nothing is secret
 
-    return pieces
+    return chunks
 
 
 _LENGTH: Final = b"Content-Length: 100000000000\r\n\r\n"
-_FLOODS: Final[dict[str, _Pieces]] = {
-    "trailers": _forever(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\n", b"X-Trailer: aaaaaaaa\r\n"),
-    "a trailer without end": _forever(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\nX: ", b"a"),
-    "one-byte chunks": _forever(_HEAD + _CHUNKED + b"\r\n", b"1\r\nx\r\n"),
-    "a chunk extension without end": _forever(_HEAD + _CHUNKED + b"\r\n1;a=", b"a"),
-    "a body without end": _forever(_HEAD + _LENGTH, b"x"),
-    "a body after Upgrade": _forever(_HEAD + JDK + _LENGTH, b"x"),
-    "a body after Expect": _forever(_HEAD + b"Expect: 100-continue\r\n" + _LENGTH, b"x"),
-    "header fields": _forever(_HEAD, b"a:\r\n"),
-    "a header without end": _forever(_HEAD + b"X: ", b"a"),
-    "a request line without end": _forever(b"GET /", b"a"),
+_FLOODS: Final[dict[str, _Chunks]] = {
+    "trailers": _endless(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\n", b"X-Trailer: aaaaaaaa\r\n"),
+    "a trailer without end": _endless(_HEAD + _CHUNKED + b"\r\n1\r\nx\r\n0\r\nX: ", b"a"),
+    "one-byte chunks": _endless(_HEAD + _CHUNKED + b"\r\n", b"1\r\nx\r\n"),
+    "a chunk extension without end": _endless(_HEAD + _CHUNKED + b"\r\n1;a=", b"a"),
+    "a body without end": _endless(_HEAD + _LENGTH, b"x"),
+    "a body after Upgrade": _endless(_HEAD + JDK + _LENGTH, b"x"),
+    "a body after Expect": _endless(_HEAD + b"Expect: 100-continue\r\n" + _LENGTH, b"x"),
+    "header fields": _endless(_HEAD, b"a:\r\n"),
+    "a header without end": _endless(_HEAD + b"X: ", b"a"),
+    "a request line without end": _endless(b"GET /", b"a"),
+    "long paths of escapes": _any_of(
+        *[
+            b"GET %s/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (path, b"%21" * number)
+            for path in (b"", b"/.well-known/oauth-protected-resource")
+            for number in (2700, 21_000)
+        ]
+    ),
     "requests without a key": _any_of(_HEAD + b"Content-Length: 2\r\n\r\n{}"),
     "health checks": _any_of(_HEALTHY),
+    "health checks with large heads": _any_of(
+        _HEALTHY.removesuffix(b"\r\n") + b"X: %s\r\n" % (b"x" * 235) * 250 + b"\r\n"
+    ),
+    "large heads without a key": _any_of(_HEAD + b"X: %s\r\n" % (b"x" * 235) * 250 + b"\r\n"),
     "pipelined health checks": _any_of(_HEALTHY * 200),
-    "blank lines": _forever(b"", b"\r\n"),
+    "blank lines": _endless(b"", b"\r\n"),
     "heads byte by byte": _bytewise(_HEAD + b"X: a\r\n" * 200),
-    "anything": _any_of(
+    "a mix of requests": _any_of(
         _HEAD + _CHUNKED + b"\r\n1\r\nx\r\n" * 100,
         _HEAD + b"Content-Length: 65536\r\n\r\n" + bytes(65_536),
         _HEALTHY * 20,
@@ -231,8 +246,8 @@ _FLOODS: Final[dict[str, _Pieces]] = {
 }
 
 
-async def _flood(host: str, port: int, pieces: _Pieces) -> None:
-    """Never ends: a connection that is closed is opened again."""
+async def _flood(host: str, port: int, chunks: _Chunks) -> None:
+    """Runs forever: a closed connection is reopened."""
 
     async def read(reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
@@ -241,8 +256,8 @@ async def _flood(host: str, port: int, pieces: _Pieces) -> None:
 
     async def send(writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            for piece in pieces():
-                writer.write(piece)
+            for chunk in chunks():
+                writer.write(chunk)
                 await writer.drain()
                 await asyncio.sleep(0)
 
@@ -264,62 +279,62 @@ async def _flood(host: str, port: int, pieces: _Pieces) -> None:
             tasks.start_soon(connect)
 
 
-async def _flood_as_told(host: str, port: int) -> None:
-    """Each line of stdin names the next flood, or none. It is repeated on stdout once that runs."""
+async def _run_floods(host: str, port: int) -> None:
+    """Each line of stdin names the next flood; an empty line ends it. The line is echoed on stdout when the flood runs."""
     running = anyio.CancelScope()
 
-    async def flood(pieces: _Pieces) -> None:
+    async def flood(chunks: _Chunks) -> None:
         with running:
-            await _flood(host, port, pieces)
+            await _flood(host, port, chunks)
 
     async with anyio.create_task_group() as tasks:
         while line := await to_thread.run_sync(sys.stdin.readline):
             running.cancel()
             running = anyio.CancelScope()
-            if pieces := _FLOODS.get(line.strip()):
-                tasks.start_soon(flood, pieces)
+            if chunks := _FLOODS.get(line.strip()):
+                tasks.start_soon(flood, chunks)
             sys.stdout.write(line)
             sys.stdout.flush()
         tasks.cancel_scope.cancel()
 
 
 class _Caller:
-    """Sends the same request again and again on one connection."""
+    """Sends the same request repeatedly on one connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> None:
         self._reader = reader
         self._writer = writer
-        self._said = said
+        self._message = message
 
     async def time(self) -> float:
-        """Seconds until the reply is there."""
-        began = time.perf_counter()
-        self._writer.write(self._said)
+        """Seconds until the reply arrives."""
+        started = time.perf_counter()
+        self._writer.write(self._message)
         with anyio.fail_after(20):
             head = await self._reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 "), head
             await self._reader.readexactly(
                 int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
             )
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
     def close(self) -> None:
         self._writer.close()
 
 
-async def _times(bridge: Bridge, said: bytes, seconds: float, pause: float) -> list[float]:
-    caller = _Caller(*await asyncio.open_connection(*_address(bridge)), said)
-    took = []
+async def _latencies(bridge: Bridge, message: bytes, seconds: float, pause: float) -> list[float]:
+    caller = _Caller(*await asyncio.open_connection(*_address(bridge)), message)
+    latencies = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        took.append(await caller.time())
+        latencies.append(await caller.time())
         await asyncio.sleep(pause)
     caller.close()
-    return took
+    return latencies
 
 
-def _p99(took: list[float]) -> float:
-    return statistics.quantiles(took, n=100)[98]
+def _p99(latencies: list[float]) -> float:
+    return statistics.quantiles(latencies, n=100)[98]
 
 
 class _Flooder:
@@ -331,35 +346,35 @@ class _Flooder:
         self._stdin = process.stdin
         self._stdout = process.stdout
 
-    async def turn_to(self, name: str) -> None:
+    async def start_flood(self, name: str) -> None:
         await self._stdin.send(name.encode() + b"\n")
         with anyio.fail_after(60):
             assert (await self._stdout.receive()).strip().decode() == name
 
-    async def beside(self, bridge: Bridge, name: str, seconds: float) -> list[Figure]:
-        """What one flood costs those next to it."""
-        alone = _p99(await _times(bridge, _CALL, seconds / 2, 0.005))
-        bridge.forget_peak()
+    async def measure(self, bridge: Bridge, name: str, seconds: float) -> list[Figure]:
+        """The effect of one flood on other clients and on the bridge."""
+        baseline = _p99(await _latencies(bridge, _CALL, seconds / 2, 0.005))
+        bridge.reset_peak()
         before = bridge.rss
-        healthy: list[float] = []
-        called: list[float] = []
-        await self.turn_to(name)
+        health_checks: list[float] = []
+        calls: list[float] = []
+        await self.start_flood(name)
         await asyncio.sleep(seconds / 4)
-        cpu, began = bridge.cpu, time.monotonic()
+        cpu, started = bridge.cpu, time.monotonic()
 
-        async def ask() -> None:
-            healthy.extend(await _times(bridge, _HEALTHY, seconds, 0.02))
+        async def check_health() -> None:
+            health_checks.extend(await _latencies(bridge, _HEALTHY, seconds, 0.02))
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask)
-            called.extend(await _times(bridge, _CALL, seconds, 0.005))
-        share = (bridge.cpu - cpu) / (time.monotonic() - began)
-        await self.turn_to("")
+            tasks.start_soon(check_health)
+            calls.extend(await _latencies(bridge, _CALL, seconds, 0.005))
+        share = (bridge.cpu - cpu) / (time.monotonic() - started)
+        await self.start_flood("")
         return [
             at_most(f"{name}: extra memory", bridge.peak - before, 64, "MB"),
-            at_most("  p99 of a call next to it, compared with alone", _p99(called) / alone, 3, "times"),
-            at_most("  p99 of /-/healthy next to it", _p99(healthy) * 1000, 50, "ms"),
-            Figure("  processor that the bridge used", f"{share:.2f} cores", "shown", held=True),
+            at_most("  p99 of another call, compared with no flood", _p99(calls) / baseline, 3, "times"),
+            at_most("  p99 of /-/healthy during it", _p99(health_checks) * 1000, 50, "ms"),
+            Figure("  CPU used by the bridge", f"{share:.2f} cores", "none", is_met=True),
         ]
 
 
@@ -370,7 +385,7 @@ async def _flooder(bridge: Bridge) -> AsyncIterator[_Flooder]:
     async with await anyio.open_process(command, cwd=ROOT, stderr=None) as process:
         try:
             flooder = _Flooder(process)
-            await flooder.turn_to("")
+            await flooder.start_flood("")
             yield flooder
         finally:
             process.kill()
@@ -384,11 +399,11 @@ def _address(bridge: Bridge) -> tuple[str, int]:
 
 
 async def run(*, long: bool) -> list[Figure]:
-    async with _world() as (bridge, faulty):
+    async with _setup() as (bridge, faulty):
         figures = await _framing(bridge, faulty, 90 if long else 12)
         async with _flooder(bridge) as flooder:
             for name in _FLOODS:
-                figures += await flooder.beside(bridge, name, 20 if long else 1)
+                figures += await flooder.measure(bridge, name, 20 if long else 1)
         return figures
 
 
@@ -397,7 +412,7 @@ async def _ok(exchange: Exchange) -> None:
 
 
 @asynccontextmanager
-async def _world() -> AsyncIterator[tuple[Bridge, Faulty]]:
+async def _setup() -> AsyncIterator[tuple[Bridge, Faulty]]:
     with TemporaryDirectory() as name:
         tools, settings = Path(name) / "tools.d", Path(name) / "restbridge.yaml"
         tools.mkdir()
@@ -411,5 +426,5 @@ async def _world() -> AsyncIterator[tuple[Bridge, Faulty]]:
 
 
 if __name__ == "__main__":
-    os.nice(_NICE)
-    anyio.run(_flood_as_told, sys.argv[1], int(sys.argv[2]))
+    os.nice(NICE)
+    anyio.run(_run_floods, sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""How the bridge ends, and what clients that misbehave cost those who do not."""
+"""How the bridge shuts down, and the effect of misbehaving clients on others."""
 
 import asyncio
 import json
@@ -23,14 +23,18 @@ from bridge.registry import Snapshot
 from bridge.upstream.client import Client
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http, over_pipes
-from tests.serving.served import TOOLS, Served, Session, call, cancel, initialize, request, serving_api
+from tests.serving.api import serving_api
+from tests.serving.messages import call, cancel, initialize, request
+from tests.serving.served import Served
+from tests.serving.session import Session
+from tests.serving.tools import TOOLS
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _GRACE: Final = 5
-_BOUND: Final = 30
+_TIMEOUT_SECONDS: Final = 30
 _CALLS: Final = 8
 _BACKLOG: Final = 1024
-"""Events that the SDK keeps for a listen stream before it gives up on it."""
+"""Events that the SDK buffers for a listen stream before it closes it."""
 _HELD: Final = re.compile(rb"call tool=hold \S+ outcome=([\w-]+)")
 _ANSWERED: Final = re.compile(rb"call tool=large \S+ outcome=ok")
 _LARGE: Final = b'"' + b"x" * 1_900_000 + b'"'
@@ -70,40 +74,47 @@ async def _tools() -> AsyncIterator[tuple[Faulty, Path]]:
 
 async def run(*, long: bool) -> list[Figure]:
     rounds = 20 if long else 2
-    ends = _Ends()
+    shutdowns = _Shutdowns()
     for _ in range(rounds):
-        for how in ("SIGTERM", "SIGINT", "end of input", "broken pipe", "nobody reads", "full stderr"):
-            await _end_of_stdio(how, ends)
+        for how in (
+            "SIGTERM",
+            "SIGINT",
+            "end of input",
+            "broken pipe",
+            "client does not read",
+            "full stderr",
+        ):
+            await _stop_over_stdio(how, shutdowns)
         for number in (signal.SIGTERM, signal.SIGINT):
-            await _end_of_http(number, ends)
+            await _stop_over_http(number, shutdowns)
     return [
-        none_of("calls in flight that the end left unanswered", ends.unanswered, ends.calls),
-        none_of("ends that were no clean exit", ends.unclean, ends.count),
-        at_most("longest end, where calls are answered at once", ends.quick, _GRACE + 1, "s"),
-        at_most("longest end, where nobody reads the answers", ends.slow, _GRACE + 1, "s"),
+        none_of("calls in flight that shutdown left unanswered", shutdowns.unanswered, shutdowns.calls),
+        none_of("shutdowns without a clean exit", shutdowns.unclean, shutdowns.count),
+        at_most("longest shutdown, if upstreams answer immediately", shutdowns.longest, _GRACE + 1, "s"),
+        at_most("longest shutdown, if the client does not read", shutdowns.longest_unread, _GRACE + 1, "s"),
         *await _long_line(),
         *await _sessions(1000),
-        *await _crowd(500 if long else 100, long=long),
+        *await _slow_clients(500 if long else 100, long=long),
         *await _cancelled(2000 if long else 200),
         *await _unread_stream(modern=False),
         *await _unread_stream(modern=True),
-        *await _past_the_grace(),
+        *await _exceed_grace(),
     ]
 
 
-# --- ends ---
+# --- shutdown ---
 
 
 @dataclass
-class _Ends:
+class _Shutdowns:
     count: int = 0
     calls: int = 0
-    quick: float = 0
-    slow: float = 0
+    longest: float = 0
+    longest_unread: float = 0
     unanswered: list[str] = field(default_factory=list)
     unclean: list[str] = field(default_factory=list)
 
-    def ended(self, how: str, code: int) -> None:
+    def add(self, how: str, code: int) -> None:
         self.count += 1
         if code != 0:
             self.unclean.append(f"{how}: exit code {code}")
@@ -111,7 +122,7 @@ class _Ends:
 
 @contextmanager
 def _full_pipe() -> Iterator[int]:
-    """The writing end of a pipe that nobody reads, and that takes nothing more."""
+    """The write end of a full pipe that is not read."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -123,17 +134,17 @@ def _full_pipe() -> Iterator[int]:
     os.close(writing)
 
 
-async def _end_of_stdio(how: str, ends: _Ends) -> None:
-    """Calls in flight, and then the end."""
+async def _stop_over_stdio(how: str, shutdowns: _Shutdowns) -> None:
+    """Stops a bridge over stdio with calls in flight."""
     with _full_pipe() as full:
         stderr = full if how == "full stderr" else DEVNULL
         async with _tools() as (upstream, tools), over_pipes(tools, stderr) as (process, pipe):
             await pipe.send(*(call("hold", f"c{n}") for n in range(_CALLS)))
-            await upstream.until(lambda: len(upstream.heard) == _CALLS)
-            if how == "nobody reads":
+            await upstream.until(lambda: len(upstream.exchanges) == _CALLS)
+            if how == "client does not read":
                 await pipe.send(*(call("large", f"l{n}") for n in range(4)))
-                await upstream.until(lambda: len(upstream.heard) == _CALLS + 4)
-            began = anyio.current_time()
+                await upstream.until(lambda: len(upstream.exchanges) == _CALLS + 4)
+            started = anyio.current_time()
             match how:
                 case "end of input":
                     pipe.hang_up()
@@ -142,24 +153,26 @@ async def _end_of_stdio(how: str, ends: _Ends) -> None:
                 case _:
                     process.send_signal(signal.SIGINT if how == "SIGINT" else signal.SIGTERM)
             upstream.go.set()
-            if how not in ("broken pipe", "nobody reads"):
-                ends.calls += _CALLS
-                done = set()
-                while line := await pipe.line(_BOUND):
+            if how not in ("broken pipe", "client does not read"):
+                shutdowns.calls += _CALLS
+                answered = set()
+                while line := await pipe.line(_TIMEOUT_SECONDS):
                     answer = json.loads(line)
-                    done |= {answer["id"]} if "result" in answer else set()
-                ends.unanswered += [f"stdio, {how}: c{n}" for n in range(_CALLS) if f"c{n}" not in done]
-            with anyio.fail_after(_BOUND):
-                ends.ended(f"stdio, {how}", await process.wait())
-            took = anyio.current_time() - began
-            if how == "nobody reads":
-                ends.slow = max(ends.slow, took)
+                    answered |= {answer["id"]} if "result" in answer else set()
+                shutdowns.unanswered += [
+                    f"stdio, {how}: c{n}" for n in range(_CALLS) if f"c{n}" not in answered
+                ]
+            with anyio.fail_after(_TIMEOUT_SECONDS):
+                shutdowns.add(f"stdio, {how}", await process.wait())
+            seconds = anyio.current_time() - started
+            if how == "client does not read":
+                shutdowns.longest_unread = max(shutdowns.longest_unread, seconds)
             else:
-                ends.quick = max(ends.quick, took)
+                shutdowns.longest = max(shutdowns.longest, seconds)
 
 
-async def _end_of_http(number: signal.Signals, ends: _Ends) -> None:
-    """Calls in flight in both eras, a stream of each open, and then a signal."""
+async def _stop_over_http(number: signal.Signals, shutdowns: _Shutdowns) -> None:
+    """Stops a bridge over HTTP with calls in flight and open streams of both eras."""
     async with _tools() as (upstream, tools), _web() as web, AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(over_http(tools, None))
         session = Session(web, bridge.url)
@@ -176,21 +189,23 @@ async def _end_of_http(number: signal.Signals, ends: _Ends) -> None:
             await stack.enter_async_context(Session(web, bridge.url).listen(toolsListChanged=True))
             for id in range(_CALLS):
                 tasks.start_soon(ask, id)
-            await upstream.until(lambda: len(upstream.heard) == _CALLS)
-            began = anyio.current_time()
+            await upstream.until(lambda: len(upstream.exchanges) == _CALLS)
+            started = anyio.current_time()
             os.kill(bridge.pid, number)
             upstream.go.set()
-        ends.calls += _CALLS
-        ends.unanswered += [f"HTTP, {number.name}: {answer}" for answer in answered if "result" not in answer]
-        ends.ended(f"HTTP, {number.name}", await bridge.ended())
-        ends.quick = max(ends.quick, anyio.current_time() - began)
+        shutdowns.calls += _CALLS
+        shutdowns.unanswered += [
+            f"HTTP, {number.name}: {answer}" for answer in answered if "result" not in answer
+        ]
+        shutdowns.add(f"HTTP, {number.name}", await bridge.ended())
+        shutdowns.longest = max(shutdowns.longest, anyio.current_time() - started)
 
 
 def _web() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=_BOUND, limits=httpx.Limits(max_connections=None))
+    return httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None))
 
 
-# --- what misbehaves ---
+# --- misbehaving clients ---
 
 
 async def _long_line() -> list[Figure]:
@@ -198,19 +213,19 @@ async def _long_line() -> list[Figure]:
     async with _tools() as (_, tools), over_pipes(tools) as (process, pipe):
         bridge = Bridge(process.pid, process)
         await pipe.send(call("ok", 6))
-        await pipe.answer()  # the SDK, too, is there
-        bridge.forget_peak()
+        await pipe.answer()  # the SDK has been imported
+        bridge.reset_peak()
         before = bridge.rss
         for _ in range(100):
             await pipe.write(b"x" * 1_000_000)
         await pipe.write(b"\n")
-        refused = await pipe.answer()
+        error = await pipe.answer()
         extra = bridge.peak - before
         await pipe.send(call("ok", 7))
         answer = await pipe.answer()
-        wrong = [] if "error" in refused and answer.get("id") == 7 else [str((refused, answer))]
+        wrong = [] if "error" in error and answer.get("id") == 7 else [str((error, answer))]
         return [
-            none_of("a line of 100 MB: not refused, or the next not served", wrong, 1),
+            none_of("a line of 100 MB: accepted, or the next line not answered", wrong, 1),
             at_most("  extra memory", extra, 20, "MB"),
         ]
 
@@ -235,47 +250,55 @@ async def _sessions(count: int) -> list[Figure]:
         wrong = [] if one_more.status_code == 503 and "result" in modern else [str((one_more, modern))]
         return [
             at_most(f"extra memory, {count} idle sessions", extra, 40, "MB"),
-            none_of("  one more is not refused, or a modern call is", wrong, 1),
+            none_of("  one more session accepted, or a modern call rejected", wrong, 1),
         ]
 
 
-async def _crowd(count: int, *, long: bool) -> list[Figure]:
-    """Sockets that never end their request, readers that never read, and one who calls all the while."""
+async def _slow_clients(count: int, *, long: bool) -> list[Figure]:
+    """Clients that never finish a request, clients that never read, and one that keeps calling."""
     async with _tools() as (_, tools), over_http(tools) as bridge, _web() as web, AsyncExitStack() as stack:
-        where = urlsplit(bridge.url)
-        assert where.hostname
-        assert where.port
-        alone = await _cost(bridge, Session(web, bridge.url), 200)
+        endpoint = urlsplit(bridge.url)
+        assert endpoint.hostname
+        assert endpoint.port
+        baseline = await _cpu_per_call(bridge, Session(web, bridge.url), 200)
         before = bridge.rss
         for _ in range(count):
-            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            _, writer = await asyncio.open_connection(endpoint.hostname, endpoint.port)
             stack.callback(writer.close)
             writer.write(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         readers = []
         for _ in range(30):
-            slow = stack.enter_context(_slow_socket(where.hostname, where.port))
-            slow.sendall(_raw_call(f"{where.hostname}:{where.port}"))
+            slow = stack.enter_context(_slow_socket(endpoint.hostname, endpoint.port))
+            slow.sendall(_raw_call(f"{endpoint.hostname}:{endpoint.port}"))
             readers.append(slow)
-        await bridge.heard(_ANSWERED, times=len(readers))
-        crowded = await _cost(bridge, Session(web, bridge.url), 200)
-        held = bridge.rss - before
+        await bridge.wait_for_log(_ANSWERED, times=len(readers))
+        under_load = await _cpu_per_call(bridge, Session(web, bridge.url), 200)
+        growth = bridge.rss - before
         figures = [
             at_most(
-                f"CPU of a call among {count} slow sockets, beside one alone", crowded / alone, 2, "times"
+                f"CPU of a call among {count} slow sockets, compared with none",
+                under_load / baseline,
+                2,
+                "times",
             ),
-            at_most("  extra memory, with 30 unread answers of 1.9 MB", held, 200, "MB"),
+            at_most("  extra memory, with 30 unread answers of 1.9 MB", growth, 200, "MB"),
         ]
         if long:
             await anyio.sleep(60)
-            kept = [slow for slow in readers if _has_all(slow)]
+            connected = [slow for slow in readers if _has_all(slow)]
             figures.append(
-                at_most("  clients that read nothing for a minute, and still got all", len(kept), 0, "")
+                at_most(
+                    "  clients that read nothing for a minute, and were not disconnected",
+                    len(connected),
+                    0,
+                    "",
+                )
             )
         return figures
 
 
 def _has_all(slow: socket.socket) -> bool:
-    """Whether a whole answer comes, or the connection has ended before."""
+    """Whether a complete answer arrives before the connection is closed."""
     size = 0
     with suppress(ConnectionError):
         while chunk := slow.recv(1 << 20):
@@ -287,10 +310,10 @@ def _has_all(slow: socket.socket) -> bool:
 
 @contextmanager
 def _slow_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """One that takes next to nothing while nobody reads."""
+    """A socket with a minimal receive buffer."""
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        slow.settimeout(_BOUND)
+        slow.settimeout(_TIMEOUT_SECONDS)
         slow.connect((host, port))
         yield slow
 
@@ -304,40 +327,40 @@ def _raw_call(host: str) -> bytes:
 
 
 async def _cancelled(count: int) -> list[Figure]:
-    """Calls that are taken back, in both eras, while the upstream holds them."""
+    """Calls that are cancelled in both eras while the upstream is busy with them."""
     async with _tools() as (upstream, tools), over_http(tools) as bridge, _web() as web:
         session = Session(web, bridge.url)
         await session.open()
-        tasks_before = bridge.descriptors
+        descriptors_before = bridge.descriptors
 
-        async def take_back(id: int) -> None:
-            heard = len(upstream.heard)
+        async def cancel_call(id: int) -> None:
+            before = len(upstream.exchanges)
             async with anyio.create_task_group() as tasks:
                 if id % 2:
                     tasks.start_soon(Session(web, bridge.url).ask_modern, call("hold", id))
                 else:
                     tasks.start_soon(session.post, call("hold", id))
-                await upstream.until(lambda: len(upstream.heard) > heard)
+                await upstream.until(lambda: len(upstream.exchanges) > before)
                 if id % 2:
                     tasks.cancel_scope.cancel()
                 else:
                     await session.post(cancel(id))
 
         for id in range(count):
-            await take_back(id)
-        await bridge.heard(_HELD, times=count)
-        others = [each.decode() for each in _HELD.findall(bridge.log) if each != b"cancelled"]
+            await cancel_call(id)
+        await bridge.wait_for_log(_HELD, times=count)
+        uncancelled = [each.decode() for each in _HELD.findall(bridge.log) if each != b"cancelled"]
         answer = await session.ask_modern(call("ok", count))
-        left = bridge.descriptors - tasks_before
+        left = bridge.descriptors - descriptors_before
         return [
-            none_of("calls taken back that were not cancelled", others, count),
+            none_of("cancelled calls that continued", uncancelled, count),
             none_of("  the next call is not answered", [] if "result" in answer else [str(answer)], 1),
-            at_most("  descriptors that they left", left, 4, ""),
+            at_most("  descriptors left open", left, 4, ""),
         ]
 
 
 async def _unread_stream(*, modern: bool) -> list[Figure]:
-    """Changes until the socket of a client that reads nothing is full, and then more; another one hears each."""
+    """Changes continue after the socket of a client that does not read is full. Another client gets each notification."""
     era = "modern" if modern else "handshake"
     async with serving_api() as api, _web() as web:
         client = Client()
@@ -345,65 +368,69 @@ async def _unread_stream(*, modern: bool) -> list[Figure]:
         served.show(*TOOLS)
         tools, limits = served.registry.current.tools, served.server.limits
         versions = [Snapshot(tools), Snapshot(tools[1:])]
-        heard = changes = 0
+        notified = changes = 0
 
         async def change(events: AsyncIterator[Any]) -> None:
-            nonlocal heard, changes
+            nonlocal notified, changes
             changes += 1
             served.registry.replace(versions[changes % 2])
             await served.server.announcer.announce()
             with anyio.move_on_after(_GRACE):
-                heard += (await anext(events))["method"] == "notifications/tools/list_changed"
+                notified += (await anext(events))["method"] == "notifications/tools/list_changed"
 
         async with served.http() as url:
             slow, other = Session(web, url), Session(web, url)
             await slow.open()
             await other.open()
             listen = slow.modern(request("subscriptions/listen", 5, notifications={"toolsListChanged": True}))
-            asked = listen if modern else {"headers": slow.headers}
-            with _unread(url, "POST" if modern else "GET", **asked):
+            http_request = listen if modern else {"headers": slow.headers}
+            with _unread(url, "POST" if modern else "GET", **http_request):
                 async with other.stream() as events:
-                    while limits.now["streams"] < 2:
+                    while limits.usage["streams"] < 2:
                         await checkpoint()
-                    while limits.now["results"] == 0:
+                    while limits.usage["results"] == 0:
                         await change(events)
                     for _ in range(_BACKLOG + 100):
                         await change(events)
             after = await other.ask_modern(call("echo"))
         await client.aclose()
-        missed = [f"{changes - heard} of them"] if heard < changes else []
+        missed = [f"{changes - notified} of them"] if notified < changes else []
         return [
-            none_of(f"changes not heard beside a {era} stream that nobody reads", missed, changes),
+            none_of(
+                f"changes without a notification, next to a {era} stream that is not read", missed, changes
+            ),
             none_of("  the next call is not answered", [] if "result" in after else [str(after)], 1),
         ]
 
 
 @contextmanager
 def _unread(url: str, method: str, headers: dict[str, str], content: bytes = b"") -> Iterator[None]:
-    """A request of which as little of the answer is taken as can be."""
-    where = urlsplit(url)
-    lines = [f"{name}: {value}" for name, value in {"host": where.netloc, **headers}.items()]
-    head = "\r\n".join([f"{method} {where.path} HTTP/1.1", *lines, f"content-length: {len(content)}", "", ""])
-    with _slow_socket(where.hostname or "", where.port or 0) as slow:
+    """A request whose answer is read as little as possible."""
+    endpoint = urlsplit(url)
+    lines = [f"{name}: {value}" for name, value in {"host": endpoint.netloc, **headers}.items()]
+    head = "\r\n".join(
+        [f"{method} {endpoint.path} HTTP/1.1", *lines, f"content-length: {len(content)}", "", ""]
+    )
+    with _slow_socket(endpoint.hostname or "", endpoint.port or 0) as slow:
         slow.sendall(head.encode() + content)
         yield
 
 
-async def _past_the_grace() -> list[Figure]:
-    """Calls that outlast the grace, over both transports at once: told so, and the process ends in time."""
-    told: list[str] = []
-    took: list[float] = []
+async def _exceed_grace() -> list[Figure]:
+    """Calls that exceed the grace period, over both transports: they get an error, and the process exits in time."""
+    errors: list[str] = []
+    seconds: list[float] = []
 
     async def over_stdio() -> None:
         async with _tools() as (upstream, tools), over_pipes(tools, DEVNULL) as (process, pipe):
             await pipe.send(call("hold"))
-            await upstream.until(lambda: len(upstream.heard) == 1)
-            began = anyio.current_time()
+            await upstream.until(lambda: len(upstream.exchanges) == 1)
+            started = anyio.current_time()
             process.send_signal(signal.SIGTERM)
-            told.append(str(json.loads(await pipe.line(_BOUND))))
-            with anyio.fail_after(_BOUND):
+            errors.append(str(json.loads(await pipe.line(_TIMEOUT_SECONDS))))
+            with anyio.fail_after(_TIMEOUT_SECONDS):
                 await process.wait()
-            took.append(anyio.current_time() - began)
+            seconds.append(anyio.current_time() - started)
 
     async def over_web(*workers: str) -> None:
         async with (
@@ -415,15 +442,15 @@ async def _past_the_grace() -> list[Figure]:
 
                 async def ask(id: int) -> None:
                     modern = Session(web, bridge.url)
-                    told.append(str(await modern.ask_modern(call("hold", id))))
+                    errors.append(str(await modern.ask_modern(call("hold", id))))
 
                 for id in range(4):
                     tasks.start_soon(ask, id)
-                await upstream.until(lambda: len(upstream.heard) == 4)
-                began = anyio.current_time()
+                await upstream.until(lambda: len(upstream.exchanges) == 4)
+                started = anyio.current_time()
                 os.kill(bridge.pid, signal.SIGTERM)
             await bridge.ended()
-            took.append(anyio.current_time() - began)
+            seconds.append(anyio.current_time() - started)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(over_stdio)
@@ -431,13 +458,15 @@ async def _past_the_grace() -> list[Figure]:
         tasks.start_soon(over_web, "--workers", "2")
     text = "The server stopped before this call was done; it may have been carried out"
     return [
-        none_of("calls past the grace that were not told so", [each for each in told if text not in each], 9),
-        at_most("  longest end, also with workers", max(took), _GRACE + 2, "s"),
+        none_of(
+            "calls after the grace period without an error", [each for each in errors if text not in each], 9
+        ),
+        at_most("  longest shutdown, with and without workers", max(seconds), _GRACE + 2, "s"),
     ]
 
 
-async def _cost(bridge: Bridge, session: Session, count: int) -> float:
-    """CPU seconds of the bridge for one call."""
+async def _cpu_per_call(bridge: Bridge, session: Session, count: int) -> float:
+    """CPU seconds that the bridge uses for one call."""
     before = bridge.cpu
     for id in range(count):
         assert "result" in await session.ask_modern(call("ok", id))

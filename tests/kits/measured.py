@@ -1,4 +1,4 @@
-"""The command line, which at SIGUSR1 says on stderr how many tasks its event loop has."""
+"""The command line; on SIGUSR1 it writes the number of tasks of its event loop to stderr."""
 
 import asyncio
 import signal
@@ -8,10 +8,10 @@ from types import FrameType
 from bridge.__main__ import main
 
 
-def _tell(_number: int, _frame: FrameType | None) -> None:
+def _report_tasks(_number: int, _frame: FrameType | None) -> None:
     sys.stderr.write(f"tasks={len(asyncio.all_tasks(asyncio.get_running_loop()))}\n")
     sys.stderr.flush()
 
 
-signal.signal(signal.SIGUSR1, _tell)
+signal.signal(signal.SIGUSR1, _report_tasks)
 main()

@@ -1,6 +1,6 @@
-"""Three replicas behind nginx, each with files of its own, ended and started again one by one under load.
+"""Three replicas behind nginx, each with its own tool files. They restart one by one under load.
 
-The balancer leaves a replica out a moment before it is told to end, as Kubernetes does.
+The load balancer removes a replica shortly before the replica gets SIGTERM, as in Kubernetes.
 """
 
 import asyncio
@@ -23,13 +23,16 @@ from anyio.abc import TaskGroup, TaskStatus
 from tests.bench.processes import free_port
 from tests.kits.figures import Figure, none_of
 from tests.kits.serving import over_http
-from tests.serving.served import Session, call, serving_api, tool_file
+from tests.serving.api import serving_api
+from tests.serving.messages import call
+from tests.serving.session import Session
+from tests.serving.tools import tool_file
 
 _REPLICAS: Final = 3
 _CALLERS: Final = 6
 _AGENTS: Final = 3
 _LISTENERS: Final = 6
-_MOMENT: Final = 0.5
+_DRAIN_SECONDS: Final = 0.5
 _CONFIG: Final = """\
 daemon off;
 user {user};
@@ -53,27 +56,27 @@ http {{
     proxy_read_timeout 60s;
     location = /mcp {{ proxy_pass http://any; }}
     location = /same {{ proxy_pass http://same/mcp; }}
-    location = /turn {{ return 200 "{turn}"; }}
+    location = /generation {{ return 200 "{generation}"; }}
   }}
 }}
 """
 
 
 class Balancer:
-    """nginx, told anew which replicas there are."""
+    """nginx, reloaded when the replicas change."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self._turn = 0
+        self._generation = 0
 
     def _write(self, urls: list[str]) -> None:
-        self._turn += 1
+        self._generation += 1
         servers = " ".join(f"server {url.split('/')[2]};" for url in urls)
         user = getpwuid(os.getuid()).pw_name
         text = _CONFIG.format(
-            user=user, folder=self._folder, servers=servers, port=self.port, turn=self._turn
+            user=user, folder=self._folder, servers=servers, port=self.port, generation=self._generation
         )
         (self._folder / "nginx.conf").write_text(text)
 
@@ -87,69 +90,69 @@ class Balancer:
         ) as process:
             self._pid = process.pid
             try:
-                await self._heeds()
+                await self._wait_until_active()
                 yield
             finally:
                 if process.returncode is None:
                     process.terminate()
 
-    async def leads_to(self, urls: list[str]) -> None:
-        """New requests go to these alone, from now on."""
+    async def set_servers(self, urls: list[str]) -> None:
+        """Send new requests only to these replicas."""
         self._write(urls)
         os.kill(self._pid, signal.SIGHUP)
-        await self._heeds()
-        await anyio.sleep(_MOMENT)  # for what the last workers have taken
+        await self._wait_until_active()
+        await anyio.sleep(_DRAIN_SECONDS)  # for requests of the old nginx workers
 
-    async def _heeds(self) -> None:
+    async def _wait_until_active(self) -> None:
         with anyio.fail_after(30):
             async with _web() as web:
                 while True:
                     try:
-                        if (await web.get(f"{self.url}/turn")).text == str(self._turn):
+                        if (await web.get(f"{self.url}/generation")).text == str(self._generation):
                             return
                     except httpx.TransportError:
                         pass
                     await anyio.sleep(0.05)
 
 
-class _Life:
+class _Lifetime:
     def __init__(self) -> None:
-        self.stop, self.over = anyio.Event(), anyio.Event()
+        self.stop, self.ended = anyio.Event(), anyio.Event()
 
 
 class Replicas:
-    """Three bridges, each with a directory of its own; ``urls`` are those that run."""
+    """Three bridges, each with its own directory; ``urls`` are those of the running ones."""
 
     def __init__(self, folder: Path, api_url: str) -> None:
         self.urls: dict[int, str] = {}
         self._folders = [folder / f"tools-{number}" for number in range(_REPLICAS)]
         self._api_url = api_url
-        self._lives: dict[int, _Life] = {}
+        self._lifetimes: dict[int, _Lifetime] = {}
         for each in self._folders:
             each.mkdir()
         self.add("echo")
         self.add("change")
 
     def add(self, name: str) -> None:
-        """Write a tool file, as a new version of a ConfigMap comes to each."""
+        """Write a tool file for each replica, like a new version of a ConfigMap."""
         for folder in self._folders:
             (folder / f"{name}.yaml").write_text(json.dumps(tool_file(self._api_url, name)))
 
     async def start(self, number: int, tasks: TaskGroup) -> None:
-        life = self._lives[number] = _Life()
-        self.urls[number] = await tasks.start(self._live, self._folders[number], life)
+        lifetime = self._lifetimes[number] = _Lifetime()
+        self.urls[number] = await tasks.start(self._run, self._folders[number], lifetime)
 
     async def end(self, number: int) -> None:
-        """Ends as it is told to, and well."""
-        life = self._lives.pop(number)
-        life.stop.set()
-        await life.over.wait()
+        """Stop a replica with a signal; it must exit cleanly."""
+        lifetime = self._lifetimes.pop(number)
+        lifetime.stop.set()
+        await lifetime.ended.wait()
 
-    async def _live(self, folder: Path, life: "_Life", *, task_status: TaskStatus[str]) -> None:
+    async def _run(self, folder: Path, lifetime: "_Lifetime", *, task_status: TaskStatus[str]) -> None:
         async with over_http(folder) as bridge:
             task_status.started(bridge.url)
-            await life.stop.wait()
-        life.over.set()
+            await lifetime.stop.wait()
+        lifetime.ended.set()
 
     async def digests(self) -> set[str]:
         async with _web() as web:
@@ -157,39 +160,43 @@ class Replicas:
         return {reply.json()["digest"] for reply in replies}
 
 
-class _Watch:
-    """What clients of the balancer saw."""
+class _Observations:
+    """Failures that clients of the load balancer observed."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.lost: list[str] = []
         self.agents = 0
-        self.astray: list[str] = []
-        self.heard = dict.fromkeys(range(_LISTENERS), 0)
-        self.grown = anyio.Event()
+        self.failed: list[str] = []
+        self.received = dict.fromkeys(range(_LISTENERS), 0)
+        self.notified = anyio.Event()
 
-    def hears(self, listener: int) -> None:
-        self.heard[listener] += 1
-        self.grown.set()
-        self.grown = anyio.Event()
+    def add_notification(self, listener: int) -> None:
+        self.received[listener] += 1
+        self.notified.set()
+        self.notified = anyio.Event()
 
 
 async def run(*, long: bool) -> list[Figure]:
     rounds = 5 if long else 1
-    watch, silent = _Watch(), []
+    observed, unnotified = _Observations(), []
     with TemporaryDirectory() as name:
         async with serving_api() as api:
             replicas = Replicas(Path(name), api.url)
-            async with anyio.create_task_group() as lives:
+            async with anyio.create_task_group() as replica_tasks:
                 for number in range(_REPLICAS):
-                    await replicas.start(number, lives)
-                balancer = Balancer(Path(name))  # it takes a port that none of them has
+                    await replicas.start(number, replica_tasks)
+                balancer = Balancer(Path(name))  # after the replicas: its port is chosen in this process
                 async with balancer.running(list(replicas.urls.values())), anyio.create_task_group() as tasks:
-                    for clients, watched in ((_CALLERS, _call), (_AGENTS, _converse), (_LISTENERS, _listen)):
+                    for clients, client in (
+                        (_CALLERS, _call),
+                        (_AGENTS, _call_in_sessions),
+                        (_LISTENERS, _listen),
+                    ):
                         for number in range(clients):
-                            tasks.start_soon(watched, balancer.url, number, watch)
-                    for turn in range(rounds * _REPLICAS):
-                        silent += await _restart(turn, replicas, lives, balancer, watch)
+                            tasks.start_soon(client, balancer.url, number, observed)
+                    for restart in range(rounds * _REPLICAS):
+                        unnotified += await _restart(restart, replicas, replica_tasks, balancer, observed)
                     digests = await replicas.digests()
                     tasks.cancel_scope.cancel()
                 for number in range(_REPLICAS):
@@ -197,55 +204,59 @@ async def run(*, long: bool) -> list[Figure]:
     restarts = rounds * _REPLICAS
     return [
         none_of(
-            f"modern calls that were lost in {restarts} restarts of one of three", watch.lost, watch.calls
+            f"modern calls that were lost in {restarts} restarts of one of three",
+            observed.lost,
+            observed.calls,
         ),
-        none_of("  calls in sessions whose replica lived, and that failed", watch.astray, watch.agents),
-        none_of("  listeners that were not told of a change after a restart", silent, restarts * _LISTENERS),
-        none_of("  replicas whose digest differs in the end", sorted(digests)[1:], _REPLICAS),
+        none_of("  failed calls in sessions whose replica was up", observed.failed, observed.agents),
+        none_of("  listeners without a notification after a restart", unnotified, restarts * _LISTENERS),
+        none_of("  replicas whose digest differs at the end", sorted(digests)[1:], _REPLICAS),
     ]
 
 
 async def _restart(
-    turn: int, replicas: Replicas, lives: TaskGroup, balancer: Balancer, watch: _Watch
+    restart: int, replicas: Replicas, replica_tasks: TaskGroup, balancer: Balancer, observed: _Observations
 ) -> list[str]:
-    """One replica ends and comes back, and the files change; who was not told of that."""
-    number = turn % _REPLICAS
+    """One replica restarts, and the files change; returns the listeners that got no notification."""
+    number = restart % _REPLICAS
     del replicas.urls[number]
-    await balancer.leads_to(list(replicas.urls.values()))
+    await balancer.set_servers(list(replicas.urls.values()))
     await replicas.end(number)
-    await replicas.start(number, lives)
-    await balancer.leads_to(list(replicas.urls.values()))
-    await anyio.sleep(2 * _MOMENT)  # listeners whose stream has ended have opened another
-    before = dict(watch.heard)
-    replicas.add(f"more{turn}")
+    await replicas.start(number, replica_tasks)
+    await balancer.set_servers(list(replicas.urls.values()))
+    await anyio.sleep(2 * _DRAIN_SECONDS)  # until listeners have opened a new stream
+    before = dict(observed.received)
+    replicas.add(f"more{restart}")
     with anyio.move_on_after(10):
-        while any(watch.heard[each] == before[each] for each in before):
-            await watch.grown.wait()
-    return [f"restart {turn}: listener {each}" for each in before if watch.heard[each] == before[each]]
+        while any(observed.received[each] == before[each] for each in before):
+            await observed.notified.wait()
+    return [
+        f"restart {restart}: listener {each}" for each in before if observed.received[each] == before[each]
+    ]
 
 
 def _web() -> httpx.AsyncClient:
-    """Each request has a connection of its own: nginx closes idle ones when it is told anew."""
+    """Each request has its own connection: nginx closes idle ones when it reloads."""
     limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(timeout=20, trust_env=False, limits=limits)
 
 
-async def _call(url: str, number: int, watch: _Watch) -> None:
+async def _call(url: str, number: int, observed: _Observations) -> None:
     async with _web() as web:
         session = Session(web, f"{url}/mcp")
         while True:
-            watch.calls += 1
-            id = f"{number}-{watch.calls}"
+            observed.calls += 1
+            id = f"{number}-{observed.calls}"
             try:
-                answer = await session.ask_modern(call("change" if watch.calls % 2 else "echo", id))
+                answer = await session.ask_modern(call("change" if observed.calls % 2 else "echo", id))
                 if answer["id"] != id or answer["result"]["isError"]:
-                    watch.lost.append(f"{id}: {json.dumps(answer)[:200]}")
+                    observed.lost.append(f"{id}: {json.dumps(answer)[:200]}")
             except (httpx.TransportError, ValueError, KeyError) as problem:
-                watch.lost.append(f"{id}: {problem!r}")
+                observed.lost.append(f"{id}: {problem!r}")
 
 
-async def _converse(url: str, number: int, watch: _Watch) -> None:
-    """An agent of the handshake era; where its replica has ended, it begins anew."""
+async def _call_in_sessions(url: str, number: int, observed: _Observations) -> None:
+    """An agent of the handshake era; it opens a new session if its replica has stopped."""
     async with _web() as web:
         while True:
             session = Session(web, f"{url}/same")
@@ -255,17 +266,17 @@ async def _converse(url: str, number: int, watch: _Watch) -> None:
             except (httpx.TransportError, KeyError):
                 continue
             while True:
-                watch.agents += 1
-                reply = await session.post(call("echo", watch.agents))
+                observed.agents += 1
+                reply = await session.post(call("echo", observed.agents))
                 if reply.status_code in (404, 503):
                     break
                 if '"isError":false' not in reply.text:
-                    watch.astray.append(f"{reply.status_code} {reply.text[:200]}")
+                    observed.failed.append(f"{reply.status_code} {reply.text[:200]}")
                 await asyncio.sleep(0.02)
 
 
-async def _listen(url: str, number: int, watch: _Watch) -> None:
-    """Opens another stream when one has ended."""
+async def _listen(url: str, number: int, observed: _Observations) -> None:
+    """Opens a new stream when one ends."""
     async with _web() as web:
         session = Session(web, f"{url}/mcp")
         while True:
@@ -273,6 +284,6 @@ async def _listen(url: str, number: int, watch: _Watch) -> None:
                 async with session.listen(toolsListChanged=True) as events:
                     async for event in events:
                         if event.get("method") == "notifications/tools/list_changed":
-                            watch.hears(number)
+                            observed.add_notification(number)
             except httpx.TransportError:
                 await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The bridge as a process of its own, and official clients of it over every transport."""
+"""The bridge as a separate process, and official clients over every transport."""
 
 import os
 import re
@@ -17,11 +17,11 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent
 
 from tests import proc
-from tests.serving.served import Pipe
+from tests.serving.pipe import Pipe
 
 ROOT: Final = Path(__file__).parents[2]
 _URL: Final = re.compile(rb"serving (http://[^\s;]+)[\s;]")
-_BOUND: Final = 30
+_TIMEOUT_SECONDS: Final = 30
 
 Transport = Literal["stdio", "HTTP modern", "HTTP handshake"]
 TRANSPORTS: Final[tuple[Transport, ...]] = get_args(Transport)
@@ -29,37 +29,37 @@ TRANSPORTS: Final[tuple[Transport, ...]] = get_args(Transport)
 
 @dataclass
 class Bridge:
-    """A bridge that serves HTTP; ``log`` is all that it has said on stderr."""
+    """A bridge that serves HTTP; ``log`` is its stderr."""
 
     pid: int
     process: Process
     url: str = ""
     log: bytearray = field(default_factory=bytearray)
-    grown: anyio.Event = field(default_factory=anyio.Event)
+    log_grew: anyio.Event = field(default_factory=anyio.Event)
 
-    async def heard(self, pattern: re.Pattern[bytes], times: int = 1) -> re.Match[bytes]:
-        """What the log says that often; the last one."""
-        with anyio.fail_after(_BOUND):
+    async def wait_for_log(self, pattern: re.Pattern[bytes], times: int = 1) -> re.Match[bytes]:
+        """Waits until the log matches this often; returns the last match."""
+        with anyio.fail_after(_TIMEOUT_SECONDS):
             while len(found := list(pattern.finditer(self.log))) < times:
-                await self.grown.wait()
+                await self.log_grew.wait()
         return found[times - 1]
 
     async def ended(self) -> int:
         """The exit code."""
-        with anyio.fail_after(_BOUND):
+        with anyio.fail_after(_TIMEOUT_SECONDS):
             return await self.process.wait()
 
     @property
     def rss(self) -> float:
-        """MB resident now."""
+        """Resident memory in MB."""
         return proc.memory(self.pid)
 
     @property
     def peak(self) -> float:
-        """MB resident at most, since ``forget_peak``."""
+        """Peak resident memory in MB since ``reset_peak``."""
         return proc.status(self.pid, "VmHWM") / 1000
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     @property
@@ -78,10 +78,10 @@ class Bridge:
 
 @asynccontextmanager
 async def over_http(
-    directory: Path, env: Mapping[str, str] | None = None, module: str = "bridge", *words: str
+    directory: Path, env: Mapping[str, str] | None = None, module: str = "bridge", *options: str
 ) -> AsyncIterator[Bridge]:
-    """Serves a directory on a free port; must end well when it is asked to."""
-    command = [sys.executable, "-m", module, "serve", "--http", "127.0.0.1:0", *words, str(directory)]
+    """Serves a directory on a free port; it must exit cleanly after SIGTERM."""
+    command = [sys.executable, "-m", module, "serve", "--http", "127.0.0.1:0", *options, str(directory)]
     async with await anyio.open_process(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
     ) as process:
@@ -93,11 +93,11 @@ async def over_http(
                     assert process.stderr
                     async for chunk in process.stderr:
                         bridge.log += chunk
-                        bridge.grown.set()
-                        bridge.grown = anyio.Event()
+                        bridge.log_grew.set()
+                        bridge.log_grew = anyio.Event()
 
                 tasks.start_soon(read)
-                bridge.url = (await bridge.heard(_URL))[1].decode()
+                bridge.url = (await bridge.wait_for_log(_URL))[1].decode()
                 yield bridge
                 if process.returncode is None:
                     process.terminate()
@@ -118,7 +118,7 @@ async def connected(transport: Transport, bridge: Bridge) -> AsyncIterator[Clien
 
 @asynccontextmanager
 async def over_stdio(directory: Path, env: Mapping[str, str], log: Path) -> AsyncIterator[Client]:
-    """A client that started its own bridge; what that says goes to ``log``."""
+    """A client that starts its own bridge; the bridge's stderr goes to ``log``."""
     command = StdioServerParameters(
         command=sys.executable,
         args=["-m", "bridge", "serve", str(directory)],
@@ -132,7 +132,7 @@ async def over_stdio(directory: Path, env: Mapping[str, str], log: Path) -> Asyn
 
 @asynccontextmanager
 async def over_pipes(tools: Path, stderr: int = DEVNULL) -> AsyncIterator[tuple[Process, Pipe]]:
-    """A bridge at the other end of two pipes of our own, which can be closed one by one."""
+    """A bridge over two pipes, which can be closed separately."""
     source, to_server = os.pipe()
     from_server, sink = os.pipe()
     pipe = Pipe(to_server, from_server)
@@ -143,7 +143,7 @@ async def over_pipes(tools: Path, stderr: int = DEVNULL) -> AsyncIterator[tuple[
         os.close(source)
         os.close(sink)
         try:
-            await pipe.open(_BOUND)
+            await pipe.open(_TIMEOUT_SECONDS)
             yield process, pipe
         finally:
             if process.returncode is None:

@@ -1,4 +1,4 @@
-"""Hours in small: callers of all kinds, a fifth of their calls meeting faults, and a writer, without a pause."""
+"""A short soak test: concurrent callers of both eras and repeated edits. A fifth of the calls meet a fault."""
 
 import os
 import random
@@ -25,7 +25,7 @@ _FAULTS: Final = (
 _TASKS: Final = re.compile(rb"tasks=(\d+)\n")
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\ntimeout: 1s\nmaxBytes: 1MiB\n"
 _TOOL: Final = """\
-description: Meets {fault}, version {version}.
+description: Calls {fault}, version {version}.
 upstream: faulty
 inputSchema: {{type: object, properties: {{id: {{type: string}}}}}}
 request: {{method: POST, url: "/{fault}{{?id}}"}}
@@ -71,16 +71,16 @@ def _figures(samples: list[Sample], *, long: bool) -> Iterator[Figure]:
     if long:
         series = tuple(f"after {sample.seconds:.0f} s {sample.rss:.1f} MB" for sample in samples)
         slope = _slope(samples[len(samples) // 2 :]) * 600
-        yield replace(at_most("memory, in 10 minutes", slope, 1, "MB"), found=series)
-    else:  # two minutes show no slope
+        yield replace(at_most("memory, in 10 minutes", slope, 1, "MB"), details=series)
+    else:  # two minutes are too short for a slope
         yield at_most("memory, beyond that at the start", last.rss - first.rss, 40, "MB")
-    for what in ("descriptors", "threads", "tasks"):
-        more = getattr(last, what) - getattr(first, what)
-        yield at_most(f"  {what}, beyond those at the start ({getattr(first, what)})", more, 2, "more")
+    for metric in ("descriptors", "threads", "tasks"):
+        more = getattr(last, metric) - getattr(first, metric)
+        yield at_most(f"  {metric}, beyond those at the start ({getattr(first, metric)})", more, 2, "more")
 
 
 def _slope(samples: list[Sample]) -> float:
-    """MB a second, by least squares."""
+    """Growth in MB per second, by least squares."""
     times, sizes = [sample.seconds for sample in samples], [sample.rss for sample in samples]
     time, size = sum(times) / len(times), sum(sizes) / len(sizes)
     spread = sum((each - time) ** 2 for each in times)
@@ -88,7 +88,7 @@ def _slope(samples: list[Sample]) -> float:
 
 
 async def _work(bridge: Bridge, tools: Path, seconds: float, wrong: list[str], done: list[int]) -> None:
-    """All at once, each with a client of its own; when it ends all are gone."""
+    """All callers concurrently, each with its own client; returns when all have ended."""
     async with anyio.create_task_group() as tasks:
         with anyio.move_on_after(seconds + 30):
             until = anyio.current_time() + seconds
@@ -106,11 +106,11 @@ async def _work(bridge: Bridge, tools: Path, seconds: float, wrong: list[str], d
 
 
 async def _call(bridge: Bridge, number: int, until: float, wrong: list[str], done: list[int]) -> None:
-    dice = random.Random(number)  # noqa: S311 - it only throws dice
+    rng = random.Random(number)  # noqa: S311 - not security-relevant
     async with connected(TRANSPORTS[1 + number % 2], bridge) as client:
         while anyio.current_time() < until:
             done[0] += 1
-            fault = dice.choice(_FAULTS) if dice.random() < 0.2 else "ok"
+            fault = rng.choice(_FAULTS) if rng.random() < 0.2 else "ok"
             outcome = await _outcome(client, fault, f"{number}-{done[0]}")
             if fault == "ok" and outcome != "ok":
                 wrong.append(outcome)
@@ -124,9 +124,9 @@ async def _outcome(client: Client, fault: str, id: str) -> str:
 
 
 async def _sample(bridge: Bridge, seconds: float) -> Sample:
-    """After a moment of rest."""
+    """A measurement after a short idle time."""
     await anyio.sleep(2)
-    told = len(_TASKS.findall(bridge.log)) + 1
+    count = len(_TASKS.findall(bridge.log)) + 1
     os.kill(bridge.pid, signal.SIGUSR1)
-    tasks = int((await bridge.heard(_TASKS, times=told))[1])
+    tasks = int((await bridge.wait_for_log(_TASKS, times=count))[1])
     return Sample(seconds, bridge.rss, bridge.descriptors, bridge.threads, tasks)

@@ -1,7 +1,7 @@
-"""A storm in tools directories: every kind of edit, in parallel, while readers look at what serves.
+"""Many edits of tools directories: every kind of edit, in parallel, while a reader checks the served tools.
 
-Each version of the file says its number in three places. A definition is *torn* if they differ. A version
-is *missed* if it never serves. Kinds that events do not tell are found by the poll, which is left at 2 s.
+Each version of the file contains its number in three places. A definition is *torn* if they differ. A version
+is *missed* if it is never served. Edits without a file event are detected by polling, with the default of 2 s.
 """
 
 import os
@@ -19,9 +19,9 @@ import anyio
 from bridge.secrets import Sources
 from bridge.tool.compiler import Tool
 from bridge.toolfiles.loader import load_once
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
 from tests.kits.figures import Figure, at_least, at_most, none_of
-from tests.toolfiles.edits import MISSED, SEEN, Edit, rename_over
+from tests.toolfiles.edits import WITH_EVENTS, WITHOUT_EVENTS, Edit, rename_over
 from tests.toolfiles.service import Service
 from tests.toolfiles.test_bad_files import BAD
 
@@ -31,22 +31,22 @@ inputSchema: {{type: object, properties: {{w{number}: {{type: string}}}}}}
 request: {{method: GET, url: http://localhost:1/w{number}}}
 """
 _PACE: Final = 0.3
-"""Seconds from one edit to the next: more than four notifications a second would wait for each other."""
+"""Interval between edits: more than four notifications a second would be delayed."""
 
 
 @dataclass
-class Found:
-    """What one run saw."""
+class Results:
+    """The results of one run; ``delays`` are in seconds."""
 
     edits: int = 0
-    looks: int = 0
+    reads: int = 0
     delays: list[float] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
 
 
 class Directory(Service):
-    """One tools directory with a reloader at work on it."""
+    """One tools directory with a running reloader."""
 
     def __init__(self, root: Path, *, events: bool, poll: float) -> None:
         super().__init__(root, events=events, poll=poll)
@@ -54,8 +54,8 @@ class Directory(Service):
         root.mkdir(parents=True)
         self.path.write_text(_VERSION.format(number=0))
 
-    async def serves(self, version: str, after: int = 0) -> None:
-        """Until a version serves, and clients were told more than ``after`` times."""
+    async def wait_for_version(self, version: str, after: int = 0) -> None:
+        """Waits until a version is served and clients have more than ``after`` notifications."""
         await self.until(lambda: self.version == version and len(self.announced) > after)
 
     @property
@@ -64,80 +64,82 @@ class Directory(Service):
 
     @property
     def version(self) -> str:
-        """The version that serves; ``torn`` if it is several, empty if there is none."""
+        """The served version; ``torn`` if there are several, empty if there is none."""
         tool = self.tool
         if tool is None:
             return ""
-        said = {
+        versions = {
             tool.spec.description.split()[0],
             *tool.definition["inputSchema"]["properties"],
             tool.spec.request.url.rpartition("/")[2],
         }
-        return said.pop() if len(said) == 1 else "torn"
+        return versions.pop() if len(versions) == 1 else "torn"
 
 
 async def run(*, long: bool) -> list[Figure]:
     rounds = 1000 if long else 8
     with TemporaryDirectory() as name:
         place = Path(name)
-        seen, blind, polled = Found(), Found(), Found()
+        with_events, without_events, polled = Results(), Results(), Results()
         async with anyio.create_task_group() as tasks:
-            for edit in SEEN:
-                tasks.start_soon(_edits, place / "events", edit, seen, rounds)
+            for edit in WITH_EVENTS:
+                tasks.start_soon(_edits, place / "events", edit, with_events, rounds)
         async with anyio.create_task_group() as tasks:
-            for edit in MISSED:
-                tasks.start_soon(_edits, place / "blind", edit, blind, rounds // 4)
-            for edit in SEEN + MISSED:
+            for edit in WITHOUT_EVENTS:
+                tasks.start_soon(_edits, place / "no-events", edit, without_events, rounds // 4)
+            for edit in WITH_EVENTS + WITHOUT_EVENTS:
                 tasks.start_soon(_edits, place / "polled", edit, polled, rounds // 4)
         return [
-            at_least("kinds of edits that are accepted", len(SEEN + MISSED), 18),
-            *_figures("with events", seen, 0.15),
-            *_figures("with events that tell nothing", blind, 2.5),
-            *_figures("with polls alone", polled, 2.5),
-            *await _refusals(place / "refused", every=1 if long else 8),
-            *await _nothing(place / "nothing", 200 if long else 10),
-            *await _gale(place / "gale", seconds=20 if long else 3),
+            at_least("kinds of edits", len(WITH_EVENTS + WITHOUT_EVENTS), 18),
+            *_figures("with file events", with_events, 0.15),
+            *_figures("without file events", without_events, 2.5),
+            *_figures("with polling only", polled, 2.5),
+            *await _broken_files(place / "broken", every=1 if long else 8),
+            *await _no_notifications(place / "nothing", 200 if long else 10),
+            *await _burst(place / "burst", seconds=20 if long else 3),
         ]
 
 
-def _figures(how: str, found: Found, most: float) -> Iterator[Figure]:
-    yield none_of(f"missed edits, {how}", found.missed, found.edits)
-    yield none_of(f"torn definitions, {how}", found.torn, found.looks)
-    cuts = statistics.quantiles(found.delays, n=100, method="inclusive")
-    yield at_most(f"write → swapped and announced, p50, {how}", cuts[49] * 1000, most * 1000, "ms")
-    yield at_most(f"write → swapped and announced, p99, {how}", cuts[98] * 1000, most * 1000, "ms")
+def _figures(how: str, results: Results, limit: float) -> Iterator[Figure]:
+    yield none_of(f"missed edits, {how}", results.missed, results.edits)
+    yield none_of(f"torn definitions, {how}", results.torn, results.reads)
+    cuts = statistics.quantiles(results.delays, n=100, method="inclusive")
+    yield at_most(f"write → swapped and announced, p50, {how}", cuts[49] * 1000, limit * 1000, "ms")
+    yield at_most(f"write → swapped and announced, p99, {how}", cuts[98] * 1000, limit * 1000, "ms")
 
 
-async def _edits(place: Path, edit: Edit, found: Found, rounds: int) -> None:
+async def _edits(place: Path, edit: Edit, results: Results, rounds: int) -> None:
     directory = Directory(place / edit.__name__ / "tools.d", events=place.name != "polled", poll=2.0)
-    async with _working(directory, found):
-        rename_over(directory.path, _VERSION.format(number=0) + "deprecated: Begun.\n")
-        await directory.serves("w0", after=0)  # the watch is set, and all begin together
+    async with _working(directory, results):
+        rename_over(directory.path, _VERSION.format(number=0) + "deprecated: Started.\n")
+        await directory.wait_for_version("w0", after=0)  # the watch is active
         await anyio.sleep(_PACE)
         for number in range(1, rounds + 1):
-            found.edits += 1
-            heard, began = len(directory.announced), anyio.current_time()
+            results.edits += 1
+            notified, started = len(directory.announced), anyio.current_time()
             if (writing := edit(directory.path, _VERSION.format(number=number))) is not None:
                 await writing
-                began = anyio.current_time()
+                started = anyio.current_time()
             try:
-                await directory.serves(f"w{number}", after=heard)
+                await directory.wait_for_version(f"w{number}", after=notified)
             except TimeoutError:
-                found.missed.append(f"{edit.__name__}: w{number}; {directory.version or 'nothing'} serves")
+                results.missed.append(
+                    f"{edit.__name__}: w{number}; {directory.version or 'nothing'} is served"
+                )
             else:
-                found.delays.append(directory.announced[-1] - began)
-            await anyio.sleep_until(began + _PACE)
+                results.delays.append(directory.announced[-1] - started)
+            await anyio.sleep_until(started + _PACE)
 
 
 @asynccontextmanager
-async def _working(directory: Directory, found: Found) -> AsyncIterator[None]:
-    """The reloader, and a reader, at work."""
+async def _working(directory: Directory, results: Results) -> AsyncIterator[None]:
+    """Runs the reloader and a reader."""
 
     async def read() -> None:
         while True:
-            found.looks += 1
+            results.reads += 1
             if directory.version == "torn":
-                found.torn.append(f"{directory.root.parent.name}: {directory.tool}")
+                results.torn.append(f"{directory.root.parent.name}: {directory.tool}")
             await anyio.sleep(0.01)
 
     await directory.reloader.reload()
@@ -148,7 +150,7 @@ async def _working(directory: Directory, found: Found) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-# --- what is refused ---
+# --- broken files ---
 
 
 def _pipe(path: Path) -> None:
@@ -184,11 +186,11 @@ _SPECIAL: Final = {
     "dangling": _dangling,
     "sparse": _sparse,
 }
-"""What stands where a file belongs."""
+"""What replaces the tool file."""
 
 
-def _put(make: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Makes it elsewhere, and puts it in one step where the file was."""
+def _replace_by(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Creates the replacement under another name and renames it over the file."""
 
     def put(path: Path) -> None:
         made = path.with_name(".made")
@@ -207,45 +209,49 @@ def _copy(case: Path) -> Callable[[Path], None]:
     return copy
 
 
-async def _refusals(root: Path, every: int) -> list[Figure]:
-    """Broken files one after the other: the last good one serves, ``check`` agrees, and good ones are taken again."""
-    cases = [(f"{case.parent.name}/{case.name}", _put(_copy(case))) for case in sorted(BAD.glob("*/*.yaml"))]
+async def _broken_files(root: Path, every: int) -> list[Figure]:
+    """A series of broken files: the last good one is served, ``check`` agrees, and a good one is loaded again."""
+    cases = [
+        (f"{case.parent.name}/{case.name}", _replace_by(_copy(case))) for case in sorted(BAD.glob("*/*.yaml"))
+    ]
     cases = [case for case in cases if "upstream" not in case[0]][::every]
-    cases += [(name, _put(make)) for name, make in _SPECIAL.items()]
-    directory, found = Directory(root, events=True, poll=2.0), Found()
+    cases += [(name, _replace_by(make)) for name, make in _SPECIAL.items()]
+    directory, results = Directory(root, events=True, poll=2.0), Results()
     shutil.copy(BAD / "shop.upstream.yaml", root)
     kinds: set[str] = set()
     wrong: list[str] = []
     recoveries: list[float] = []
-    async with _working(directory, found):
+    async with _working(directory, results):
         for number, (name, put) in enumerate(cases, 1):
             before, swaps = directory.version, len(directory.swaps)
             put(directory.path)
             await directory.until(lambda: len(directory.swaps) > swaps)  # noqa: B023
-            told = [str(diagnostic) for diagnostic in directory.shelf.loaded.diagnostics]
-            codes = {d.code for d in directory.shelf.loaded.diagnostics if d.severity == "error"}
+            reported = [str(diagnostic) for diagnostic in directory.tool_directory.loaded.diagnostics]
+            codes = {d.code for d in directory.tool_directory.loaded.diagnostics if d.severity == "error"}
             checked = [str(d) for d in load_once(Directories((str(root),)), Sources({})).diagnostics]
-            if directory.shelf.loaded.broken:
+            if directory.tool_directory.loaded.broken:
                 kinds |= {name.partition("/")[0]} & {*codes, *_SPECIAL}
-                if directory.version != before or told != checked or not told:
-                    wrong.append(f"{name}: {directory.version} serves, {told}, check says {checked}")
+                if directory.version != before or reported != checked or not reported:
+                    wrong.append(
+                        f"{name}: {directory.version} is served, {reported}, check reports {checked}"
+                    )
             if directory.path.is_dir():
                 directory.path.rmdir()
-            began = anyio.current_time()
+            started = anyio.current_time()
             rename_over(directory.path, _VERSION.format(number=number))
-            await directory.serves(f"w{number}")
-            recoveries.append(anyio.current_time() - began)
+            await directory.wait_for_version(f"w{number}")
+            recoveries.append(anyio.current_time() - started)
     return [
-        at_least("kinds of files that are refused", len(kinds), 24),
-        none_of("refused files that cost the last good one, or the verdict of check", wrong, len(cases)),
+        at_least("kinds of files that are rejected", len(kinds), 24),
+        none_of("rejected files after which the last good version or check is wrong", wrong, len(cases)),
         at_most("recovery, longest", max(recoveries) * 1000, 1000, "ms"),
     ]
 
 
-# --- what is no news, and what is too much ---
+# --- invisible edits, and bursts ---
 
 
-def _nothings(path: Path, number: int) -> Iterator[None]:
+def _invisible_edits(path: Path, number: int) -> Iterator[None]:
     text = path.read_text()
     path.touch()
     yield
@@ -263,38 +269,38 @@ def _nothings(path: Path, number: int) -> Iterator[None]:
     yield
 
 
-async def _nothing(root: Path, rounds: int) -> list[Figure]:
-    """Edits that clients would not see, and one that they do at the end."""
-    directory, found, count = Directory(root, events=True, poll=0.2), Found(), 0
-    async with _working(directory, found):
+async def _no_notifications(root: Path, rounds: int) -> list[Figure]:
+    """Edits that clients cannot see, and a visible one at the end."""
+    directory, results, count = Directory(root, events=True, poll=0.2), Results(), 0
+    async with _working(directory, results):
         for number in range(rounds):
-            for _ in _nothings(directory.path, number):
+            for _ in _invisible_edits(directory.path, number):
                 count += 1
                 await anyio.sleep(0.02)
         early = [str(at) for at in directory.announced]
         rename_over(directory.path, _VERSION.format(number=1))
-        await directory.serves("w1")
+        await directory.wait_for_version("w1")
     return [none_of("notifications of edits that change nothing (7 kinds)", early, count)]
 
 
-async def _gale(root: Path, seconds: int) -> list[Figure]:
+async def _burst(root: Path, seconds: int) -> list[Figure]:
     """150 writes a second over ten files."""
-    directory, found, count = Directory(root, events=True, poll=2.0), Found(), 150 * seconds
-    async with _working(directory, found):
-        began = anyio.current_time()
+    directory, results, count = Directory(root, events=True, poll=2.0), Results(), 150 * seconds
+    async with _working(directory, results):
+        started = anyio.current_time()
         for number in range(1, count + 1):
             (root / f"{'abcdefghij'[number % 10]}.yaml").write_text(_VERSION.format(number=number))
-            await anyio.sleep_until(began + number / 150)
+            await anyio.sleep_until(started + number / 150)
         last = anyio.current_time()
-        wanted = {f"w{number} of the file." for number in range(count - 9, count + 1)}
+        expected = {f"w{number} of the file." for number in range(count - 9, count + 1)}
         await directory.until(
-            lambda: {t.spec.description for t in directory.registry.current.tools} == wanted
+            lambda: {t.spec.description for t in directory.registry.current.tools} == expected
         )
         converged = anyio.current_time() - last
         await directory.until(lambda: directory.announced[-1] > last)
-    heard = directory.announced
-    most = max(sum(at <= later < at + 1 for later in heard) for at in heard)
+    sent = directory.announced
+    peak = max(sum(at <= later < at + 1 for later in sent) for at in sent)
     return [
         at_most("150 writes a second: converged after the last", converged * 1000, 1000, "ms"),
-        at_most("  notifications in any one second", most, 4, "sent"),
+        at_most("  notifications in any one second", peak, 4, "sent"),
     ]

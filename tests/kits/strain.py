@@ -1,6 +1,6 @@
-"""What one thing costs another: a stuck upstream, a failing one, a large load, a large reply, a slow projection.
+"""How one load slows down other calls: a hanging upstream, a failing one, many files, a large reply, a slow projection.
 
-Latencies are ratios or bounds in one run, over a stdio bridge that answers nothing but pings meanwhile.
+The latency of the event loop is that of pings over stdio during the load.
 """
 
 import random
@@ -24,10 +24,12 @@ from bridge.spec import RequestSpec
 from bridge.tool.request.builder import RequestTemplate
 from bridge.tool.schema.arguments import Arguments
 from bridge.toolfiles.loader import load_once
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, over_http, over_pipes
-from tests.serving.served import Pipe, Session, call, request
+from tests.serving.messages import call, request
+from tests.serving.pipe import Pipe
+from tests.serving.session import Session
 from tests.upstream.conversation import Exchange, serve_faults
 
 _BAD: Final = ROOT / "tests/toolfiles/bad"
@@ -44,7 +46,7 @@ _TOOL: Final = (
 
 async def run(*, long: bool) -> list[Figure]:
     return [
-        *await _stuck(2000 if long else 200),
+        *await _hanging(2000 if long else 200),
         *await _failing(1000 if long else 100),
         *await _stalls(30 if long else 5),
         _urls(100_000 if long else 10_000),
@@ -79,31 +81,33 @@ _PATHS: Final = {"ok": _ok, "hang": _hang, "fail": _fail, "large": _large, "numb
 # --- upstreams ---
 
 
-async def _stuck(count: int) -> list[Figure]:
-    """200 calls that hang in one upstream, and calls to another."""
+async def _hanging(count: int) -> list[Figure]:
+    """The latency of calls to one upstream while 200 calls to another hang."""
     with TemporaryDirectory() as name:
         tools = Path(name)
-        async with serve_faults(_PATHS) as stuck, serve_faults(_PATHS) as free:
-            for upstream, server, path in (("stuck", stuck, "hang"), ("free", free, "ok")):
+        async with serve_faults(_PATHS) as hanging, serve_faults(_PATHS) as free:
+            for upstream, server, path in (("hanging", hanging, "hang"), ("free", free, "ok")):
                 (tools / f"{upstream}.upstream.yaml").write_text(
                     _UPSTREAM.format(url=server.url) + "limits: {concurrency: 200}\n"
                 )
                 (tools / f"{path}.yaml").write_text(_TOOL.format(path=path, upstream=upstream, more=""))
             async with over_http(tools) as bridge, _web() as web:
                 session = Session(web, bridge.url)
-                idle = await _latencies(lambda: session.ask_modern(call("ok")), count)
+                idle = await _measure_latencies(lambda: session.ask_modern(call("ok")), count)
                 async with anyio.create_task_group() as tasks:
                     for id in range(200):
                         tasks.start_soon(Session(web, bridge.url).ask_modern, call("hang", id))
-                    await stuck.until(lambda: len(stuck.heard) == 200)
-                    beside = await _latencies(lambda: session.ask_modern(call("ok")), count)
-                    stuck.go.set()
-    ratio = _percentile(beside, 99) / _percentile(idle, 99)
-    return [at_most("p99 beside 200 calls stuck in another upstream, to that at rest", ratio, 2, "times")]
+                    await hanging.until(lambda: len(hanging.exchanges) == 200)
+                    under_load = await _measure_latencies(lambda: session.ask_modern(call("ok")), count)
+                    hanging.go.set()
+    ratio = _percentile(under_load, 99) / _percentile(idle, 99)
+    return [
+        at_most("p99 during 200 hanging calls to another upstream, compared with none", ratio, 2, "times")
+    ]
 
 
 async def _failing(count: int) -> list[Figure]:
-    """An upstream that always answers 503, to calls that may be repeated."""
+    """An upstream that always answers 503 to calls that may be retried."""
     with TemporaryDirectory() as name:
         tools = Path(name)
         async with serve_faults(_PATHS) as api:
@@ -114,11 +118,11 @@ async def _failing(count: int) -> list[Figure]:
                 for id in range(count):
                     await session.ask_modern(call("fail", id))
             sent = sum(api.counts.values())
-    saved = 10  # retries that an upstream has to begin with
+    budget = 10  # retries that an upstream may use first
     return [
         at_most(
-            f"requests of {count} calls that all fail, beyond the first {saved}",
-            (sent - saved) / count,
+            f"requests of {count} calls that all fail, beyond the first {budget}",
+            (sent - budget) / count,
             1.2,
             "requests a call",
         )
@@ -145,44 +149,47 @@ async def _stalls(seconds: float) -> list[Figure]:
                     while True:
                         number += 1
                         await pipe.send(call(tool, f"{tool}-{number}"))
-                        await pipe.answered(f"{tool}-{number}")
+                        await pipe.wait_for_answer(f"{tool}-{number}")
 
                 async def files() -> None:
                     text = _TOOL.format(path="x", upstream="api", more="")
                     await anyio.run_process([sys.executable, "-c", _WRITE, str(tools), text])
 
-                for what, work in (
-                    ("nothing", anyio.sleep_forever),
+                for load, work in (
+                    ("no load", anyio.sleep_forever),
                     ("answers of 1 MB, projected", lambda: calls("large")),
                     ("the longest allowed projection", lambda: calls("numbers")),
-                    ("a load of 2 000 files", files),
+                    ("loading 2 000 files", files),
                 ):
-                    figures.append(await _pings(pipe, what, work, max(seconds, 5)))
+                    figures.append(await _pings(pipe, load, work, max(seconds, 5)))
     return figures
 
 
 async def _pings(
-    pipe: "_Answers", what: str, work: Callable[[], Coroutine[Any, Any, None]], seconds: float
+    pipe: "_Answers", load: str, work: Callable[[], Coroutine[Any, Any, None]], seconds: float
 ) -> Figure:
-    """How long a ping takes at most meanwhile; the worst of a thousand is left out."""
-    taken: list[float] = []
+    """The p99.9 latency of pings during the work."""
+    latencies: list[float] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
         until = anyio.current_time() + seconds
         while anyio.current_time() < until:
-            began = anyio.current_time()
-            await pipe.send(request("ping", f"ping-{what}-{began}"))
-            await pipe.answered(f"ping-{what}-{began}")
-            taken.append(anyio.current_time() - began)
+            started = anyio.current_time()
+            await pipe.send(request("ping", f"ping-{load}-{started}"))
+            await pipe.wait_for_answer(f"ping-{load}-{started}")
+            latencies.append(anyio.current_time() - started)
             await anyio.sleep(0.002)
         tasks.cancel_scope.cancel()
     return at_most(
-        f"p99.9 of a ping during {what} ({len(taken)} pings)", _percentile(taken, 99.9) * 1000, 50, "ms"
+        f"p99.9 of a ping during {load} ({len(latencies)} pings)",
+        _percentile(latencies, 99.9) * 1000,
+        50,
+        "ms",
     )
 
 
 class _Answers:
-    """A stdio client that hands out answers by id."""
+    """A stdio client that matches answers by id."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -194,7 +201,7 @@ class _Answers:
         async with self._writing:
             await self._pipe.send(message)
 
-    async def answered(self, id: str) -> None:
+    async def wait_for_answer(self, id: str) -> None:
         await self._waiting[id].wait()
 
     async def read(self) -> None:
@@ -213,17 +220,17 @@ async def _stdio(tools: Path) -> AsyncIterator[_Answers]:
         tasks.cancel_scope.cancel()
 
 
-# --- what is pure ---
+# --- without a bridge ---
 
 
 def _urls(count: int) -> Figure:
-    """Values of a path argument: one segment that decodes to the value, or a refusal."""
+    """Values of a path argument: each is one segment that decodes to the value, or is refused."""
     arguments, _ = Arguments.compile({"properties": {"s": {"type": "string"}}, "required": ["s"]})
     spec = RequestSpec.model_validate({"method": "GET", "url": "/things/{s}/end{?s}"})
     template, _ = RequestTemplate.compile(
         spec, base_url="http://api.test/v1", arguments=arguments, reserved=frozenset(), accept="*/*"
     )
-    dice = random.Random(7)  # noqa: S311 - it only throws dice
+    rng = random.Random(7)  # noqa: S311 - not security-relevant
     alphabets = [
         "./\\%2eEfF5cC;ab?#&=@: ",
         "./%",
@@ -232,33 +239,33 @@ def _urls(count: int) -> Figure:
     ]
     wrong = []
     for _ in range(count):
-        value = "".join(dice.choices(dice.choice(alphabets), k=dice.randint(0, 12)))
+        value = "".join(rng.choices(rng.choice(alphabets), k=rng.randint(0, 12)))
         with suppress(InvalidCall):
             url = urlsplit(template.build(arguments.check({"s": value})).url)
             segments = [unquote(segment) for segment in url.path.split("/")]
             path = ["", "v1", "things", value, "end"]
-            if (url.scheme, url.netloc, segments) != ("http", "api.test", path) or _leads_away(value):
+            if (url.scheme, url.netloc, segments) != ("http", "api.test", path) or _changes_path(value):
                 wrong.append(repr(value))
-    return none_of("values of a path argument that were more or less than one segment", wrong, count)
+    return none_of("values of a path argument that did not stay one segment", wrong, count)
 
 
-def _leads_away(value: str) -> bool:
-    """Whether a server that decodes once too often, or cuts parameters, would see other segments."""
+def _changes_path(value: str) -> bool:
+    """Whether a server that decodes twice, or removes path parameters, would see other segments."""
     again = unquote(value)
     pieces = [piece.partition(";")[0] for text in (value, again) for piece in re.split(r"[/\\]", text)]
     return not {".", ".."}.isdisjoint(pieces) or again.count("/") > value.count("/")
 
 
 def _sockets() -> Figure:
-    """Every tool file that we have, and schemas that refer to a listening socket."""
+    """All tool files of the repository, and schemas that refer to a listening socket."""
     opened: list[str] = []
     loading = True
 
-    def hear(event: str, _arguments: tuple[object, ...]) -> None:
+    def on_audit_event(event: str, _arguments: tuple[object, ...]) -> None:
         if loading and event.startswith(("socket.", "urllib.", "http.")):
             opened.append(event)
 
-    sys.addaudithook(hear)
+    sys.addaudithook(on_audit_event)
     with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryDirectory() as name:
         port = listener.getsockname()[1]
         listener.settimeout(0)
@@ -277,7 +284,7 @@ def _sockets() -> Figure:
         loading = False
         with suppress(BlockingIOError):
             listener.accept()
-            opened.append("somebody came")
+            opened.append("connection accepted")
     return none_of("sockets opened by loading tool files", opened, len(loaded.files))
 
 
@@ -285,14 +292,14 @@ def _web() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None))
 
 
-async def _latencies(ask: Callable[[], Awaitable[Any]], count: int) -> list[float]:
-    taken = []
+async def _measure_latencies(send: Callable[[], Awaitable[Any]], count: int) -> list[float]:
+    latencies = []
     for _ in range(count):
-        began = anyio.current_time()
-        await ask()
-        taken.append(anyio.current_time() - began)
-    return taken
+        started = anyio.current_time()
+        await send()
+        latencies.append(anyio.current_time() - started)
+    return latencies
 
 
-def _percentile(taken: list[float], percent: float) -> float:
-    return sorted(taken)[min(len(taken) - 1, int(len(taken) * percent / 100))]
+def _percentile(latencies: list[float], percent: float) -> float:
+    return sorted(latencies)[min(len(latencies) - 1, int(len(latencies) * percent / 100))]

@@ -1,8 +1,8 @@
-"""Swaps of the registry, and of an upstream, under callers who must not notice.
+"""Reloads that replace the registry or an upstream under load: callers must not notice them.
 
-The tool that is called is edited again and again in a way that its callers cannot see in the list, so that
-nothing but the swap itself is between them and their answers. A call is *old* if it was sent to a version
-that a call before it, by the same caller, had already left behind.
+The called tool is edited repeatedly. The edits do not change the list of tools, so that only the swap itself
+can disturb calls. A call is *old* if it was sent to an older version than the previous call of the same
+caller.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.kits.serving import TRANSPORTS, Bridge, code_of, connected, over_http
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _CALLERS: Final = 16
-_BOUND: Final = 20
+_TIMEOUT_SECONDS: Final = 20
 _RELOADED: Final = re.compile(rb"reload: \+0 ~1 -0 !0")
 _UPSTREAM: Final = "baseUrl: {url}\nauth: {{type: none}}\n"
 _TOOL: Final = """\
@@ -46,26 +46,26 @@ async def run(*, long: bool) -> list[Figure]:
 
 async def _registry(swaps: int) -> list[Figure]:
     calls = Calls()
-    async with _world() as (faulty, bridge, tools):
+    async with _setup() as (faulty, bridge, tools):
         ended = anyio.Event()
         async with anyio.create_task_group() as callers:
             for number in range(_CALLERS):
                 callers.start_soon(_call_until, ended, bridge, number, calls)
             for version in range(1, swaps + 1):
                 _replace(tools / "call.yaml", _TOOL.format(path="ok", version=version))
-                await bridge.heard(_RELOADED, times=version)
+                await bridge.wait_for_log(_RELOADED, times=version)
             ended.set()
         twice = [target for (_, target), count in faulty.counts.items() if count > 1]
     return [
         at_least("swaps of the registry under 16 callers", swaps, swaps),
         none_of("  lost calls", calls.lost, calls.done),
-        none_of("  calls to a version that was left behind", calls.old, calls.done),
+        none_of("  calls to an older version", calls.old, calls.done),
         none_of("  calls that were sent twice", twice, calls.done),
     ]
 
 
 async def _call_until(ended: anyio.Event, bridge: Bridge, number: int, calls: Calls) -> None:
-    """Call again and again; every other caller is of the handshake era."""
+    """Call repeatedly; every other caller is of the handshake era."""
     async with connected(TRANSPORTS[1 + number % 2], bridge) as client:
         count, newest = 0, 0
         while not ended.is_set():
@@ -81,10 +81,10 @@ async def _call_until(ended: anyio.Event, bridge: Bridge, number: int, calls: Ca
 async def _call(client: Client, id: str, calls: Calls, tool: str = "call") -> dict[str, str]:
     calls.done += 1
     try:
-        with anyio.fail_after(_BOUND):
+        with anyio.fail_after(_TIMEOUT_SECONDS):
             result = await client.call_tool(tool, {"id": id})
-    except (MCPError, TimeoutError) as problem:
-        calls.lost.append(f"{id}: {problem!r}")
+    except (MCPError, TimeoutError) as error:
+        calls.lost.append(f"{id}: {error!r}")
         return {}
     answer: dict[str, str] = json.loads(text_of(result)) if code_of(result) == "ok" else {}
     if answer.get("id") != id:
@@ -93,25 +93,27 @@ async def _call(client: Client, id: str, calls: Calls, tool: str = "call") -> di
 
 
 async def _upstreams(rounds: int) -> list[Figure]:
-    """Calls in flight end where they began, while the upstream moves elsewhere and is then deleted."""
+    """Calls in flight finish at the old address while the upstream changes its address and is then deleted."""
     calls, wrong = Calls(), []
     for _ in range(rounds):
-        async with serve_faults(_FAULTS) as other, _world() as (faulty, bridge, tools):
+        async with serve_faults(_FAULTS) as other, _setup() as (faulty, bridge, tools):
             upstream = tools / "api.upstream.yaml"
             async with connected("HTTP modern", bridge) as client, anyio.create_task_group() as tasks:
                 for number in range(_CALLERS):
                     tasks.start_soon(_call, client, f"held-{number}", calls, "hold")
-                await faulty.until(lambda: len(faulty.heard) == _CALLERS)
+                await faulty.until(lambda: len(faulty.exchanges) == _CALLERS)
                 _replace(upstream, _UPSTREAM.format(url=other.url))
-                await bridge.heard(re.compile(rb"reload: \+0 ~2 -0 !0"))
+                await bridge.wait_for_log(re.compile(rb"reload: \+0 ~2 -0 !0"))
                 await _call(client, "elsewhere", calls)
-                wrong += [] if len(other.heard) == 1 else ["a call after the swap went to the old upstream"]
+                wrong += (
+                    [] if len(other.exchanges) == 1 else ["a call after the swap went to the old upstream"]
+                )
                 upstream.unlink()
-                await bridge.heard(re.compile(rb"reload: \+0 ~0 -2 !2"))
+                await bridge.wait_for_log(re.compile(rb"reload: \+0 ~0 -2 !2"))
                 faulty.go.set()
     return [
-        none_of("calls in flight that a change of their upstream lost", calls.lost, calls.done),
-        none_of("calls after it that went to the old one", wrong, rounds),
+        none_of("calls in flight that were lost by a change of their upstream", calls.lost, calls.done),
+        none_of("calls after the change that went to the old address", wrong, rounds),
     ]
 
 
@@ -128,8 +130,8 @@ _FAULTS: Final = {"ok": _echo, "hold": _hold}
 
 
 @asynccontextmanager
-async def _world() -> AsyncIterator[tuple[Faulty, Bridge, Path]]:
-    """An upstream that answers with the query, and a bridge with a tool that is answered at once or when told."""
+async def _setup() -> AsyncIterator[tuple[Faulty, Bridge, Path]]:
+    """An upstream that echoes the query, at once or when released, and a bridge with a tool for it."""
     with TemporaryDirectory() as name:
         tools = Path(name)
         async with serve_faults(_FAULTS) as faulty:

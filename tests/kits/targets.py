@@ -1,6 +1,7 @@
-"""What is fuzzed. Whatever a target raises is a crash.
+"""The fuzz targets. Any exception of a target is a crash.
 
-Files become specs or findings, arguments a request or a refusal, replies a result or an error, nothing else.
+A file compiles or gets diagnostics. Arguments become a URL or raise ``InvalidCall``. A reply becomes a result or
+raises ``UnusableReply``.
 """
 
 import json
@@ -14,12 +15,13 @@ from bridge.exchange import Reply
 from bridge.secrets import Sources
 from bridge.spec import ResponseSpec
 from bridge.tool.projection.projection import Projection
-from bridge.tool.request.percent import leads_elsewhere
-from bridge.tool.request.url_template import Template
-from bridge.tool.result.content import Result, document, of_reply, of_value
+from bridge.tool.request.percent import has_path_traversal
+from bridge.tool.request.query import ClaimedNames
+from bridge.tool.request.url_template_parser import parse_url_template
+from bridge.tool.result.content import Result, parse_json, reply_result, value_result
 from bridge.tool.result.errors import upstream_message
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.toolfiles.place import Content, Directories, Place
 from bridge.upstream.http.decoding import Content as Decoding
 
 _RESPONSE: Final = ResponseSpec.model_validate({"maxBytes": "20kB"})
@@ -39,19 +41,20 @@ def templates(data: bytes) -> None:
     template, _, values = data.partition(b"\0")
     try:
         arguments: Any = json.loads(values)
-        parsed = Template.parse(template.decode())
+        parsed = parse_url_template(template.decode())
     except (ValueError, InvalidSpec):
         return
     if not isinstance(arguments, dict):
         return
     try:
-        url = parsed.expand(arguments)
+        path = parsed.write_path(arguments)
+        query = "&".join(parsed.write_query(arguments, ClaimedNames(frozenset(parsed.query_offsets))))
     except InvalidCall:
         return
-    path = url.partition("?")[0]
+    url = f"{path}?{query}" if query else path
     assert url.isascii(), url
     assert url.startswith("/"), url
-    assert not leads_elsewhere(path), url
+    assert not has_path_traversal(path), url
     assert not re.search(r"[\x00-\x20\x7f#]", url), url
 
 
@@ -69,25 +72,25 @@ def replies(data: bytes) -> None:
     if not kind:
         return
     reply = Reply(200, {"content-type": _TYPES[kind[0] % len(_TYPES)]}, content)
-    makes: tuple[Callable[[], Result], ...] = (
-        lambda: of_reply(reply, _RESPONSE, tool="x"),
-        lambda: of_value(_PROJECTION.apply(document(reply)), _RESPONSE),
-        lambda: _unpacked(content),
+    converters: tuple[Callable[[], Result], ...] = (
+        lambda: reply_result(reply, _RESPONSE, tool="x"),
+        lambda: value_result(_PROJECTION.apply(parse_json(reply)), _RESPONSE),
+        lambda: _decode_gzip(content),
     )
-    for make in makes:
+    for convert in converters:
         try:
-            json.dumps(make().content, allow_nan=False).encode()
+            json.dumps(convert().content, allow_nan=False).encode()
         except UnusableReply:
             continue
     upstream_message(reply)
 
 
-def _unpacked(content: bytes) -> Result:
-    """The reply as gzip."""
-    reading = Decoding(20_000, "gzip", 200)
+def _decode_gzip(content: bytes) -> Result:
+    """Decodes the content as gzip, in chunks."""
+    decoder = Decoding(20_000, "gzip", 200)
     for start in range(0, len(content), 100):
-        reading.feed(content[start : start + 100])
-    return Result([{"type": "text", "text": reading.finish().decode("latin-1")}])
+        decoder.feed(content[start : start + 100])
+    return Result([{"type": "text", "text": decoder.finish().decode("latin-1")}])
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {

@@ -10,64 +10,67 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.server.subscriptions import ToolsListChanged
 from mcp_types import ToolListChangedNotification
 
-from tests.serving.served import TOOLS, Api, Files, Served
+from tests.serving.api import Api
+from tests.serving.served import Served
+from tests.serving.tools import TOOLS, Files
 
 pytestmark = pytest.mark.anyio
 
 
-class Ears:
-    """Counts what a client hears of changes."""
+class NotificationCounter:
+    """Counts the notifications that a client gets."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._heard = anyio.Event()
+        self._arrived = anyio.Event()
 
     async def message(self, message: IncomingMessage) -> None:
         if isinstance(message, ToolListChangedNotification):
-            self.hear()
+            self.count_one()
 
-    def hear(self) -> None:
+    def count_one(self) -> None:
         self.count += 1
-        self._heard.set()
+        self._arrived.set()
 
-    async def hear_next(self) -> int:
+    async def wait_for_next(self) -> int:
         with anyio.fail_after(30):
-            await self._heard.wait()
-        self._heard = anyio.Event()
+            await self._arrived.wait()
+        self._arrived = anyio.Event()
         return self.count
 
 
 MODES = pytest.mark.parametrize("mode", ["legacy", "auto"])
 
 
+@pytest.mark.slow
 @MODES
-async def test_a_client_over_stdio_lists_calls_and_hears(mode: str, api: Api, files: Files) -> None:
-    ears = Ears()
+async def test_a_client_over_stdio_lists_calls_and_is_notified(mode: str, api: Api, files: Files) -> None:
+    counter = NotificationCounter()
     program, *arguments = files.command
     process = StdioServerParameters(command=program, args=arguments, env=dict(os.environ))
-    async with Client(process, mode=mode, message_handler=ears.message) as client:
-        await _use(client, ears, files, api)
+    async with Client(process, mode=mode, message_handler=counter.message) as client:
+        await _use_client(client, counter, files, api)
 
 
 @MODES
-async def test_a_client_over_http_lists_calls_and_hears(mode: str, api: Api, served: Served) -> None:
-    ears = Ears()
-    async with served.http() as url, Client(url, mode=mode, message_handler=ears.message) as client:
-        await _use(client, ears, served, api)
+async def test_a_client_over_http_lists_calls_and_is_notified(mode: str, api: Api, served: Served) -> None:
+    counter = NotificationCounter()
+    async with served.http() as url, Client(url, mode=mode, message_handler=counter.message) as client:
+        await _use_client(client, counter, served, api)
 
 
-async def _use(client: Client, ears: Ears, tools: Files | Served, api: Api) -> None:
+async def _use_client(client: Client, counter: NotificationCounter, tools: Files | Served, api: Api) -> None:
     assert client.server_capabilities.tools
     assert client.server_capabilities.tools.list_changed is True
     assert await _names(client) == set(TOOLS)
     await _calls(client)
     await _cancels(client, api)
     if client.protocol_version == "2025-11-25":
-        await _hears(client, ears, tools)
+        await _is_notified(client, counter, tools)
         return
     assert client.protocol_version == "2026-07-28"
     async with client.listen(tools_list_changed=True):
-        await _hears(client, ears, tools)
+        await _is_notified(client, counter, tools)
 
 
 async def _calls(client: Client) -> None:
@@ -91,16 +94,16 @@ async def _cancels(client: Client, api: Api) -> None:
         await api.left.wait()
 
 
-async def _hears(client: Client, ears: Ears, tools: Files | Served) -> None:
-    """Each change once: a second telling of one would be counted with the next."""
+async def _is_notified(client: Client, counter: NotificationCounter, tools: Files | Served) -> None:
+    """Once for each change: a repeated notification would be counted with the next one."""
     await tools.add("new1")
-    assert await ears.hear_next() == 1
+    assert await counter.wait_for_next() == 1
     assert await _names(client) == {*TOOLS, "new1"}
     assert not (await client.call_tool("new1", {})).is_error
     await tools.add("new2")
-    assert await ears.hear_next() == 2
+    assert await counter.wait_for_next() == 2
     await tools.drop("new1")
-    assert await ears.hear_next() == 3
+    assert await counter.wait_for_next() == 3
     assert await _names(client) == {*TOOLS, "new2"}
     with pytest.raises(MCPError, match="Unknown tool: new1"):
         await client.call_tool("new1", {})
@@ -111,7 +114,7 @@ async def _names(client: Client) -> set[str]:
 
 
 @MODES
-async def test_where_no_sessions_are_kept_only_modern_clients_are_promised_changes(
+async def test_without_sessions_only_modern_clients_are_promised_notifications(
     mode: str, api: Api, shared: Served
 ) -> None:
     async with shared.http() as url, Client(url, mode=mode) as client:

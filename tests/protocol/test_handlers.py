@@ -8,13 +8,17 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import PaginatedRequestParams
 
 from bridge import __version__
-from bridge.caller import Caller, Inbound, Stay
+from bridge.caller import Caller, CredentialLease, Inbound
 from bridge.events import CallFinished
 from bridge.exchange import Reply
+from bridge.protocol.caller_context import Context
 from bridge.protocol.handlers import ToolServer
-from bridge.protocol.notifications import Context
 from bridge.upstream.client import Client
-from tests.serving.served import META, Api, Json, Pipe, Served, Session, call, initialize, request
+from tests.serving.api import Api
+from tests.serving.messages import META, Json, call, initialize, request
+from tests.serving.pipe import Pipe
+from tests.serving.served import Served
+from tests.serving.session import Session
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +50,7 @@ async def test_tools_are_listed_by_name_in_the_same_bytes_each_time(served: Serv
     assert [tool["name"] for tool in json.loads(first)["result"]["tools"]] == ["a", "b", "c"]
 
 
-async def test_a_modern_client_may_keep_the_list_for_a_moment(served: Served) -> None:
+async def test_a_modern_client_may_cache_the_list_for_five_seconds(served: Served) -> None:
     async with served.stdio() as pipe:
         await pipe.send(request("tools/list", _meta=META))
         result = (await pipe.answer())["result"]
@@ -54,7 +58,7 @@ async def test_a_modern_client_may_keep_the_list_for_a_moment(served: Served) ->
 
 
 async def test_a_reload_between_pages_loses_no_tool(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.protocol.capabilities.PAGE", 2)
+    monkeypatch.setattr("bridge.protocol.capabilities.PAGE_SIZE", 2)
     served.show("a", "b", "c", "d")
     async with served.stdio() as pipe:
         await pipe.open()
@@ -66,7 +70,7 @@ async def test_a_reload_between_pages_loses_no_tool(served: Served, monkeypatch:
     assert "nextCursor" not in second
 
 
-@pytest.mark.parametrize("cursor", ["", "no name", "x" * 129])
+@pytest.mark.parametrize("cursor", ["", "no name", "name\n", "x" * 129])
 async def test_a_cursor_that_is_no_name_is_invalid(served: Served, cursor: str) -> None:
     async with served.stdio() as pipe:
         await pipe.open()
@@ -80,15 +84,16 @@ async def test_a_cursor_that_is_no_name_is_invalid(served: Served, cursor: str) 
         ("nothing-alike", "Unknown tool: nothing-alike"),
         ("ecko", "Unknown tool: ecko"),
         ("x" * 1000, "Unknown tool: " + "x" * 128),
+        ("name\n", "Unknown tool: name\n"),
     ],
-    ids=["far", "near", "long"],
+    ids=["far", "near", "long", "line feed"],
 )
-async def test_an_unknown_tool_is_an_error_of_the_protocol(served: Served, name: str, message: str) -> None:
+async def test_an_unknown_tool_is_a_protocol_error(served: Served, name: str, message: str) -> None:
     async with served.stdio() as pipe:
         await pipe.open()
         await pipe.send(call(name))
         assert (await pipe.answer())["error"] == {"code": -32602, "message": message}
-    logged = name if len(name) < 128 else "?"
+    logged = name if len(name) < 128 and name.isprintable() else "?"
     assert served.events == [CallFinished(logged, "unknown-tool", 0, None, request="1")]
 
 
@@ -111,7 +116,7 @@ async def test_the_id_of_a_request_is_logged_as_one_word(served: Served, id: Jso
     assert [event.request for event in served.events if isinstance(event, CallFinished)] == [logged]
 
 
-async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_is_logged_and_not_shown(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     broken = Served(api.url, BrokenClient())
     broken.show("echo", "change")
     async with broken.stdio() as pipe:
@@ -127,11 +132,11 @@ async def test_a_fault_of_ours_is_logged_and_not_shown(api: Api, caplog: pytest.
     ]
 
 
-@pytest.mark.parametrize("express", [True, False])
-async def test_over_http_too_a_fault_of_ours_is_not_shown(
-    api: Api, web: httpx.AsyncClient, *, express: bool
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_an_internal_error_is_not_shown_over_http(
+    api: Api, web: httpx.AsyncClient, *, fast_path: bool
 ) -> None:
-    broken = Served(api.url, BrokenClient(), express=express)
+    broken = Served(api.url, BrokenClient(), fast_path=fast_path)
     broken.show("echo")
     async with broken.http() as url:
         session = Session(web, url)
@@ -143,7 +148,7 @@ async def test_over_http_too_a_fault_of_ours_is_not_shown(
 
 
 class Counting(ToolServer):
-    """Counts how often it is asked for all tools."""
+    """Counts the requests for all tools."""
 
     listed = 0
 
@@ -152,10 +157,10 @@ class Counting(ToolServer):
         return await super()._list_tools(ctx, params)
 
 
-async def test_a_call_past_the_lane_does_not_list_the_tools(
+async def test_a_call_outside_the_fast_path_does_not_list_the_tools(
     api: Api, client: Client, web: httpx.AsyncClient
 ) -> None:
-    served = Served(api.url, client, express=False)
+    served = Served(api.url, client, fast_path=False)
     served.server = server = Counting(served.registry, client, served.events.append)
     served.show("echo")
     async with served.http() as url:
@@ -175,7 +180,7 @@ async def test_structured_content_and_its_nulls_arrive(served: Served) -> None:
     assert result["structuredContent"] == {"path": "/typed", "text": "x", "nothing": None}
 
 
-async def test_a_call_that_comes_while_the_server_stops_is_not_begun_for_long(served: Served) -> None:
+async def test_a_call_to_a_stopping_server_is_cancelled(served: Served) -> None:
     served.server.stop(grace=0)
     async with served.stdio() as pipe:
         await pipe.open()
@@ -183,14 +188,14 @@ async def test_a_call_that_comes_while_the_server_stops_is_not_begun_for_long(se
         assert (await pipe.answer())["error"]["message"].startswith("The server stopped")
 
 
-async def test_a_call_of_who_has_been_sent_away_meanwhile_is_not_made(served: Served, api: Api) -> None:
-    stay = Stay()
-    stay.end()
+async def test_a_call_whose_lease_has_ended_is_not_made(served: Served, api: Api) -> None:
+    lease = CredentialLease()
+    lease.end()
     tool = served.registry.current.find("hang")
     assert tool
-    with pytest.raises(MCPError, match="The key of this call counts no more"):
-        await served.server.call(tool, {}, Inbound(Caller("ann", stay=stay)))
-    assert stay.running == set()
+    with pytest.raises(MCPError, match="The credential of this call was revoked or has expired"):
+        await served.server.call(tool, {}, Inbound(Caller("ann", lease=lease)))
+    assert lease.running == set()
     assert not api.entered.is_set()
 
 

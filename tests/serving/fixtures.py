@@ -7,7 +7,16 @@ import httpx
 import pytest
 
 from bridge.upstream.client import Client
-from tests.serving.served import TOOLS, Api, Files, Served, serving_api
+from tests.serving.api import Api, serving_api
+from tests.serving.served import Served
+from tests.serving.tools import TOOLS, Files
+
+_ON_BOTH_PATHS = {
+    "tests.access.test_credentials",
+    "tests.http.test_server",
+    "tests.protocol.test_notifications",
+    "tests.stdio.test_transport",
+}
 
 
 @pytest.fixture
@@ -24,24 +33,22 @@ async def client() -> AsyncIterator[Client]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What is served is served with the express lane and without it."""
-    if "served" in metafunc.fixturenames and metafunc.module.__name__.endswith(
-        ("test_server", "test_notifications", "test_transport", "test_credentials")
-    ):
-        metafunc.parametrize("served", [True, False], ids=["express", "SDK alone"], indirect=True)
+    """Run these modules with the fast path and without it."""
+    if "served" in metafunc.fixturenames and metafunc.module.__name__ in _ON_BOTH_PATHS:
+        metafunc.parametrize("served", [True, False], ids=["fast path", "SDK alone"], indirect=True)
 
 
 @pytest.fixture
 def served(api: Api, client: Client, request: pytest.FixtureRequest) -> Served:
-    bridge = Served(api.url, client, express=getattr(request, "param", True))
+    bridge = Served(api.url, client, fast_path=getattr(request, "param", True))
     bridge.show(*TOOLS)
     return bridge
 
 
 @pytest.fixture
 def shared(api: Api, client: Client) -> Served:
-    """A bridge that keeps no sessions, for others serve on its port."""
-    bridge = Served(api.url, client, alone=False)
+    """A bridge without sessions, because other processes share its port."""
+    bridge = Served(api.url, client, keeps_sessions=False)
     bridge.show(*TOOLS)
     return bridge
 

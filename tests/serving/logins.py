@@ -1,4 +1,4 @@
-"""An authorization server on a real socket: its keys, and tokens that it, or somebody else, signs."""
+"""An authorization server on a real socket: its keys, and valid and forged tokens."""
 
 import asyncio
 import json
@@ -21,58 +21,58 @@ ISSUER: Final = "https://login.example.com/"
 
 @cache
 def private(kid: str) -> Any:
-    """The key of that id; how it is made, its name says."""
+    """The private key with this id; the prefix of the id is the key type."""
     match kid.partition("-")[0]:
         case "rsa":
             return rsa.generate_private_key(65537, 2048)
         case "short":
-            return rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+            return rsa.generate_private_key(65537, 1024)  # noqa: S505 - must be rejected
         case "ed":
             return ed25519.Ed25519PrivateKey.generate()
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def public(kid: str, **words: str) -> dict[str, Any]:
-    """The same as it is published (RFC 7517)."""
+def public(kid: str, **members: str) -> dict[str, Any]:
+    """The public key as a JWK (RFC 7517)."""
     key = private(kid).public_key()
     match kid.partition("-")[0]:
         case "rsa" | "short":
-            shown = RSAAlgorithm.to_jwk(key, as_dict=True)
+            jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
         case "ed":
-            shown = OKPAlgorithm.to_jwk(key, as_dict=True)
+            jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
         case _:
-            shown = ECAlgorithm.to_jwk(key, as_dict=True)
-    return shown | {"kid": kid} | words
+            jwk = ECAlgorithm.to_jwk(key, as_dict=True)
+    return jwk | {"kid": kid} | members
 
 
 def token(
     kid: str = "ec-1", algorithm: str = "ES256", *, header: dict[str, Any] | None = None, **claims: Any
 ) -> str:
-    """A token of Ann's that counts for an hour, but for what is said otherwise; what is None is left out."""
+    """A token of Ann, valid for an hour; ``claims`` and ``header`` override the defaults, None removes one."""
     all_claims = {"iss": ISSUER, "aud": RESOURCE, "sub": "ann", "exp": time.time() + 3600} | claims
-    said = {name: claim for name, claim in all_claims.items() if claim is not None}
-    head = {name: word for name, word in ({"kid": kid} | (header or {})).items() if word is not None}
+    payload = {name: claim for name, claim in all_claims.items() if claim is not None}
+    head = {name: value for name, value in ({"kid": kid} | (header or {})).items() if value is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jwt.warnings.InsecureKeyLengthWarning)
-        return jwt.encode(said, private(kid), algorithm, headers=head)
+        return jwt.encode(payload, private(kid), algorithm, headers=head)
 
 
 class Login:
-    """Publishes the keys of these ids at ``url``, with ``status``; as ``issuer`` it gives tokens to clients, too."""
+    """Publishes the keys with these ids at ``url``, with ``status``; at ``issuer`` it also issues tokens to clients."""
 
     def __init__(self, *kids: str) -> None:
         self.keys = [public(kid) for kid in kids]
         self.issuer = self.url = ""
-        self.asked = 0
-        self.scopes_asked: list[str] = []
-        """Of each token that a client got; empty where it asked for none."""
+        self.key_requests = 0
+        self.requested_scopes: list[str] = []
+        """The requested scopes of each issued token; empty if none were requested."""
         self.status = 200
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         size = re.search(r"(?i)content-length: (\d+)", head)
         form = parse_qs((await reader.readexactly(int(size[1]) if size else 0)).decode())
-        body = json.dumps(self._answered(head.split()[1], form)).encode()
+        body = json.dumps(self._response(head.split()[1], form)).encode()
         lines = (
             f"HTTP/1.1 {self.status} So\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
@@ -80,12 +80,12 @@ class Login:
         await writer.drain()
         writer.close()
 
-    def _answered(self, path: str, form: dict[str, list[str]]) -> dict[str, Any]:
+    def _response(self, path: str, form: dict[str, list[str]]) -> dict[str, Any]:
         if path == "/token":  # RFC 6749 4.4, RFC 8707
             (resource,), (scope,) = form["resource"], form.get("scope", [""])
-            self.scopes_asked.append(scope)
-            told = token(iss=self.issuer, aud=resource, scope=scope, sub="agent")
-            return {"access_token": told, "token_type": "Bearer", "expires_in": 300, "scope": scope}
+            self.requested_scopes.append(scope)
+            access_token = token(iss=self.issuer, aud=resource, scope=scope, sub="agent")
+            return {"access_token": access_token, "token_type": "Bearer", "expires_in": 300, "scope": scope}
         if path.startswith("/.well-known/"):  # RFC 8414
             return {
                 "issuer": self.issuer,
@@ -95,7 +95,7 @@ class Login:
                 "grant_types_supported": ["client_credentials"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic"],
             }
-        self.asked += 1
+        self.key_requests += 1
         return {"keys": self.keys}
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Whoever answers over stdio, the first answers, the express lane or the SDK: a client cannot tell."""
+"""Early answers, the fast path and the SDK answer alike over stdio."""
 
 import json
 import os
@@ -6,21 +6,27 @@ import random
 import threading
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final
 
-import anyio
 import pytest
 from anyio import to_thread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcp.server.context import CallNext, HandlerResult
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from bridge.protocol.capabilities import ALIKE
-from bridge.protocol.notifications import Context
+from bridge.protocol.caller_context import Context
+from bridge.protocol.capabilities import MODERN_VERSION, SAME_SHAPE_VERSIONS
 from bridge.registry import Snapshot
-from bridge.stdio import early_answers as first_answers
-from bridge.stdio.early_answers import Before, FirstAnswers
-from bridge.stdio.transport import serve_stdio
-from tests.serving.served import INITIALIZED, META, TOOLS, Json, Served, call, initialize, request
+from bridge.stdio.early_answers import EarlyAnswers, Handoff, _Conversation
+from bridge.upstream.client import Client
+from tests.serving.api import Api
+from tests.serving.messages import INITIALIZED, META, Json, call, initialize, request
+from tests.serving.pipe import Pipe
+from tests.serving.served import Served
+from tests.serving.tools import TOOLS
 
 pytestmark = pytest.mark.anyio
 
@@ -40,17 +46,16 @@ def modern(method: str, id: Any, **params: Any) -> Json:
     return request(method, id, **params, _meta=deepcopy(META))
 
 
-class Talk:
-    """What a client says, one line each: an opening that is plain or nearly so, and then anything."""
+class RandomClient:
+    """The lines of a random client: an opening that is simple or nearly so, then anything."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._id = 0
         self.is_modern = chance.random() < 0.4
-        self.is_patient = chance.random() < 0.8
-        said = self._opening()
-        said += [self._next() for _ in range(chance.randrange(7))]
-        self.lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in said]
+        messages = self._opening()
+        messages += [self._next() for _ in range(chance.randrange(7))]
+        self.lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in messages]
 
     def _fresh(self) -> int | str:
         self._id += 1
@@ -63,23 +68,23 @@ class Talk:
                 chance.choice([ask("server/discover"), ask("tools/list")])
                 for _ in range(chance.choice([1, 1, 2]))
             ]
-        hello = initialize(
+        opening = initialize(
             chance.choice(["2025-06-18", "2025-11-25", "2025-11-25", "2024-11-05", "2030-01-01"])
         )
-        hello["id"] = self._fresh()
+        opening["id"] = self._fresh()
         if chance.random() < 0.4:
-            self._spoil(hello["params"])
-        return [hello, *([ask("ping")] if chance.random() < 0.3 else []), INITIALIZED]
+            self._mutate(opening["params"])
+        return [opening, *([ask("ping")] if chance.random() < 0.3 else []), INITIALIZED]
 
-    def _spoil(self, params: Json) -> None:
-        who = params["clientInfo"]
+    def _mutate(self, params: Json) -> None:
+        client_info = params["clientInfo"]
         match self._chance.randrange(5):
             case 0:
                 params["capabilities"] = self._chance.choice(CAPABILITIES)
             case 1:
-                who["title"] = "A client"
+                client_info["title"] = "A client"
             case 2:
-                who["version"] = 1
+                client_info["version"] = 1
             case 3:
                 params["more"] = {}
             case 4:
@@ -110,94 +115,176 @@ class Talk:
             {**ask("ping"), "id": True},
             b"no json",
             b"  ",
-            b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}',
+            json.dumps({**request("ping"), "id": f"\ud800{self._fresh()}"}).encode(),
         ]
         return chance.choice(others)
 
 
-async def ended(name: str) -> None:
-    """Wait for a thread, which has all that it needs to come to its end."""
-    for thread in threading.enumerate():
-        if thread.name == name:
-            await to_thread.run_sync(thread.join)
+@dataclass
+class Seen:
+    """What a client sees, and what the SDK knows of it in the end."""
+
+    messages: list[Json]
+    states: list[object]
 
 
-async def whole(lines: list[bytes], served: Served, *, first: bool, is_patient: bool = True) -> list[Json]:
-    """All that a client is answered that says everything and hangs up; by the SDK alone, if not ``first``."""
+async def conversation(lines: list[bytes], served: Served, *, cut: int = 0, reads: int = 0) -> Seen:
+    """All messages to a client that sends its lines and sees one change of the tools.
+
+    The first ``cut`` bytes go to early answers, of which the client reads ``reads`` before the SDK takes over.
+    """
+    states: list[object] = []
+
+    async def note(ctx: Context, call_next: CallNext) -> HandlerResult:
+        if ctx.request_id == "now":
+            states.append((ctx.protocol_version, ctx.session.client_params, ctx.session.client_capabilities))
+        return await call_next(ctx)
+
+    served.server.middleware.append(note)
+    data = b"".join(line + b"\n" for line in lines)
     source, to_server = os.pipe()
     from_server, sink = os.pipe()
-    os.write(to_server, b"".join(line + b"\n" for line in lines))
-    os.close(to_server)
-    left = threading.Event()
-    before = Before()
-    if first:
-        answering = FirstAnswers(served.registry.current, source, sink, left.set)
+    pipe = Pipe(to_server, from_server)
+    answering = EarlyAnswers(served.registry.current, source, sink)
+    if cut:
         answering.start()
-        if is_patient:
-            await ended("first answers")
-        before = answering.stop()
-    if not left.is_set():
-        await serve_stdio(served.server, source, sink, anyio.Event(), before=before, express=first)
-    os.close(sink)
-    with os.fdopen(from_server, "rb") as answers:
-        told = [json.loads(line) for line in answers]
-    os.close(source)
-    return sorted(told, key=lambda answer: json.dumps(answer, sort_keys=True))
+    await pipe.write(data[:cut])
+    messages = [await pipe.answer() for _ in range(reads)]
+    async with served.stdio_on(source, sink, pipe, before=answering.stop()):
+        await pipe.write(data[cut:])
+        for id in ("now", "later"):
+            await pipe.send(request("ping", id))
+            while (message := await pipe.answer()).get("id") != id:
+                messages.append(message)
+            await served.change("echo")
+        pipe.hang_up()
+        while line := await pipe.line():
+            messages.append(json.loads(line))
+    return Seen(messages, states)
 
 
-@pytest.mark.parametrize("seed", range(40))
-async def test_a_client_cannot_tell_who_answers(served: Served, seed: int) -> None:
-    talk = Talk(random.Random(seed))  # noqa: S311 - no secret
-    first = await whole(talk.lines, served, first=True, is_patient=talk.is_patient)
-    assert first == await whole(talk.lines, served, first=False), talk.lines
+def ids_answered_early(data: bytes, served: Served) -> list[int | str]:
+    early = _Conversation(served.registry.current)
+    answers = takewhile(lambda answer: answer is not None, map(early.answer, data.split(b"\n")[:-1]))
+    return [json.loads(answer)["id"] for answer in answers if answer]
+
+
+def as_text(message: Json) -> str:
+    return json.dumps(message, sort_keys=True)
+
+
+async def check_answers(
+    lines: list[bytes], api: Api, client: Client, cut: int | None = None, *, is_patient: bool = True
+) -> None:
+    """Compare early answers and the fast path with the SDK alone."""
+    served, alone = Served(api.url, client), Served(api.url, client, fast_path=False)
+    for bridge in (served, alone):
+        bridge.show(*TOOLS)
+    data = b"".join(line + b"\n" for line in lines)
+    cut = len(data) if cut is None else cut
+    ids = ids_answered_early(data[:cut], served) if is_patient else []
+    early = await conversation(lines, served, cut=cut, reads=len(ids))
+    sdk = await conversation(lines, alone)
+    assert [message["id"] for message in early.messages[: len(ids)]] == ids
+    assert sorted(map(as_text, early.messages)) == sorted(map(as_text, sdk.messages)), lines
+    assert early.states == sdk.states, lines
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.randoms(use_true_random=False).map(lambda chance: RandomClient(chance).lines),
+    share=st.floats(0, 1),
+    is_patient=st.booleans(),
+)
+async def test_an_opening_cut_at_any_byte_is_answered_as_by_the_sdk(
+    api: Api, client: Client, lines: list[bytes], share: float, *, is_patient: bool
+) -> None:
+    cut = int(share * sum(len(line) + 1 for line in lines))
+    await check_answers(lines, api, client, cut, is_patient=is_patient)
+
+
+@pytest.mark.parametrize("version", sorted(HANDSHAKE_PROTOCOL_VERSIONS))
+async def test_each_version_is_opened_as_by_the_sdk(api: Api, client: Client, version: str) -> None:
+    messages = [
+        initialize(version),
+        request("ping", 1),
+        INITIALIZED,
+        request("tools/list", 2),
+        call("typed", 3),
+    ]
+    await check_answers([json.dumps(message).encode() for message in messages], api, client)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "messages",
     [
         [b"no json", request("ping", 1)],
         [INITIALIZED, initialize()],
         [modern("server/discover", 1), modern("tools/list", 2), modern("ping", 3)],
+        [
+            modern("tools/list", 1),
+            modern("server/discover", 2),
+            modern("tools/list", 3),
+            modern("no/such", 4),
+        ],
         [modern("server/discover", 1), {**initialize(), "id": 2}],
+        [initialize(), INITIALIZED, modern("tools/list", 2), modern("server/discover", 3)],
         [request("tools/list", 1, _meta={}), modern("tools/list", 2)],
         [request("tools/list", 1, _meta={**META, "more": 1}), modern("tools/list", 2)],
         [request("tools/list", 1, _meta={**META, f"{PREFIX}clientCapabilities": {"roots": None}})],
         [initialize(), request("ping", 1), INITIALIZED, request("ping", 2)],
+        [initialize(), INITIALIZED, request("no/such", 1), call("no-such", 2), request("tools/list", 3)],
         [b"", initialize(), INITIALIZED, request("tools/list", "", cursor=None), request("tools/list", 2)],
     ],
 )
-async def test_nor_where_it_begins_oddly(
-    served: Served, monkeypatch: pytest.MonkeyPatch, said: list[Json | bytes]
+async def test_unusual_first_messages_are_answered_as_by_the_sdk(
+    api: Api, client: Client, monkeypatch: pytest.MonkeyPatch, messages: list[Json | bytes]
 ) -> None:
-    monkeypatch.setattr("bridge.protocol.capabilities.PAGE", 2)
-    lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in said]
-    assert await whole(lines, served, first=True) == await whole(lines, served, first=False)
+    monkeypatch.setattr("bridge.protocol.capabilities.PAGE_SIZE", 2)
+    lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in messages]
+    await check_answers(lines, api, client)
 
 
-def test_the_versions_that_are_answered_first_are_the_sdks() -> None:
-    assert first_answers.MODERN == LATEST_MODERN_VERSION
-    assert set(HANDSHAKE_PROTOCOL_VERSIONS) >= ALIKE
-
-
-def test_what_was_never_begun_has_heard_nothing() -> None:
-    assert FirstAnswers(Snapshot(), 0, 1).stop() == Before()
-
-
-def test_it_can_be_stopped_while_it_waits() -> None:
+async def test_the_process_ends_when_its_client_leaves_after_early_answers(served: Served) -> None:
     source, to_server = os.pipe()
-    answering = FirstAnswers(Snapshot(), source, to_server)
+    from_server, sink = os.pipe()
+    left = threading.Event()
+    answering = EarlyAnswers(served.registry.current, source, sink, left.set)
     answering.start()
-    assert answering.stop() == Before()
+    pipe = Pipe(to_server, from_server)
+    await pipe.open()
+    pipe.hang_up()
+    assert await to_thread.run_sync(left.wait, 30)
+    answering.stop()
+    pipe.stop_reading()
+    for descriptor in (source, sink):
+        os.close(descriptor)
+
+
+def test_early_answers_know_the_versions_of_the_sdk() -> None:
+    assert (MODERN_VERSION,) == MODERN_PROTOCOL_VERSIONS
+    assert set(HANDSHAKE_PROTOCOL_VERSIONS) >= SAME_SHAPE_VERSIONS
+
+
+def test_stop_without_start_hands_over_nothing() -> None:
+    assert EarlyAnswers(Snapshot(), 0, 1).stop() == Handoff()
+
+
+def test_stop_works_while_the_thread_waits() -> None:
+    source, to_server = os.pipe()
+    answering = EarlyAnswers(Snapshot(), source, to_server)
+    answering.start()
+    assert answering.stop() == Handoff()
     os.close(source)
     os.close(to_server)
 
 
-async def test_it_leaves_when_nobody_reads(served: Served) -> None:
+async def test_the_process_ends_when_its_reader_has_left(served: Served) -> None:
     source, to_server = os.pipe()
     from_server, sink = os.pipe()
     os.close(from_server)
     left = threading.Event()
-    answering = FirstAnswers(served.registry.current, source, sink, left.set)
+    answering = EarlyAnswers(served.registry.current, source, sink, left.set)
     answering.start()
     os.write(to_server, json.dumps(initialize()).encode() + b"\n")
     await to_thread.run_sync(left.wait, 5)
@@ -207,17 +294,17 @@ async def test_it_leaves_when_nobody_reads(served: Served) -> None:
     assert left.is_set()
 
 
-async def test_an_answer_that_waits_for_its_reader_is_finished_by_the_sdk(served: Served) -> None:
+async def test_a_partly_written_answer_is_completed_after_the_handoff(served: Served) -> None:
     served.show(*[f"tool_{number}" for number in range(700)])
-    said = (initialize(), INITIALIZED, request("tools/list", 1))
-    async with served.stdio_after(*said, read=1, waiting=60_000) as pipe:
+    messages = (initialize(), INITIALIZED, request("tools/list", 1))
+    async with served.stdio_after(*messages, read=1, waiting=60_000) as pipe:
         await pipe.send(request("ping", 2))
         listing, pong = [await pipe.answer() for _ in range(2)]
     assert len(listing["result"]["tools"]) == 700
     assert pong == {"jsonrpc": "2.0", "id": 2, "result": {}}
 
 
-async def test_plain_calls_pass_the_sdk_by_after_first_answers_too(served: Served) -> None:
+async def test_calls_take_the_fast_path_after_early_answers_too(served: Served) -> None:
     seen: list[str] = []
 
     async def note(ctx: Context, call_next: CallNext) -> HandlerResult:

@@ -7,10 +7,13 @@ import anyio
 import pytest
 
 from bridge.events import CallFinished
+from bridge.protocol.jsonrpc import MAX_BYTES
 from bridge.stdio.descriptors import private_stdio
-from bridge.stdio.framing import MAX_BYTES
 from bridge.stdio.transport import serve_stdio
-from tests.serving.served import INITIALIZED, META, Api, Pipe, Served, call, cancel, initialize, request
+from tests.serving.api import Api
+from tests.serving.messages import INITIALIZED, META, call, cancel, initialize, request
+from tests.serving.pipe import Pipe
+from tests.serving.served import Served
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +44,7 @@ async def test_a_call_is_answered_on_one_line_of_utf_8(served: Served) -> None:
     ],
     ids=lambda value: value[:40].decode(errors="replace") if isinstance(value, bytes) else None,
 )
-async def test_what_is_no_message_is_answered_and_the_next_one_served(
+async def test_an_invalid_message_is_answered_and_the_next_one_served(
     served: Served, line: bytes, code: int, id: object
 ) -> None:
     async with served.stdio() as pipe:
@@ -53,7 +56,7 @@ async def test_what_is_no_message_is_answered_and_the_next_one_served(
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-async def test_what_is_not_unicode_is_refused_in_an_argument_and_replaced_in_a_message(
+async def test_a_lone_surrogate_is_refused_in_an_argument_and_replaced_in_a_name(
     served: Served, mark: str
 ) -> None:
     async with served.stdio() as pipe:
@@ -148,7 +151,9 @@ async def test_a_modern_call_without_its_envelope_is_refused(served: Served) -> 
         assert "result" in await pipe.answer()
 
 
-async def test_it_ends_when_nobody_reads_even_if_there_is_nothing_to_write(served: Served) -> None:
+async def test_the_server_ends_when_its_reader_leaves_even_if_there_is_nothing_to_write(
+    served: Served,
+) -> None:
     async with served.stdio() as pipe:
         await pipe.open()
         pipe.stop_reading()
@@ -156,7 +161,7 @@ async def test_it_ends_when_nobody_reads_even_if_there_is_nothing_to_write(serve
             await served.stopped.wait()
 
 
-async def test_a_call_in_flight_is_aborted_when_nobody_reads(served: Served, api: Api) -> None:
+async def test_a_call_in_flight_is_cancelled_when_the_reader_leaves(served: Served, api: Api) -> None:
     async with served.stdio() as pipe:
         await _start_hanging(pipe, api)
         pipe.stop_reading()
@@ -165,7 +170,7 @@ async def test_a_call_in_flight_is_aborted_when_nobody_reads(served: Served, api
             await api.left.wait()
 
 
-async def test_a_client_that_does_not_read_cannot_hold_the_end(served: Served) -> None:
+async def test_a_client_that_does_not_read_cannot_delay_the_end(served: Served) -> None:
     async with served.stdio(grace=0) as pipe:
         await pipe.open()
         await pipe.send(call("large"))
@@ -192,7 +197,7 @@ async def test_requests_may_come_from_a_file_and_answers_go_to_one(served: Serve
     assert [answer["id"] for answer in answers] == [0, 1]
 
 
-async def test_sockets_serve_as_well_until_they_are_reset(served: Served) -> None:
+async def test_sockets_work_like_pipes_until_they_are_reset(served: Served) -> None:
     """Node starts its children with them."""
     ours, source = socket.socketpair()
     theirs, sink = socket.socketpair()
@@ -208,7 +213,7 @@ async def test_sockets_serve_as_well_until_they_are_reset(served: Served) -> Non
             ours.close()
 
 
-async def test_it_ends_when_an_answer_finds_nobody(served: Served, api: Api) -> None:
+async def test_the_server_ends_when_an_answer_has_no_reader(served: Served, api: Api) -> None:
     """One socket for both directions, whose other end is gone: only writing tells."""
     ours, both = socket.socketpair()
     with both, anyio.fail_after(30):
@@ -220,7 +225,7 @@ async def test_it_ends_when_an_answer_finds_nobody(served: Served, api: Api) -> 
             api.release.set()
 
 
-def test_what_is_printed_by_accident_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stray_print_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     with private_stdio() as (source, sink):
         os.write(1, b"stray\n")
         os.write(sink, b"protocol\n")

@@ -42,7 +42,7 @@ def test_an_exception_is_shown_by_its_frames_and_not_by_its_message() -> None:
     assert kinds == ["builtins.ValueError", "builtins.ExceptionGroup", "builtins.KeyError"]
 
 
-def test_a_handler_without_an_exception_to_show_shows_none() -> None:
+def test_a_record_without_an_exception_shows_none() -> None:
     assert FramesOnly().formatException((None, None, None)) == ""
 
 
@@ -80,7 +80,7 @@ def test_json_is_an_object_on_each_line(capfd: pytest.CaptureFixture[str]) -> No
     assert "canary" not in err
 
 
-def test_a_stderr_that_nobody_reads_stops_nobody() -> None:
+def test_an_unread_stderr_blocks_nothing() -> None:
     reading, writing = os.pipe()
     handler = StderrHandler(writing)
     for _ in range(2000):

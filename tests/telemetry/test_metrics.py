@@ -5,23 +5,23 @@ import anyio
 import pytest
 from prometheus_client import values
 
-from bridge.access.quotas import Kind
 from bridge.events import (
     AuditWritten,
     CallFinished,
     CallStarted,
     CircuitChanged,
+    QuotaKind,
     RequestRefused,
     RequestRetried,
     SnapshotReplaced,
-    TokenAsked,
+    TokenRequested,
 )
-from bridge.telemetry.metrics import SHARED, Metrics, Standing, forget
+from bridge.telemetry.metrics import SHARED, Metrics, StatusGauges, forget
 
 pytestmark = pytest.mark.anyio
 
-FILES = Standing({}, "0" * 16)
-NOW: dict[Kind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
+FILES = StatusGauges({}, "0" * 16)
+USAGE: dict[QuotaKind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
 
 
 async def figures(metrics: Metrics) -> dict[str, float]:
@@ -36,22 +36,24 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
     return SnapshotReplaced((), (), (), broken, visible=visible, rerouted=False, seconds=0.02)
 
 
-async def test_what_happened_is_counted() -> None:
-    standing = [Standing({"good": 3, "broken": 1}, "00000000000fffff", 1.8e9, is_settings_file_broken=True)]
-    metrics = Metrics(lambda: NOW, lambda: standing[0])
+async def test_events_are_counted() -> None:
+    statuses = [
+        StatusGauges({"good": 3, "broken": 1}, "00000000000fffff", 1.8e9, is_settings_file_broken=True)
+    ]
+    metrics = Metrics(lambda: USAGE, lambda: statuses[0])
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
-        metrics.hear(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
-    metrics.hear(CallFinished("nosuch", "unknown-tool", 0, None))
-    metrics.hear(RequestRetried("shop", 1, "timeout", 0.1))
-    metrics.hear(TokenAsked("shop", "token-refused", 0.1))
-    metrics.hear(RequestRefused(401))
-    metrics.hear(CallStarted("pay", "POST", "shop", "c1"))
+        metrics.on_event(CallFinished("get", outcome, 0.3, "shop", status, read=100, answered=10))
+    metrics.on_event(CallFinished("nosuch", "unknown-tool", 0, None))
+    metrics.on_event(RequestRetried("shop", 1, "timeout", 0.1))
+    metrics.on_event(TokenRequested("shop", "token-refused", 0.1))
+    metrics.on_event(RequestRefused(401))
+    metrics.on_event(CallStarted("pay", "POST", "shop", "c1"))
     for failure in (None, "full", "full"):
-        metrics.hear(AuditWritten(failure))
-    metrics.hear(CircuitChanged("shop", is_open=True, failures=5))
-    metrics.hear(CircuitChanged("other", is_open=True, failures=5))
-    metrics.hear(CircuitChanged("other", is_open=False, failures=7))
-    metrics.hear(replaced("a.yaml:1:1", visible=True))
+        metrics.on_event(AuditWritten(failure))
+    metrics.on_event(CircuitChanged("shop", is_open=True, failures=5))
+    metrics.on_event(CircuitChanged("other", is_open=True, failures=5))
+    metrics.on_event(CircuitChanged("other", is_open=False, failures=7))
+    metrics.on_event(replaced("a.yaml:1:1", visible=True))
     found = await figures(metrics)
     assert {
         'restbridge_calls_total{outcome="ok",tool="get"}': 2,
@@ -85,15 +87,15 @@ async def test_what_happened_is_counted() -> None:
         "restbridge_streams": 3,
         "restbridge_unread_result_bytes": 4,
     }.items() <= found.items()
-    metrics.hear(replaced())
-    standing[0] = Standing({"good": 4}, "0" * 16)
+    metrics.on_event(replaced())
+    statuses[0] = StatusGauges({"good": 4}, "0" * 16)
     found = await figures(metrics)
     assert found["restbridge_last_good_reload_timestamp_seconds"] > 1_700_000_000
     assert found['restbridge_tool_files{state="broken"}'] == 0
     assert found["restbridge_list_changes_total"] == 1
 
 
-async def test_processes_that_share_a_folder_answer_for_each_other(
+async def test_workers_that_share_a_directory_answer_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SHARED, str(tmp_path))
@@ -101,8 +103,8 @@ async def test_processes_that_share_a_folder_answer_for_each_other(
     for process in (1, 2):
         of_process = values.MultiProcessValue(lambda process=process: process)  # type: ignore[no-untyped-call]
         monkeypatch.setattr(values, "ValueClass", of_process)
-        metrics = Metrics(lambda: NOW, lambda: FILES)
-        metrics.hear(CallFinished("get", "ok", 0.3, "shop", 200))
+        metrics = Metrics(lambda: USAGE, lambda: FILES)
+        metrics.on_event(CallFinished("get", "ok", 0.3, "shop", 200))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(metrics.run)
             await anyio.wait_all_tasks_blocked()
@@ -116,11 +118,11 @@ async def test_processes_that_share_a_folder_answer_for_each_other(
     assert (left[calls], left["restbridge_sessions"]) == (2, 2)
 
 
-async def test_labels_are_bounded() -> None:
-    metrics = Metrics(lambda: NOW, lambda: FILES)
+async def test_the_number_of_label_values_is_limited() -> None:
+    metrics = Metrics(lambda: USAGE, lambda: FILES)
     for number in range(1010):
-        metrics.hear(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
-        metrics.hear(CallFinished("t1", "ok", 0.1, "u1", 200))
+        metrics.on_event(CallFinished(f"t{number}", "ok", 0.1, f"u{number}", 200))
+        metrics.on_event(CallFinished("t1", "ok", 0.1, "u1", 200))
     found = await figures(metrics)
     assert len([name for name in found if name.startswith("restbridge_calls_total")]) == 1001
     assert len([name for name in found if name.startswith("restbridge_upstream_replies_total")]) == 1001
@@ -129,8 +131,8 @@ async def test_labels_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "*/*"])
-async def test_it_is_written_as_is_asked_for(accept: str) -> None:
-    text, media_type = await Metrics(lambda: NOW, lambda: FILES).exposition(accept)
+async def test_the_format_follows_the_accept_header(accept: str) -> None:
+    text, media_type = await Metrics(lambda: USAGE, lambda: FILES).exposition(accept)
     assert media_type.startswith("application/openmetrics-text" if "open" in accept else "text/plain")
     assert text.endswith(b"# EOF\n") is ("open" in accept)
     assert re.search(rb"^process_cpu_seconds_total ", text, re.MULTILINE)

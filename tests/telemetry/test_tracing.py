@@ -12,7 +12,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from bridge.errors import NotSent
 from bridge.telemetry.tracing import Tracing
 from bridge.upstream.client import Client
-from tests.serving.served import Api, Served, Session, call, cancel
+from tests.serving.api import Api
+from tests.serving.messages import call, cancel
+from tests.serving.served import Served
+from tests.serving.session import Session
 from tests.upstream.authorization import serving_authorization
 from tests.upstream.sending import Caller
 from tests.upstream.test_oauth import OWN, ask, upstream
@@ -60,7 +63,7 @@ def _told(span: ReadableSpan) -> tuple[str, bool, object]:
     )
 
 
-async def test_why_a_call_failed_is_told(
+async def test_a_span_shows_why_a_call_failed(
     served: Served, web: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
     async with served.http() as url:
@@ -75,7 +78,7 @@ async def test_why_a_call_failed_is_told(
     ]
 
 
-async def test_a_call_that_is_taken_back_is_told_as_such(
+async def test_the_span_of_a_cancelled_call_shows_it(
     served: Served, web: httpx.AsyncClient, api: Api, spans: InMemorySpanExporter
 ) -> None:
     async with served.http() as url, anyio.create_task_group() as tasks:
@@ -88,7 +91,8 @@ async def test_a_call_that_is_taken_back_is_told_as_such(
     assert hang == [("GET /hang", False, None), ("tools/call hang", True, "-32800")]
 
 
-async def test_an_api_that_is_not_there_or_hangs_or_says_too_much_is_told(
+@pytest.mark.slow
+async def test_spans_show_timeouts_large_replies_and_refused_connections(
     client: Client, spans: InMemorySpanExporter
 ) -> None:
     async with serving_authorization() as server:

@@ -2,21 +2,22 @@ import pytest
 
 from bridge.diagnostics import InvalidSpec
 from bridge.errors import InvalidCall
-from bridge.secrets import Sources, Upstream
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
 
 ENVIRON = {"KEY": "k-123", "HTTPS_PROXY": "http://proxy.example:3128"}
 
 
-def upstream(auth: Json = None, **words: Json) -> Upstream:
-    written = {"baseUrl": "http://api.example/v1/", "auth": auth or {"type": "none"}, **words}
-    return compile_upstream("api", UpstreamSpec.model_validate(written), Sources(ENVIRON))
+def upstream(auth: Json = None, **keys: Json) -> Upstream:
+    content = {"baseUrl": "http://api.example/v1/", "auth": auth or {"type": "none"}, **keys}
+    return compile_upstream("api", UpstreamSpec.model_validate(content), Sources(ENVIRON))
 
 
-def tool(method: str = "GET", over: Upstream | None = None, **words: Json) -> Tool:
-    request = {"method": method, "url": "/x", **words.pop("request", {})}
-    spec = ToolSpec.model_validate({"description": "Try it.", "request": request, **words})
+def tool(method: str = "GET", over: Upstream | None = None, **keys: Json) -> Tool:
+    request = {"method": method, "url": "/x", **keys.pop("request", {})}
+    spec = ToolSpec.model_validate({"description": "Try it.", "request": request, **keys})
     if over is None and request["url"].startswith("/"):
         over = upstream()
     return compile_tool("try", spec, over, Sources(ENVIRON))[0]
@@ -27,7 +28,7 @@ def findings(problem: pytest.ExceptionInfo[InvalidSpec]) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize(
-    ("method", "words", "hints"),
+    ("method", "keys", "hints"),
     [
         ("GET", {}, (True, False, True, True)),
         ("HEAD", {}, (True, False, True, True)),
@@ -43,16 +44,16 @@ def findings(problem: pytest.ExceptionInfo[InvalidSpec]) -> list[tuple[str, str]
     ],
 )
 def test_hints_are_explicit_and_derived_from_the_method(
-    method: str, words: Json, hints: tuple[bool, ...]
+    method: str, keys: Json, hints: tuple[bool, ...]
 ) -> None:
-    compiled = tool(method, **words)
+    compiled = tool(method, **keys)
     names = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
     assert tuple(compiled.definition["annotations"][name] for name in names) == hints
     assert compiled.read_only is hints[0]
 
 
 @pytest.mark.parametrize(
-    ("method", "words", "repeatable"),
+    ("method", "keys", "repeatable"),
     [
         ("GET", {}, True),
         ("PUT", {}, True),
@@ -64,8 +65,8 @@ def test_hints_are_explicit_and_derived_from_the_method(
         ("POST", {"request": {"headers": {"Idempotency-Key": "{$uuid}"}}}, True),
     ],
 )
-def test_only_what_may_be_done_twice_is_repeated(method: str, words: Json, *, repeatable: bool) -> None:
-    assert tool(method, **words).repeatable is repeatable
+def test_only_idempotent_calls_are_repeatable(method: str, keys: Json, *, repeatable: bool) -> None:
+    assert tool(method, **keys).repeatable is repeatable
 
 
 DELETES: Json = {"headers": {"X-HTTP-Method-Override": "DELETE"}}
@@ -86,14 +87,16 @@ DELETES: Json = {"headers": {"X-HTTP-Method-Override": "DELETE"}}
         ("POST", {"body": ["_method"]}, True),
     ],
 )
-def test_a_hint_makes_no_change_read_only(method: str, request_: Json, *, read_only: bool) -> None:
+def test_a_hint_does_not_make_a_changing_method_read_only(
+    method: str, request_: Json, *, read_only: bool
+) -> None:
     compiled = tool(method, request=request_, annotations={"readOnlyHint": True})
     assert compiled.read_only is read_only
     assert compiled.repeatable is (method in ("PUT", "DELETE"))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
-def test_nothing_replaces_a_method_that_is_safe_or_may_be_repeated(method: str) -> None:
+def test_a_safe_or_idempotent_method_cannot_be_overridden(method: str) -> None:
     with pytest.raises(InvalidSpec) as problem:
         tool(method, request=DELETES)
     assert findings(problem) == [("reserved-name", "request/headers/X-HTTP-Method-Override")]
@@ -110,7 +113,7 @@ def test_nothing_replaces_a_method_that_is_safe_or_may_be_repeated(method: str) 
             compiled.build(value)
 
 
-def test_the_definition_says_what_the_file_says() -> None:
+def test_the_definition_has_the_values_of_the_file() -> None:
     compiled = tool(
         name="better",
         title="Better",
@@ -136,7 +139,7 @@ def test_the_definition_says_what_the_file_says() -> None:
     }
 
 
-def test_a_tools_own_words_go_over_the_upstreams_key_by_key() -> None:
+def test_a_tools_own_settings_override_the_upstreams_key_by_key() -> None:
     over = upstream(timeout={"total": "9s", "connect": "2s"}, retries={"max": 5}, maxBytes="1MiB")
     spec = tool(
         over=over, timeout={"connect": "1s"}, retries={"statuses": [503]}, maxBytes="2kB"
@@ -146,7 +149,7 @@ def test_a_tools_own_words_go_over_the_upstreams_key_by_key() -> None:
     assert over.spec.timeout.connect == 2
 
 
-def test_headers_of_the_upstream_win_unless_it_gives_them_away() -> None:
+def test_a_tool_cannot_set_a_header_of_its_upstream_unless_it_is_overridable() -> None:
     over = upstream(
         headers={"X-Tenant": "acme", "Accept-Language": "en"},
         forwardHeaders=["X-Role"],
@@ -160,11 +163,11 @@ def test_headers_of_the_upstream_win_unless_it_gives_them_away() -> None:
     assert findings(problem) == [("reserved-name", "request/headers/x-TENANT")]
     (finding,) = problem.value.findings
     assert finding.message == (
-        "the upstream api sets x-TENANT; take it out here, or add it to overridable there"
+        "the upstream api sets x-TENANT; remove it here, or add it to overridable there"
     )
 
 
-def test_headers_of_the_upstream_win_over_names_that_a_server_reads_alike() -> None:
+def test_a_tool_cannot_set_a_header_that_servers_read_as_one_of_the_upstream() -> None:
     over = upstream(
         auth={"type": "apiKey", "in": "header", "name": "X-Api-Key", "value": "correct-horse"},
         headers={"X-Tenant": "acme"},
@@ -181,8 +184,9 @@ def test_headers_of_the_upstream_win_over_names_that_a_server_reads_alike() -> N
     )
 
 
-def test_a_tool_may_not_choose_another_path_or_host_by_a_header() -> None:
+def test_a_tool_cannot_replace_the_path_or_the_host_by_a_header() -> None:
     names = ["X-Original-URL", "X_Rewrite_URL", "X-Original-Method", "X-Host", "Forwarded", "X-Real-IP"]
+    names += ["True-Client-IP", "CF_Connecting_IP", "X-Forwarded", "X-Envoy-Original-Path"]
     for name in [*names, "X-Forwarded-Host", "X-Forwarded-Prefix", "x-forwarded-for"]:
         with pytest.raises(InvalidSpec) as problem:
             tool(request={"headers": {name: "mine"}})
@@ -192,7 +196,7 @@ def test_a_tool_may_not_choose_another_path_or_host_by_a_header() -> None:
     assert sent[1:] == (("X-Forwarded-Host", "a.example"),)
 
 
-def test_a_tool_that_is_safe_by_its_method_has_no_body() -> None:
+def test_a_tool_with_a_safe_method_has_no_body() -> None:
     schema: Json = {"properties": {"b": {"type": "object"}}}
     for kind in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
         with pytest.raises(InvalidSpec) as problem:
@@ -200,7 +204,7 @@ def test_a_tool_that_is_safe_by_its_method_has_no_body() -> None:
         assert findings(problem) == [("body-not-allowed", "request/body")]
 
 
-def test_a_key_is_sent_alone_where_a_server_reads_names_alike() -> None:
+def test_an_api_key_is_sent_once_even_if_servers_read_another_header_as_it() -> None:
     in_query = upstream(auth={"type": "apiKey", "in": "query", "name": "api_key", "value": "correct-horse"})
     for request in ({"query": {"api.key": 1}}, {"url": "/x?API_KEY=1"}):
         with pytest.raises(InvalidSpec) as problem:
@@ -220,44 +224,61 @@ def test_an_accept_of_the_upstream_is_not_replaced_by_the_default() -> None:
     assert tool(over=over, response={"content": "text"}).request.build({}).headers == ()
 
 
-def test_a_tool_may_ask_for_as_much_as_its_upstream_allows_or_has() -> None:
-    words: Json = {"timeout": {"total": "20m", "connect": "1m"}, "maxBytes": "128MiB", "retries": {"max": 2}}
-    assert tool(over=upstream(**words), **words).upstream.spec.timeout.total == 1200
-    most: Json = {"timeout": "20m", "maxBytes": "128MiB", "resultBytes": "32MiB", "retries": 2}
-    tool(over=upstream(max=most), **words, response={"maxBytes": "32MiB"})
+def test_the_limits_of_a_tool_are_at_most_those_of_its_upstream() -> None:
+    keys: Json = {"timeout": {"total": "20m", "connect": "1m"}, "maxBytes": "128MiB", "retries": {"max": 2}}
+    assert tool(over=upstream(**keys), **keys).upstream.spec.timeout.total == 1200
+    limits: Json = {"timeout": "20m", "maxBytes": "128MiB", "resultBytes": "32MiB", "retries": 2}
+    tool(over=upstream(max=limits), **keys, response={"maxBytes": "32MiB"})
     with pytest.raises(InvalidSpec) as problem:
-        tool(over=upstream(), **words, response={"maxBytes": "32MiB"})
+        tool(over=upstream(), **keys, response={"maxBytes": "32MiB"})
     assert [(each.message, each.route) for each in problem.value.findings] == [
         (
             "found 1200s, expected at most 600s; lower it, or raise max.timeout in the file of an upstream that the tool names",
             ("timeout", "total"),
         ),
         (
-            "found 128MiB, expected at most 64MiB; lower it, or raise max.maxBytes in the file of an upstream that the tool names",
+            "found 128MiB, expected at most 8MiB; lower it, or raise max.maxBytes in the file of an upstream that the tool names",
             ("maxBytes",),
         ),
         (
-            "found 32MiB, expected at most 16MiB; lower it, or raise max.resultBytes in the file of an upstream that the tool names",
+            "found 32MiB, expected at most 8MiB; lower it, or raise max.resultBytes in the file of an upstream that the tool names",
             ("response", "maxBytes"),
         ),
     ]
 
 
-def test_a_tool_needs_its_own_scopes_and_those_of_its_upstream() -> None:
+def test_a_maximum_below_the_defaults_of_an_upstream_lowers_them() -> None:
+    limits: Json = {"timeout": "3s", "maxBytes": "1MiB", "retries": 0}
+    over = upstream(max=limits)
+    assert (over.spec.timeout.total, over.spec.timeout.connect) == (3, 3)
+    assert (over.spec.max_bytes, over.spec.retries.max) == (1024**2, 0)
+    with pytest.raises(InvalidSpec) as problem:
+        tool(over=over, timeout="4s", maxBytes="1025KiB", retries={"max": 1})
+    assert [each.message.partition(";")[0] for each in problem.value.findings] == [
+        "found 4s, expected at most 3s",
+        "found 1025KiB, expected at most 1MiB",
+        "found 1, expected at most 0",
+    ]
+    explicit = upstream(max=limits, timeout={"total": "10s"}, maxBytes="2MiB", retries={"max": 1})
+    assert (explicit.spec.timeout.total, explicit.spec.timeout.connect) == (10, 3)
+    tool(over=explicit, timeout="10s", maxBytes="2MiB", retries={"max": 1})
+
+
+def test_a_tool_requires_its_own_scopes_and_those_of_its_upstream() -> None:
     over = upstream(scopes=["shop", "read"])
     assert tool(over=over, scopes=["read", "orders"]).scopes == ("shop", "read", "orders")
     assert tool(over=over).scopes == ("shop", "read")
     assert tool(scopes=["orders"]).scopes == ("orders",)
 
 
-def test_without_an_upstream_a_tool_sends_to_the_origin_of_its_url() -> None:
+def test_a_tool_without_an_upstream_sends_to_the_origin_of_its_url() -> None:
     compiled = tool(request={"url": "https://API.example:443/x{?q}"}, inputSchema={"properties": {"q": {}}})
     assert compiled.upstream.name == compiled.upstream.origin == "https://api.example"
     assert compiled.request.build({"q": 1}).url == "https://api.example/x?q=1"
     assert compiled.upstream.spec.proxy == "http://proxy.example:3128"
 
 
-def test_what_a_key_needs_is_taken_by_no_tool() -> None:
+def test_a_tool_cannot_set_the_header_or_parameter_of_the_api_key() -> None:
     over = upstream({"type": "apiKey", "in": "query", "name": "key", "value": "${env:KEY}"})
     with pytest.raises(InvalidSpec) as problem:
         tool(over=over, request={"query": {"key": "mine"}})
@@ -265,7 +286,7 @@ def test_what_a_key_needs_is_taken_by_no_tool() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("keys", "found"),
     [
         ({"aliases": ["old", "try"]}, [("duplicate-name", "aliases/1")]),
         ({"outputSchema": {}, "response": {"content": "text"}}, [("content-conflict", "response/content")]),
@@ -286,22 +307,22 @@ def test_what_a_key_needs_is_taken_by_no_tool() -> None:
         ),
     ],
 )
-def test_a_spec_that_cannot_work_is_refused_where_it_is_wrong(
-    words: Json, found: list[tuple[str, str]]
+def test_an_invalid_tool_is_an_error_at_the_route_of_the_mistake(
+    keys: Json, found: list[tuple[str, str]]
 ) -> None:
     with pytest.raises(InvalidSpec) as problem:
-        tool(**words)
+        tool(**keys)
     assert findings(problem)[: len(found)] == found
 
 
-def test_a_projection_of_an_error_is_compiled_beside_that_of_the_reply() -> None:
+def test_projections_of_errors_and_of_the_reply_are_compiled() -> None:
     compiled = tool(response={"jmespath": "a"}, errors={"404": {"message": "No.", "jmespath": "b"}})
     assert compiled.projection
     assert compiled.projection.apply({"a": 1}) == 1
     assert compiled.error_projections["404"].apply({"b": 2}) == 2
 
 
-def test_tools_that_take_the_same_share_it() -> None:
+def test_tools_with_equal_schemas_share_the_compiled_arguments() -> None:
     schema = {"properties": {"q": {"type": "string"}}}
     one, other = tool(inputSchema=schema), tool("POST", inputSchema={**schema})
     assert one.arguments is other.arguments
@@ -313,15 +334,15 @@ def test_tools_that_take_the_same_share_it() -> None:
     assert tool(inputSchema=reordered).arguments is not one.arguments
 
 
-def test_what_is_doubtful_in_a_schema_is_told_of_each_tool() -> None:
-    words = {"description": "Try it.", "request": {"method": "GET", "url": "/x"}}
-    spec = ToolSpec.model_validate({**words, "inputSchema": {"properties": {"é": {"type": "string"}}}})
+def test_warnings_of_a_schema_are_reported_for_each_tool() -> None:
+    keys = {"description": "Try it.", "request": {"method": "GET", "url": "/x"}}
+    spec = ToolSpec.model_validate({**keys, "inputSchema": {"properties": {"é": {"type": "string"}}}})
     for name in ("one", "other"):
         _, warnings = compile_tool(name, spec, upstream(), Sources(ENVIRON))
         assert [warning.code for warning in warnings] == ["unusual-argument-name"]
 
 
-def test_what_is_doubtful_is_a_warning() -> None:
+def test_contradictions_are_warnings() -> None:
     spec = ToolSpec.model_validate(
         {
             "description": "Try.",
@@ -338,7 +359,7 @@ def test_what_is_doubtful_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("keys", "found"),
     [
         ({"baseUrl": "http://a.example/?q=1"}, [("bad-url", "baseUrl")]),
         ({"headers": {"Host": "b.example"}}, [("reserved-name", "headers/Host")]),
@@ -373,26 +394,26 @@ def test_what_is_doubtful_is_a_warning() -> None:
         ({"tls": {"keyFile": "/key.pem"}}, [("missing-key", "tls")]),
     ],
 )
-def test_an_upstream_that_cannot_work_is_refused_where_it_is_wrong(
-    words: Json, found: list[tuple[str, str]]
+def test_an_invalid_upstream_is_an_error_at_the_route_of_the_mistake(
+    keys: Json, found: list[tuple[str, str]]
 ) -> None:
-    written = {"baseUrl": "http://api.example", "auth": {"type": "none"}, **words}
+    content = {"baseUrl": "http://api.example", "auth": {"type": "none"}, **keys}
     sources = Sources({}, read=lambda _: "pem")
     with pytest.raises(InvalidSpec) as problem:
-        compile_upstream("api", UpstreamSpec.model_validate(written), sources)
+        compile_upstream("api", UpstreamSpec.model_validate(content), sources)
     assert findings(problem) == found
 
 
-def test_an_upstream_is_canonical_once_its_variables_are_known() -> None:
-    words = {"baseUrl": "${env:URL}", "auth": {"type": "apiKey", "in": "query", "name": "k", "value": "v"}}
-    spec = UpstreamSpec.model_validate(words)
+def test_the_urls_of_an_upstream_are_canonical_after_variables_are_resolved() -> None:
+    content = {"baseUrl": "${env:URL}", "auth": {"type": "apiKey", "in": "query", "name": "k", "value": "v"}}
+    spec = UpstreamSpec.model_validate(content)
     compiled = compile_upstream("api", spec, Sources({"URL": "HTTP://Api.Example:80/v1/"}))
     assert compiled.spec.base_url == "http://api.example/v1"
-    assert compiled.place == "api.example:80"
+    assert compiled.authority == "api.example:80"
 
 
 @pytest.mark.parametrize(("base_url", "offset"), [("http://a.example:0", 17), ("${env:URL}", None)])
-def test_an_offset_counts_in_what_is_written_not_in_what_it_is_resolved_to(
+def test_an_offset_refers_to_the_written_text_not_to_the_resolved_text(
     base_url: str, offset: int | None
 ) -> None:
     spec = UpstreamSpec.model_validate({"baseUrl": base_url, "auth": {"type": "none"}})

@@ -1,4 +1,4 @@
-"""Few descriptors left, as after hundreds of connections."""
+"""Leaves few file descriptors, as after hundreds of connections."""
 
 import gc
 import os
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[tuple[int, int]]:
-    """Let this process open no more than so many files; gives the limits that it has else."""
-    gc.collect()  # what nobody holds any more must not be closed meanwhile
+    """Let this process open at most ``count`` more files; yields its usual limits (soft, hard)."""
+    gc.collect()  # otherwise garbage could free descriptors later
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    taken = []
+    opened = []
     try:
         while True:
-            taken.append(os.dup(0))
+            opened.append(os.dup(0))
     except OSError:
         for _ in range(count):
-            os.close(taken.pop())
+            os.close(opened.pop())
     try:
         yield soft, hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
+        for descriptor in opened:
             os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 Edit = Callable[[Path, str], Awaitable[None] | None]
-"""Puts a text into a file; the second word of the text is new each time, and fit for a file's name."""
+"""Puts a text into a file. The second word of the text is new each time, and valid in a file's name."""
 
 
 def in_place(path: Path, text: str) -> None:
@@ -59,7 +59,7 @@ def rsync(path: Path, text: str) -> None:
 
 
 def git(path: Path, text: str) -> None:
-    """A checkout in a work tree whose top the directory is."""
+    """A checkout; the directory is the top of the work tree."""
     (path.parent / ".git").mkdir(exist_ok=True)
     lock = path.parent / ".git" / "index.lock"
     lock.touch()
@@ -81,7 +81,7 @@ async def in_halves(path: Path, text: str) -> None:
 
 
 async def line_by_line(path: Path, text: str) -> None:
-    """The first lines are a right file by themselves, or none; they never count."""
+    """The first lines may be a valid file of their own; it is never loaded."""
     await _slowly(path, text.splitlines(keepends=True))
 
 
@@ -109,7 +109,7 @@ def with_an_older_time(path: Path, text: str) -> None:
 
 
 def config_map(path: Path, text: str) -> None:
-    """As the kubelet does: a new folder, and one link is turned to it."""
+    """As the kubelet does: a new folder, and one link is changed to it."""
     data = path.with_name("..data")
     new = path.with_name(f"..{text.split()[1]}")
     new.mkdir()
@@ -139,7 +139,7 @@ def behind_a_link(path: Path, text: str) -> None:
         path.symlink_to(target)
 
 
-def directory_made_anew(path: Path, text: str) -> None:
+def directory_recreated(path: Path, text: str) -> None:
     shutil.rmtree(path.parent)
     path.parent.mkdir()
     path.write_text(text)
@@ -165,12 +165,12 @@ def directory_behind_a_link(path: Path, text: str) -> None:
     root.with_name("next").rename(root)
 
 
-SEEN: Final[list[Edit]] = [
+WITH_EVENTS: Final[list[Edit]] = [
     *(in_place, rename_over, vim, emacs, sed, unlink_and_create, rsync, git, hard_link),
     *(in_halves, line_by_line, cut_and_continue),
     *(with_the_same_size_and_time, with_an_older_time, config_map, link_to_another_file),
 ]
-MISSED: Final[list[Edit]] = [
-    *(behind_a_link, directory_made_anew, directory_renamed_over, directory_behind_a_link),
+WITHOUT_EVENTS: Final[list[Edit]] = [
+    *(behind_a_link, directory_recreated, directory_renamed_over, directory_behind_a_link),
 ]
-"""What events of the file system do not tell; polls find it."""
+"""Edits without a file system event; polls find them."""

@@ -1,4 +1,4 @@
-"""A reloader at work on one directory, for tests and kits."""
+"""A running reloader on one directory, for tests and kits."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,13 +9,13 @@ import anyio
 from bridge.events import Event, SnapshotReplaced
 from bridge.registry import Registry
 from bridge.secrets import Sources
-from bridge.toolfiles.directory import Shelf
+from bridge.toolfiles.directory import ToolDirectory
+from bridge.toolfiles.place import Directories
 from bridge.toolfiles.reloader import Reloader
-from bridge.toolfiles.watch.scan import Directories
 
 
 class Service:
-    """A reloader at work on one directory, and what was heard of it."""
+    """A running reloader on one directory; records its events and announcements."""
 
     def __init__(
         self,
@@ -24,38 +24,42 @@ class Service:
         events: bool,
         poll: float,
         directories: Directories | None = None,
-        alone: bool = True,
+        is_only_process: bool = True,
     ) -> None:
         self.root = root
         self.registry = Registry()
         self.swaps: list[SnapshotReplaced] = []
         self.announced: list[float] = []
         self.environ: dict[str, str] = {}
-        self._moved = anyio.Event()
-        self.shelf = Shelf(
+        self._changed = anyio.Event()
+        self.tool_directory = ToolDirectory(
             directories or Directories((str(root),)), self.registry, Sources(self.environ), poll=poll
         )
         self.reloader = Reloader(
-            self.shelf, emit=self.hear, announce=self.announce, events=events, alone=alone
+            self.tool_directory,
+            emit=self.on_event,
+            announce=self.announce,
+            events=events,
+            is_only_process=is_only_process,
         )
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         assert isinstance(event, SnapshotReplaced)
         self.swaps.append(event)
-        self._move()
+        self._notify()
 
     async def announce(self) -> None:
         self.announced.append(anyio.current_time())
-        self._move()
+        self._notify()
 
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = anyio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with anyio.fail_after(30):
             while not condition():
-                await self._moved.wait()
+                await self._changed.wait()
 
     def description(self, name: str = "a") -> str | None:
         found = self.registry.current.find(name)
@@ -76,9 +80,11 @@ async def serving(
     events: bool = True,
     poll: float = 60,
     directories: Directories | None = None,
-    alone: bool = True,
+    is_only_process: bool = True,
 ) -> AsyncIterator[Service]:
-    service = Service(root, events=events, poll=poll, directories=directories, alone=alone)
+    service = Service(
+        root, events=events, poll=poll, directories=directories, is_only_process=is_only_process
+    )
     await service.reloader.reload()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.reloader.run)

@@ -1,8 +1,8 @@
-"""Each wrong file stands beside the exact lines that ``check`` prints for it.
+"""For each invalid file, ``check`` prints exactly the expected lines.
 
-``bad/CODE/CASE.yaml`` is put into tools.d beside ``bad/shop.upstream.yaml``; ``bad/CODE/CASE/`` holds a
-tools.d of its own, and perhaps upstreams. What they earn is in ``bad/CODE/CASE.txt``. Whatever is secret in
-a case holds the word ``Tr0ub4dor``.
+``bad/CODE/CASE.yaml`` is copied into tools.d together with ``bad/shop.upstream.yaml``. ``bad/CODE/CASE/`` has its own
+tools.d and possibly upstreams. The expected lines are in ``bad/CODE/CASE.yaml.txt`` or ``bad/CODE/CASE.txt``. Every
+secret in a case contains ``Tr0ub4dor``.
 """
 
 import re
@@ -14,15 +14,15 @@ import pytest
 from bridge.diagnostics import CODES, Diagnostic
 from bridge.secrets import Sources
 from bridge.toolfiles.loader import load_once
-from bridge.toolfiles.watch.scan import Directories
+from bridge.toolfiles.place import Directories
 
 BAD = Path(__file__).parent / "bad"
 CASES = sorted(path for path in BAD.glob("*/*") if path.suffix != ".txt")
 SECRET = "Tr0ub4dor"
-OF_SPECIAL_FILES = {
+TESTED_ELSEWHERE = {
     "foreign-name",
-    "idle-access",
-    "idle-view",
+    "unused-credential",
+    "unused-view",
     "open-address",
     "outside-folder",
     "lost-secret",
@@ -33,11 +33,11 @@ OF_SPECIAL_FILES = {
     "unreadable",
     "unused-owner",
 }
-"""Of pipes, devices, links, 256 KiB, thousands of files, files that vanish, and the settings file, which are made in other tests here."""
+"""Codes for pipes, devices, links, large or many files, deleted files and the settings file. Other tests create these."""
 
 
 def found(case: Path, place: Path) -> tuple[Diagnostic, ...]:
-    """What is wrong with a case that lies at ``place``, the working directory."""
+    """The diagnostics of a case, copied to ``place``, the working directory."""
     if case.is_dir():
         shutil.copytree(case, place, dirs_exist_ok=True)
     else:
@@ -57,7 +57,7 @@ def expected(case: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.relative_to(BAD)))
-def test_a_wrong_file_earns_exactly_these_lines(
+def test_an_invalid_file_gets_exactly_the_expected_lines(
     case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,15 +69,15 @@ def test_a_wrong_file_earns_exactly_these_lines(
         assert diagnostic.source is None or 1 <= diagnostic.mark.column <= len(diagnostic.source) + 1
 
 
-def test_every_code_has_a_wrong_file() -> None:
-    assert {case.parent.name for case in CASES} == CODES.keys() - OF_SPECIAL_FILES
+def test_every_code_has_an_invalid_file() -> None:
+    assert {case.parent.name for case in CASES} == CODES.keys() - TESTED_ELSEWHERE
 
 
 def test_every_line_is_one_sentence_without_a_full_stop() -> None:
-    told = [line for case in CASES for line in expected(case).read_text().splitlines()]
+    lines = [line for case in CASES for line in expected(case).read_text().splitlines()]
     form = re.compile(r".+:\d+:\d+: (error|warning): .+[^.] \[[a-z0-9-]+\]")
-    assert [line for line in told if not form.fullmatch(line)] == []
+    assert [line for line in lines if not form.fullmatch(line)] == []
 
 
-def test_no_lines_are_left_of_a_case_that_is_gone() -> None:
+def test_every_file_of_expected_lines_has_a_case() -> None:
     assert set(BAD.glob("*/*.txt")) == {expected(case) for case in CASES}

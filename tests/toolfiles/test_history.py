@@ -1,4 +1,4 @@
-"""What serves is a function of the directory and of the last good files, whatever happened in between."""
+"""What is served depends only on the directory and the last good files, not on the steps in between."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -12,89 +12,93 @@ from bridge.secrets import Sources
 from bridge.spec import Json
 from bridge.toolfiles.loaded import Loaded, ToolFile, UpstreamFile
 from bridge.toolfiles.loader import load
-from bridge.toolfiles.watch.scan import Content, Directories, Place
+from bridge.toolfiles.place import Content, Directories, Place
 
 _F = TypeVar("_F", ToolFile, UpstreamFile)
 
 FILES = st.sampled_from(["a", "b", "c/a", "d"])
-WAYS = st.sampled_from(["right", "named x", "alias x", "broken", "wrong", "disabled", "disabled and wrong"])
-UPSTREAMS = st.sampled_from(["right", "elsewhere", "broken", "absent", "without its secret"])
+VARIANTS = st.sampled_from(
+    ["valid", "named x", "alias x", "broken", "invalid", "disabled", "disabled and invalid"]
+)
+UPSTREAMS = st.sampled_from(["valid", "elsewhere", "broken", "absent", "without its secret"])
 DIRECTORIES = Directories(("tools.d",))
 SHOP = Place(0, "shop.upstream.yaml", "tools.d")
 
 
-def tool(version: int, way: str) -> str:
+def tool(version: int, variant: str) -> str:
     lines = [f"description: no. {version}", "upstream: shop", "request: {method: GET, url: /x}"]
-    match way:
+    match variant:
         case "named x":
             lines.append("name: x")
         case "alias x":
             lines.append("aliases: [x]")
         case "broken":
             lines.append("tags: [")
-        case "wrong":
+        case "invalid":
             lines.append("tag: x")
         case "disabled":
             lines.append("enabled: false")
-        case "disabled and wrong":
+        case "disabled and invalid":
             lines += ["enabled: false", "tag: x"]
     return "\n".join([*lines, ""])
 
 
-def upstream(way: str) -> str:
-    port = 2 if way == "elsewhere" else 1
+def upstream(variant: str) -> str:
+    port = 2 if variant == "elsewhere" else 1
     auth = (
-        '{type: http, scheme: bearer, credentials: "${env:NOT_SET}"}' if "secret" in way else "{type: none}"
+        '{type: http, scheme: bearer, credentials: "${env:NOT_SET}"}'
+        if "secret" in variant
+        else "{type: none}"
     )
-    return f"baseUrl: http://localhost:{port}\nauth: {auth}\n" + "tls: {" * (way == "broken")
+    return f"baseUrl: http://localhost:{port}\nauth: {auth}\n" + "tls: {" * (variant == "broken")
 
 
 class History(RuleBasedStateMachine):
-    """Files come, change, break and go, several between two loads."""
+    """Files are added, changed, broken and deleted, several between two loads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.contents: dict[Place, Content] = {}
-        self.ways: dict[Place, str] = {}
-        self.upstream = "right"
-        self.contents[SHOP] = upstream("right").encode()
+        self.variants: dict[Place, str] = {}
+        self.upstream = "valid"
+        self.contents[SHOP] = upstream("valid").encode()
         self.loaded = Loaded()
         self.version = 0
-        self.moved = {SHOP}
+        self.changed = {SHOP}
 
-    @rule(file=FILES, way=WAYS, then_look=st.booleans())
-    def write(self, file: str, way: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(file=FILES, variant=VARIANTS, then_load=st.booleans())
+    def write(self, file: str, variant: str, then_load: bool) -> None:  # noqa: FBT001 - drawn
         self.version += 1
         place = Place(0, f"{file}.yaml", "tools.d")
-        self.contents[place], self.ways[place] = tool(self.version, way).encode(), way
-        self._move(place, then_look)
+        self.contents[place], self.variants[place] = tool(self.version, variant).encode(), variant
+        self._change(place, then_load)
 
-    @rule(file=FILES, then_look=st.booleans())
-    def delete(self, file: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(file=FILES, then_load=st.booleans())
+    def delete(self, file: str, then_load: bool) -> None:  # noqa: FBT001 - drawn
         place = Place(0, f"{file}.yaml", "tools.d")
         self.contents.pop(place, None)
-        self.ways.pop(place, None)
-        self._move(place, then_look)
+        self.variants.pop(place, None)
+        self._change(place, then_load)
 
-    @rule(way=UPSTREAMS, then_look=st.booleans())
-    def change_upstream(self, way: str, then_look: bool) -> None:  # noqa: FBT001 - drawn
-        self.upstream = way
+    @rule(variant=UPSTREAMS, then_load=st.booleans())
+    def change_upstream(self, variant: str, then_load: bool) -> None:  # noqa: FBT001 - drawn
+        self.upstream = variant
         self.contents.pop(SHOP, None)
-        if way != "absent":
-            self.contents[SHOP] = upstream(way).encode()
-        self._move(SHOP, then_look)
+        if variant != "absent":
+            self.contents[SHOP] = upstream(variant).encode()
+        self._change(SHOP, then_load)
 
-    def _move(self, place: Place, look: bool) -> None:  # noqa: FBT001 - drawn
-        self.moved.add(place)
-        if look:
-            self.look()
+    def _change(self, place: Place, reload: bool) -> None:  # noqa: FBT001 - drawn
+        self.changed.add(place)
+        if reload:
+            self.load()
 
-    def look(self) -> None:
-        """One reload; it is the one that judging every file anew would be."""
+    def load(self) -> None:
+        """Reload. The result must be that of a load in which every file changed."""
         before = self.loaded
-        self.loaded = load(DIRECTORIES, self.contents, Sources({}), before, self.moved)
-        anew = load(DIRECTORIES, self.contents, Sources({}), all_moved(before))
-        assert summary(self.loaded) == summary(anew)
+        self.loaded = load(DIRECTORIES, self.contents, Sources({}), before, self.changed)
+        full = load(DIRECTORIES, self.contents, Sources({}), all_changed(before))
+        assert summary(self.loaded) == summary(full)
         for place, file in self.loaded.tools.items():
             old = before.tools.get(place)
             if file.state == "kept":
@@ -104,17 +108,17 @@ class History(RuleBasedStateMachine):
                 assert old.good.spec is file.tool.spec
             elif file.state == "good":
                 assert file.tool
-                assert file.tool.spec is file.words.spec
-            elif old and old.tool:  # it served until now: what ended that?
-                assert "disabled" in self.ways[place] or self.upstream not in ("right", "elsewhere")
-        self.moved.clear()
+                assert file.tool.spec is file.parsed.spec
+            elif old and old.tool:  # it served a tool until now
+                assert "disabled" in self.variants[place] or self.upstream not in ("valid", "elsewhere")
+        self.changed.clear()
 
     @invariant()
-    def what_serves_is_what_should(self) -> None:
-        if self.moved:
+    def the_right_tools_are_served(self) -> None:
+        if self.changed:
             return
         snapshot, files = self.loaded.snapshot, self.loaded.tools
-        assert files.keys() == self.ways.keys()
+        assert files.keys() == self.variants.keys()
         held = self.loaded.names.held
         assert held.keys() == {place for place, file in files.items() if file.tool}
         for place, names in held.items():
@@ -122,34 +126,45 @@ class History(RuleBasedStateMachine):
         assert snapshot.tools == Snapshot(file.tool for file in files.values() if file.tool).tools
         if self.upstream in ("absent", "without its secret"):
             assert not snapshot.tools
-        for place, way in self.ways.items():
+        for place, variant in self.variants.items():
             file = files[place]
-            if "disabled" in way:
+            if "disabled" in variant:
                 assert (file.state, file.tool) == ("disabled", None)
-            elif way in ("broken", "wrong"):
+            elif variant in ("broken", "invalid"):
                 assert file.state in ("kept", "broken")
-            elif self.upstream in ("right", "elsewhere"):
-                names = {place.stem} if way != "named x" else {"x"}
-                names |= {"x"} if way == "alias x" else set()
+            elif self.upstream in ("valid", "elsewhere"):
+                names = {place.stem} if variant != "named x" else {"x"}
+                names |= {"x"} if variant == "alias x" else set()
                 holders = {self.loaded.names.holder(name) for name in names}
                 if file.state == "good":
                     assert holders == {place}
-                elif holders <= {place, None}:  # another file claims one of its names, and none has it
-                    others = [other for other in self.ways if other != place]
+                elif holders <= {place, None}:  # another file claims one of its names, and no file gets it
+                    others = [other for other in self.variants if other != place]
                     assert any(names & self.claimable(other) for other in others)
 
     def claimable(self, place: Place) -> set[str]:
-        """The names that a file may claim, by what it says or last said."""
-        return set() if "disabled" in self.ways[place] else {place.stem, "x"}
+        """The names that a file may claim, by its current or last good content."""
+        return set() if "disabled" in self.variants[place] else {place.stem, "x"}
 
     @invariant()
-    def a_load_that_follows_itself_changes_nothing(self) -> None:
-        if not self.moved:
+    def a_second_load_of_the_same_contents_changes_nothing(self) -> None:
+        if not self.changed:
             assert load(DIRECTORIES, self.contents, Sources({}), self.loaded) is self.loaded
 
 
-def all_moved(loaded: Loaded) -> Loaded:
-    """The load before, as if each of its files had held something else."""
+def test_a_fallback_gets_no_name_that_two_files_claim() -> None:
+    history = History()
+    history.change_upstream("broken", then_load=True)
+    history.write("a", "valid", then_load=True)
+    history.write("c/a", "valid", then_load=False)
+    history.change_upstream("valid", then_load=False)
+    history.write("a", "alias x", then_load=True)
+    history.the_right_tools_are_served()
+    assert history.loaded.snapshot.tools == ()
+
+
+def all_changed(loaded: Loaded) -> Loaded:
+    """The same load, as if each of its files had had other contents."""
     return replace(
         loaded,
         tools={place: _other(file) for place, file in loaded.tools.items()},
@@ -158,7 +173,7 @@ def all_moved(loaded: Loaded) -> Loaded:
 
 
 def _other(file: _F) -> _F:
-    return replace(file, words=replace(file.words, content=b"something else"))
+    return replace(file, parsed=replace(file.parsed, content=b"something else"))
 
 
 def summary(loaded: Loaded) -> Json:

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.toolfiles.names import Names
-from bridge.toolfiles.watch.scan import Place
+from bridge.toolfiles.names import NameTable
+from bridge.toolfiles.place import Place
 
 
 def place(name: str) -> Place:
@@ -14,32 +14,32 @@ NAMES = st.sampled_from("uvwxyz")
 A, B, C = map(place, "abc")
 
 
-def test_the_first_gets_a_free_name() -> None:
-    names = Names()
-    assert names.settle({B: ["x"], A: ["x"]}) == {B}
+def test_the_first_request_gets_a_free_name() -> None:
+    names = NameTable()
+    assert names.assign({B: ["x"], A: ["x"]}) == {B}
     assert names.held == {B: ["x"]}
 
 
-def test_a_name_that_is_let_go_goes_to_the_next() -> None:
-    names = Names({A: ["x"]})
-    assert names.settle({B: ["x"], A: ["y"]}) == {A, B}
+def test_a_released_name_goes_to_the_next_request() -> None:
+    names = NameTable({A: ["x"]})
+    assert names.assign({B: ["x"], A: ["y"]}) == {A, B}
     assert names.held == {B: ["x"], A: ["y"]}
 
 
-def test_names_go_round_at_once() -> None:
-    names = Names({A: ["x"], B: ["y"], C: ["z"]})
-    assert names.settle({A: ["y"], B: ["z"], C: ["x"]}) == {A, B, C}
+def test_names_move_on_in_a_circle_at_once() -> None:
+    names = NameTable({A: ["x"], B: ["y"], C: ["z"]})
+    assert names.assign({A: ["y"], B: ["z"], C: ["x"]}) == {A, B, C}
     assert names.held == {A: ["y"], B: ["z"], C: ["x"]}
 
 
-def test_who_asks_in_vain_keeps_what_it_held_and_so_do_those_who_waited_for_it() -> None:
-    names = Names({A: ["x"], B: ["y"], C: ["z"]})
-    assert names.settle({A: ["y"], B: ["z"]}) == set()
+def test_a_refused_request_keeps_all_files_at_the_names_that_they_held() -> None:
+    names = NameTable({A: ["x"], B: ["y"], C: ["z"]})
+    assert names.assign({A: ["y"], B: ["z"]}) == set()
     assert names.held == {A: ["x"], B: ["y"], C: ["z"]}
 
 
-def test_a_copy_goes_its_own_way() -> None:
-    names = Names({A: ["x"]})
+def test_a_copy_is_independent() -> None:
+    names = NameTable({A: ["x"]})
     copied = names.copy()
     copied.release(A)
     copied.release(B)
@@ -48,19 +48,19 @@ def test_a_copy_goes_its_own_way() -> None:
 
 
 @given(st.dictionaries(PLACES, st.sets(NAMES, min_size=1)), st.dictionaries(NAMES, PLACES))
-def test_all_or_nothing_and_as_much_as_can_be(
-    wishes: dict[Place, set[str]], before: dict[str, Place]
+def test_requests_are_granted_whole_and_as_many_as_possible(
+    requests: dict[Place, set[str]], before: dict[str, Place]
 ) -> None:
     held = {place: {name for name in before if before[name] == place} for place in before.values()}
-    names = Names(held)
-    granted = names.settle(wishes)
-    for asker, wished in wishes.items():
-        if asker in granted:
-            assert names.held[asker] == wished
+    names = NameTable(held)
+    granted = names.assign(requests)
+    for place, requested in requests.items():
+        if place in granted:
+            assert names.held[place] == requested
         else:
-            assert names.held.get(asker) == held.get(asker)
-            assert any(names.holder(name) not in {asker, None} for name in wished)
-    for place in held.keys() - wishes.keys():
+            assert names.held.get(place) == held.get(place)
+            assert any(names.holder(name) not in {place, None} for name in requested)
+    for place in held.keys() - requests.keys():
         assert names.held[place] == held[place]
     for place, own in names.held.items():
         assert {names.holder(name) for name in own} == {place}

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 import anyio
 from starlette.types import ASGIApp
 
-from bridge.http.server import serve_app
+from bridge.address import Address
+from bridge.http.server import Listening, serve_app
 
 
 @asynccontextmanager
@@ -20,7 +21,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         up.set()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_app, app, "127.0.0.1", 0, stop, started)
+        tasks.start_soon(serve_app, app, Listening(Address("127.0.0.1", 0)), stop, started)
         await up.wait()
         yield urls[0]
         stop.set()

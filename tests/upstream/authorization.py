@@ -1,4 +1,4 @@
-"""An authorization server, made with Authlib, and an API that takes its tokens; on one real socket."""
+"""An authorization server (Authlib) and an API that accepts its tokens, on one real socket."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ _METHODS: Final = ["client_secret_basic", "client_secret_post", "none"]
 
 
 class _Client(ClientMixin):  # type: ignore[misc]
-    """The bridge, as the server knows it."""
+    """The client registration of the bridge."""
 
     def check_client_secret(self, client_secret: str) -> bool:
         return client_secret == SECRET
@@ -53,7 +53,7 @@ class _OwnToken(ClientCredentialsGrant):  # type: ignore[misc]
 
 
 class _Exchange(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]
-    """RFC 8693: for a token that ``logins`` has signed."""
+    """RFC 8693: exchanges a token that ``logins`` has signed."""
 
     GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
     TOKEN_ENDPOINT_AUTH_METHODS = _METHODS
@@ -67,8 +67,8 @@ class _Exchange(BaseGrant, TokenEndpointMixin):  # type: ignore[misc]
             key = private("ec-1").public_key()
             claims = jwt.decode(form["subject_token"], key, ["ES256"], audience=RESOURCE)
         except jwt.PyJWTError:
-            said = f"not a token: {form['subject_token']} of {SECRET}"
-            raise InvalidRequestError(description=said) from None
+            description = f"not a token: {form['subject_token']} of {SECRET}"
+            raise InvalidRequestError(description=description) from None
         self.request.user = claims["sub"]
 
     def create_token_response(self) -> tuple[int, dict[str, Any], Any]:
@@ -83,8 +83,8 @@ def form_type(name: str) -> str:
     return f"urn:ietf:params:oauth:token-type:{name}"
 
 
-class _Asked(OAuth2Request):  # type: ignore[misc]
-    """What Authlib asks of a request; here there is no TLS, which it would insist on."""
+class _TokenRequest(OAuth2Request):  # type: ignore[misc]
+    """A request as Authlib expects it, with an https URL, which it requires."""
 
     def __init__(self, request: Request, form: dict[str, Any]) -> None:
         super().__init__("POST", "https://login.example.com/token", headers=dict(request.headers))
@@ -97,18 +97,17 @@ class _Asked(OAuth2Request):  # type: ignore[misc]
 
 
 class Authorization(AuthorizationServer):  # type: ignore[misc]
-    """``tokens`` are those that count, with whose they are; ``asked`` are the forms that came, and the query as ``?NAME``.
+    """``tokens`` are the valid tokens with their owners; ``token_requests`` are the received forms, with the query as ``?NAME``.
 
-    While it is ``held`` it answers nothing, with ``failing`` that status, or that document, and
-    with ``refusal`` that error. The API answers the
-    next call when ``late`` is set.
+    While ``held`` is not set, the server does not answer. ``failing`` is a status or a document that it answers with,
+    ``refusal`` is an OAuth error that it answers with. The API delays its next answer until ``late`` is set.
     """
 
     def __init__(self) -> None:
         super().__init__(SCOPES)
         self.url = ""
         self.tokens: dict[str, str] = {}
-        self.asked: list[dict[str, Any]] = []
+        self.token_requests: list[dict[str, Any]] = []
         self.calls: list[Request] = []
         self.entered = anyio.Event()
         self.held: anyio.Event | None = None
@@ -127,21 +126,21 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
     def query_client(self, client_id: str) -> _Client | None:
         return _Client() if client_id == BRIDGE else None
 
-    def save_token(self, token: dict[str, Any], request: _Asked) -> None:
+    def save_token(self, token: dict[str, Any], request: _TokenRequest) -> None:
         self.tokens[token["access_token"]] = request.user or BRIDGE
 
-    def create_oauth2_request(self, request: _Asked) -> _Asked:
+    def create_oauth2_request(self, request: _TokenRequest) -> _TokenRequest:
         return request
 
     def handle_response(self, status: int, body: dict[str, Any], headers: list[tuple[str, str]]) -> Response:
         return JSONResponse(body, status, dict(headers))
 
     def send_signal(self, *_: object, **__: object) -> None:
-        """Nobody listens."""
+        """No signals are used."""
 
     async def token(self, request: Request) -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
-        self.asked.append(form | {f"?{name}": value for name, value in request.query_params.items()})
+        self.token_requests.append(form | {f"?{name}": value for name, value in request.query_params.items()})
         self.entered.set()
         if self.held:
             await self.held.wait()
@@ -151,21 +150,21 @@ class Authorization(AuthorizationServer):  # type: ignore[misc]
             return JSONResponse({"error": "temporarily_unavailable"}, self.failing)
         if self.failing is not None:
             return JSONResponse(self.failing)
-        response: Response = self.create_token_response(_Asked(request, form))
+        response: Response = self.create_token_response(_TokenRequest(request, form))
         return response
 
     async def api(self, request: Request) -> Response:
-        """Says whose token it is that it was shown, and shows it."""
+        """Answers with the owner of the token, and the token."""
         self.calls.append(request)
-        shown = request.headers.get("authorization", "")
-        who = None if self.refusing else self.tokens.get(shown.removeprefix("Bearer "))
+        authorization = request.headers.get("authorization", "")
+        owner = None if self.refusing else self.tokens.get(authorization.removeprefix("Bearer "))
         late, self.late = self.late, None
         if late:
             await late.wait()
-        if who is None:
-            return JSONResponse({"message": f"no token of ours: {shown}"}, 401)
+        if owner is None:
+            return JSONResponse({"message": f"unknown token: {authorization}"}, 401)
         query, headers = dict(request.query_params), dict(request.headers)
-        return JSONResponse({"you": who, "shown": shown, "headers": headers, "query": query})
+        return JSONResponse({"you": owner, "shown": authorization, "headers": headers, "query": query})
 
 
 @asynccontextmanager

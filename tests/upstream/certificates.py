@@ -1,4 +1,4 @@
-"""Certificates for the faulty upstream: an authority made for one run, and what it signs."""
+"""Certificates for the faulty upstream, signed by a temporary certificate authority."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _NOW = datetime.now(UTC)
-_SIGNS = x509.KeyUsage(
+_CA_KEY_USAGE = x509.KeyUsage(
     digital_signature=False,
     content_commitment=False,
     key_encipherment=False,
@@ -34,7 +34,7 @@ class Authority:
         builder = _builder(self._name, self._name, self._key.public_key(), _NOW + timedelta(days=1))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
-        builder = builder.add_extension(own, critical=False).add_extension(_SIGNS, critical=True)
+        builder = builder.add_extension(own, critical=False).add_extension(_CA_KEY_USAGE, critical=True)
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
@@ -64,7 +64,7 @@ class Authority:
         return certificate, private
 
     def server(self, host: str, *, expired: bool = False, asks: bool = False) -> ssl.SSLContext:
-        """How a server shows a certificate for ``host``; ``asks`` wants one of its clients too."""
+        """The TLS context of a server with a certificate for ``host``; ``asks`` requires a client certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.issue(host, expired=expired))
         if asks:

@@ -1,4 +1,4 @@
-"""A client under test, a faulty upstream, and an authority for its certificates."""
+"""A client under test, a faulty upstream, and a certificate authority for it."""
 
 from collections.abc import AsyncIterator
 
@@ -24,7 +24,7 @@ async def faulty() -> AsyncIterator[Faulty]:
 
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
-    """Its connections are used again at once."""
+    """A caller without the delay before a connection is reused."""
     events: list[Event] = []
     client = Client(emit=events.append, random=lambda: 0.0, now=lambda: 784111777.0, settle=0.0)
     yield Caller(client, events)

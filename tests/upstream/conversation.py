@@ -1,4 +1,4 @@
-"""A server of raw HTTP: the path picks what becomes of a request, and all that is heard is kept."""
+"""A raw HTTP server: the path of a request selects a fault, and every exchange is recorded."""
 
 import asyncio
 import socket
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 JSON = b'{"answer": 42}'
-"""What is answered where nothing is wrong."""
-HEARD = 10_000
+"""The normal reply."""
+MAX_EXCHANGES = 10_000
 _TLS_HANDSHAKE = b"\x16"
 _RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass
 class Exchange:
-    """One request on one connection, and the means to answer it badly.
+    """One request on one connection, and ways to answer it, rightly or wrongly.
 
     ``connection`` and ``number`` count from 1: the connection, and the request on it.
     """
@@ -51,15 +51,15 @@ class Exchange:
 
     @property
     def json(self) -> bytes:
-        """``JSON``, with the ``id`` of the query where it has one."""
+        """``JSON``, with the ``id`` of the query if there is one."""
         id = self.query.get("id")
         return JSON if id is None else b'{"answer": 42, "id": "%s"}' % id.encode()
 
     async def send(self, *parts: bytes) -> None:
-        """Write part by part, each read before the next; quietly if nobody listens any more."""
+        """Writes the parts one by one; the client reads each before the next is written. A closed connection is no error."""
         with suppress(ConnectionError):
             for number, part in enumerate(parts):
-                for _ in range(4 if number else 0):  # rounds of the loop that a client in this process shares
+                for _ in range(4 if number else 0):  # lets the client run: it uses the same event loop
                     await asyncio.sleep(0)
                 self.writer.write(part)
                 await self.writer.drain()
@@ -96,7 +96,7 @@ Fault = Callable[[Exchange], Awaitable[None]]
 
 @dataclass
 class Faulty:
-    """The server: ``heard`` are the first ``HEARD`` exchanges; ``go`` lets those on that wait for it.
+    """The server: ``exchanges`` are the first ``MAX_EXCHANGES``; ``go`` releases faults that wait for it.
 
     ``counts`` are the requests by method and target. ``faults`` are chosen by the last segment of the path.
     """
@@ -105,7 +105,7 @@ class Faulty:
     scheme: str = "http"
     host: str = "127.0.0.1"
     port: int = 0
-    heard: list[Exchange] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     connections: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -147,20 +147,20 @@ class Faulty:
             length = {name.lower(): value for name, value in exchange.headers}.get("content-length", "0")
             exchange.body = await reader.readexactly(int(length))
             self.counts[exchange.method, exchange.target] += 1
-            if len(self.heard) < HEARD:
-                self.heard.append(exchange)
+            if len(self.exchanges) < MAX_EXCHANGES:
+                self.exchanges.append(exchange)
             self.arrived.set()
             await self.faults[urlsplit(exchange.target).path.rpartition("/")[2]](exchange)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what must be heard."""
+        """Wait for a condition on the exchanges."""
         async with asyncio.timeout(30):
             while not condition():
                 self.arrived.clear()
                 await self.arrived.wait()
 
     def hang_up(self) -> None:
-        """Take no further connection."""
+        """Accept no further connection."""
         assert self.listener
         self.listener.close()
 

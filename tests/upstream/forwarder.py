@@ -1,4 +1,4 @@
-"""An HTTP proxy: tunnels for https, forwards nothing for http but answers itself; keeps what it hears."""
+"""An HTTP proxy: opens tunnels for https, answers http requests itself, and records the heads."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Forwarder:
-    """``refusal`` is the status of the answer to every request, where there is one."""
+    """``refusal`` is the status line of every answer, if set."""
 
     refusal: str = ""
     port: int = 0
@@ -40,10 +40,10 @@ class Forwarder:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nforwarded")
         else:
             _, _, port = head.split(" ")[1].rpartition(":")
-            onward, onwards = await asyncio.open_connection("127.0.0.1", int(port))
-            self._writers.append(onwards)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", int(port))
+            self._writers.append(target_writer)
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_copy(reader, onwards), _copy(onward, writer))
+            await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
 
     async def end(self) -> None:
         for writer in self._writers:

@@ -1,4 +1,4 @@
-"""A server that refuses every TLS connection, with the alert that its context has for it."""
+"""A server that refuses every TLS connection, with the alert of its TLS context."""
 
 import asyncio
 import ssl
@@ -8,21 +8,21 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def refuse(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """Its port on 127.0.0.1. Unlike asyncio's own server it sends the alert, and reads on until the client ends."""
+    """Its port on 127.0.0.1. Unlike asyncio's server it sends the alert, then reads until the client closes."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
-        connection = context.wrap_bio(coming, going, server_side=True)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        connection = context.wrap_bio(incoming, outgoing, server_side=True)
         is_refused = False
         while not is_refused:
-            coming.write(await reader.read(65536))
+            incoming.write(await reader.read(65536))
             try:
                 connection.do_handshake()
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
                 is_refused = True
-            writer.write(going.read())
+            writer.write(outgoing.read())
         await reader.read()
         writer.close()
         ended.set()

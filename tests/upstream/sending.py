@@ -1,4 +1,4 @@
-"""Calls as short as a test wants them."""
+"""Upstreams and calls with short arguments, for tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,17 +7,18 @@ import anyio
 
 from bridge.events import Event
 from bridge.exchange import Header, Reply, Request
-from bridge.secrets import Sources, Upstream, resolve
+from bridge.resolved_upstream import Upstream
+from bridge.secrets import Sources, resolve
 from bridge.spec import Json, Limits, UpstreamSpec
 from bridge.upstream.client import Client
 
 
 def upstream(
-    url: str, *, name: str = "shop", environ: Mapping[str, str] | None = None, **words: Json
+    url: str, *, name: str = "shop", environ: Mapping[str, str] | None = None, **spec: Json
 ) -> Upstream:
-    """An upstream as its file would be written: ``words`` are its other keys."""
-    written = {"baseUrl": url, "auth": {"type": "none"}, **words}
-    return resolve(name, UpstreamSpec.model_validate(written), Sources(environ or {}))
+    """An upstream from the keys of its file: ``spec`` are the keys other than ``baseUrl``."""
+    fields = {"baseUrl": url, "auth": {"type": "none"}, **spec}
+    return resolve(name, UpstreamSpec.model_validate(fields), Sources(environ or {}))
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Caller:
         tool: tuple[str, Limits] | None = None,
         within: float = 30.0,
     ) -> Reply:
-        """One call; GET and HEAD may be repeated unless the test says otherwise."""
+        """One call; GET and HEAD are repeatable by default."""
         return await self.client.send(
             Request(method, to.spec.base_url + path, headers, content),
             to,

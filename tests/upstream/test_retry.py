@@ -1,9 +1,9 @@
 import pytest
 
 from bridge.errors import NotAnswered, NotSent, UpstreamError
-from bridge.exchange import Reply
+from bridge.exchange import Reply, retry_after
 from bridge.spec import Retries
-from bridge.upstream.retry import Retrying, retry_after
+from bridge.upstream.retry import Retrying
 
 NOW = 784111777.0
 """Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110 5.6.7."""
@@ -40,25 +40,25 @@ def reply(status: int, **headers: str) -> Reply:
         (reply(503), False, False),
     ],
 )
-def test_another_attempt_follows_only_where_it_is_safe_and_may_help(
+def test_a_request_is_repeated_only_if_that_is_safe_and_may_help(
     outcome: Reply | UpstreamError, *, repeatable: bool, again: bool
 ) -> None:
     assert (wait(outcome, repeatable=repeatable) is not None) is again
 
 
-def test_waits_grow_and_are_spread() -> None:
+def test_waits_double_and_have_jitter() -> None:
     refused = NotSent("connect-refused", "")
-    least, most = Retrying(lambda: 0.0, lambda: NOW), Retrying(lambda: 1.0, lambda: NOW)
+    shortest, longest = Retrying(lambda: 0.0, lambda: NOW), Retrying(lambda: 1.0, lambda: NOW)
     many = Retries(max=8)
     bounds = [
         (
-            least.wait(refused, attempt, many, 30, repeatable=True),
-            most.wait(refused, attempt, many, 30, repeatable=True),
+            shortest.wait(refused, attempt, many, 30, repeatable=True),
+            longest.wait(refused, attempt, many, 30, repeatable=True),
         )
         for attempt in (1, 2, 3, 8)
     ]
     assert bounds == [(0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (1.0, 2.0)]
-    assert least.wait(refused, 9, many, 30, repeatable=True) is None
+    assert shortest.wait(refused, 9, many, 30, repeatable=True) is None
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_waits_grow_and_are_spread() -> None:
         ("1994-11-06T08:49:47Z", None),
     ],
 )
-def test_retry_after_is_whole_seconds_or_a_date_of_http(value: str, seconds: float | None) -> None:
+def test_retry_after_is_whole_seconds_or_an_http_date(value: str, seconds: float | None) -> None:
     assert retry_after(value, NOW) == seconds
 
 
-def test_retry_after_is_waited_for_if_it_fits_the_deadline() -> None:
+def test_retry_after_is_respected_if_it_ends_before_the_deadline() -> None:
     busy = reply(429, retry_after="5")
     assert wait(busy, repeatable=True) == 5.0
     assert wait(busy, left=5, repeatable=True) is None
@@ -97,7 +97,7 @@ def test_retry_after_is_waited_for_if_it_fits_the_deadline() -> None:
     assert wait(reply(429, retry_after="soon"), repeatable=True) == 0.1
 
 
-def test_an_upstream_that_is_down_gets_little_more_than_its_load() -> None:
+def test_retries_add_at_most_a_fifth_to_the_load() -> None:
     retrying, sent = Retrying(lambda: 0.0, lambda: NOW), 0
     for _ in range(1000):
         retrying.earn()

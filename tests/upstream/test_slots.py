@@ -19,24 +19,24 @@ async def settle() -> None:
         await checkpoint()
 
 
-async def test_turns_come_in_the_order_of_arrival() -> None:
+async def test_waiting_calls_get_slots_in_order_of_arrival() -> None:
     slots, order = Slots(), list[int]()
 
     async def wait(number: int) -> None:
-        await slots.take(ONE)
+        await slots.acquire(ONE)
         order.append(number)
 
-    await slots.take(ONE)
+    await slots.acquire(ONE)
     async with anyio.create_task_group() as waiting:
         for number in range(3):
             waiting.start_soon(wait, number)
             await settle()
         for number in range(3):
-            slots.give()
+            slots.release()
             await settle()
             assert order == list(range(number + 1))
-    slots.give()
-    assert slots.idle
+    slots.release()
+    assert slots.is_idle
 
 
 async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() -> None:
@@ -44,7 +44,7 @@ async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() ->
     limits = Limits(concurrency=8)
 
     async def call(caller: str) -> None:
-        await slots.take(limits, caller)
+        await slots.acquire(limits, caller)
         order.append(caller)
 
     async with anyio.create_task_group() as waiting:
@@ -55,15 +55,15 @@ async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() ->
             waiting.start_soon(call, caller)
         await settle()
         assert order == [*["ann"] * 6, "bob", "bob"]
-        slots.give("bob")
+        slots.release("bob")
         await settle()
         assert order[8:] == ["cid"]
         for _ in range(66):
-            slots.give("ann")
+            slots.release("ann")
             await settle()
         for caller in ("bob", "cid", *["ann"] * 6):
-            slots.give(caller)
-    assert slots.idle
+            slots.release(caller)
+    assert slots.is_idle
     assert (slots._running, slots._waiting, slots._waiting_calls) == ({}, {}, 0)
 
 
@@ -72,86 +72,86 @@ async def test_a_caller_with_a_name_leaves_a_quarter_of_the_slots(concurrency: i
     slots = Slots()
     limits = Limits.model_validate({"concurrency": concurrency, "queue": "1ms"})
     for _ in range(share):
-        await slots.take(limits, "ann")
+        await slots.acquire(limits, "ann")
     with pytest.raises(NotSent, match="none ended within"):
-        await slots.take(limits, "ann")
+        await slots.acquire(limits, "ann")
     for _ in range(concurrency - share):
-        await slots.take(limits, "bob")
+        await slots.acquire(limits, "bob")
 
 
-async def test_callers_without_a_name_may_have_all_slots() -> None:
+async def test_callers_without_a_name_may_use_all_slots() -> None:
     slots = Slots()
     for _ in range(4):
-        await slots.take(Limits(concurrency=4))
-    assert not slots.idle
+        await slots.acquire(Limits(concurrency=4))
+    assert not slots.is_idle
 
 
-async def test_past_a_thousand_waiting_calls_others_are_refused_at_once() -> None:
+async def test_above_a_thousand_waiting_calls_others_are_refused_at_once() -> None:
     slots = Slots()
-    await slots.take(ONE, "ann")
+    await slots.acquire(ONE, "ann")
     async with anyio.create_task_group() as waiting:
         for _ in range(MAX_WAITING_CALLS):
-            waiting.start_soon(slots.take, ONE, "ann")
+            waiting.start_soon(slots.acquire, ONE, "ann")
         await settle()
-        with pytest.raises(NotSent, match="and 1000 more wait"):
-            await slots.take(ONE, "bob")
+        with pytest.raises(NotSent, match="and 1000 more are waiting"):
+            await slots.acquire(ONE, "bob")
         waiting.cancel_scope.cancel()
     assert slots._waiting_calls == 0
 
 
-async def test_a_newcomer_who_knows_of_more_slots_lets_the_others_in() -> None:
+async def test_a_call_that_raises_the_limit_admits_waiting_calls() -> None:
     slots = Slots()
-    await slots.take(ONE)
+    await slots.acquire(ONE)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as waiting:
-            waiting.start_soon(slots.take, ONE)
+            waiting.start_soon(slots.acquire, ONE)
             await settle()
-            await slots.take(Limits(concurrency=3))
+            await slots.acquire(Limits(concurrency=3))
 
 
-async def test_fewer_slots_count_once_enough_calls_have_ended() -> None:
+async def test_a_lower_limit_applies_once_enough_calls_have_ended() -> None:
     slots = Slots()
     for _ in range(3):
-        await slots.take(Limits(concurrency=3))
+        await slots.acquire(Limits(concurrency=3))
     with pytest.raises(NotSent):
-        await slots.take(ONE_SHORT)
+        await slots.acquire(ONE_SHORT)
     for _ in range(2):
-        slots.give()
+        slots.release()
     with pytest.raises(NotSent):
-        await slots.take(ONE_SHORT)
-    slots.give()
-    await slots.take(ONE)
+        await slots.acquire(ONE_SHORT)
+    slots.release()
+    await slots.acquire(ONE)
 
 
-async def test_who_gives_up_takes_no_slot() -> None:
+async def test_a_cancelled_waiting_call_takes_no_slot() -> None:
     slots = Slots()
-    await slots.take(ONE)
+    await slots.acquire(ONE)
     async with anyio.create_task_group() as waiting:
-        waiting.start_soon(slots.take, ONE)
+        waiting.start_soon(slots.acquire, ONE)
         await settle()
         waiting.cancel_scope.cancel()
-    slots.give()
-    assert slots.idle
+    slots.release()
+    assert slots.is_idle
 
 
-async def test_who_is_cut_off_as_the_turn_comes_gives_it_on() -> None:
+async def test_a_call_cancelled_as_it_gets_a_slot_releases_it() -> None:
     slots = Slots()
-    await slots.take(ONE)
-    waiting = asyncio.create_task(slots.take(ONE))
+    await slots.acquire(ONE)
+    waiting = asyncio.create_task(slots.acquire(ONE))
     await settle()
-    slots.give()
-    waiting.cancel()  # as asyncio's timeouts do, which anyio's scopes would not at this moment
+    slots.release()
+    waiting.cancel()  # an asyncio timeout cancels at this moment, an anyio scope does not
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert slots.idle
+    assert slots.is_idle
 
 
-async def test_who_has_given_up_is_passed_over() -> None:
+async def test_a_slot_does_not_go_to_a_cancelled_call() -> None:
     slots = Slots()
-    await slots.take(ONE)
+    await slots.acquire(ONE)
     async with anyio.create_task_group() as waiting:
-        waiting.start_soon(slots.take, ONE)
+        waiting.start_soon(slots.acquire, ONE)
         await settle()
         waiting.cancel_scope.cancel()
-        slots.give()
-    assert slots.idle
+        slots.release()
+    assert slots.is_idle

@@ -1,12 +1,15 @@
-"""A JMESPath syntax tree as functions: made once, and then applied to many documents, each within a budget.
+"""A JMESPath syntax tree, compiled to functions once and applied to many documents, each within a budget.
 
-To count every node that is passed would cost as much as passing it. So what a tree takes is counted when
-it is made. What depends on the document is charged where that shows, before it is done: lists, the second
-half of ``||`` and ``&&``, comparisons and functions.
+Charging the budget at each node would cost as much as the node's work. So costs are charged in two ways:
+
+- Fixed costs of a tree are summed up when it is compiled: ``Selection.steps`` and ``Selection.created``.
+- Costs that depend on the document are charged before the work is done: for lists, for the second operand of
+  ``||`` and ``&&``, for comparisons and for functions.
 """
 
 import heapq
 import math
+import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,21 +17,19 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from jmespath.functions import Functions, signature
-from jmespath.visitor import TreeInterpreter
 
 from bridge import codec
 from bridge.spec import Json
 
-MAX_RESULT: Final = 4_000_000
-_MAX_CREATED: Final = 8_000_000
+MAX_RESULT_BYTES: Final = 4_000_000
+_MAX_CREATED_BYTES: Final = 8_000_000
 
 Node: TypeAlias = Any
-"""A dict of type, value and children, as jmespath's parser makes it."""
+"""A node of jmespath's parser: a dict of type, value and children."""
 
 _JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_COMPARE: Final[Mapping[str, Callable[[Json, Json], bool]]] = TreeInterpreter.COMPARATOR_FUNC
 _CONSTANT_TIME: Final = frozenset({"length", "type", "to_array", "not_null"})
-_SMALL: Final = frozenset(
+_SMALL_RESULT: Final = frozenset(
     [
         "abs",
         "avg",
@@ -43,29 +44,30 @@ _SMALL: Final = frozenset(
         "type",
     ],
 )
-"""Functions whose results are numbers, truth values or a word."""
-_RUN: Final = 10_000
-"""Items that are sorted at once: nothing can interrupt that."""
+"""Functions that return a number, a boolean or a type name."""
+_MAX_SORTED_ITEMS: Final = 10_000
+"""Longer lists are sorted in several runs and merged, because nothing can interrupt ``sorted``."""
 _GROWING: Final = frozenset({"join", "to_string"})
+"""Functions whose result has no fixed bound."""
 
 
 class OverBudget(Exception):
-    """More steps or more memory would be needed than there are."""
+    """The projection needs more steps or more memory than its budget."""
 
 
 class Budget:
-    """What one application may take.
+    """The steps and the memory that one application of a projection may use.
 
-    A step is a node that is passed, an entry that is gone through, or 32 characters of text that are
-    compared. Created are the bytes of new lists, objects and texts, about. Parts may be shared, so what is
-    small in memory may be huge when it is written or compared: ``written`` measures that.
+    A step is a visited node, a visited list entry, or 32 compared characters. ``created`` is the approximate
+    number of bytes of new lists, objects and texts. Values may be shared, so a value that is small in memory can
+    be huge as JSON: ``json_size`` measures that.
     """
 
     __slots__ = ("_created", "_steps")
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._created = _MAX_CREATED
+        self._created = _MAX_CREATED_BYTES
 
     def charge(self, steps: int, created: int = 0) -> None:
         self._steps -= steps
@@ -73,42 +75,48 @@ class Budget:
         if self._steps < 0 or self._created < 0:
             raise OverBudget
 
-    def written(self, value: Json) -> int:
-        """The bytes of ``value`` as JSON, about; parts that are shared count each time they stand there."""
-        return self._written(value, {})
+    def json_size(self, value: Json) -> int:
+        """The approximate size of ``value`` as JSON in bytes. Shared values count each time they occur."""
+        return self._json_size(value, {})
 
-    def _written(self, value: Json, known: dict[int, int]) -> int:
+    def _json_size(self, value: Json, sizes: dict[int, int]) -> int:
         size = 0
         if isinstance(value, str):
             size = len(value)
         elif isinstance(value, int):
             size = value.bit_length() >> 2
         elif isinstance(value, list | dict):
-            size = known.get(id(value), 0)
+            # ``value`` holds its parts while they are measured, so no id is used twice.
+            size = sizes.get(id(value), 0)
             if not size:
                 self.charge(1 + len(value))
                 parts = value.values() if isinstance(value, dict) else value
                 names = sum(map(len, value)) if isinstance(value, dict) else 0
-                size = 2 + _ENTRY * len(value) + names + sum([self._written(part, known) for part in parts])
-                if size > 1000:  # of what is smaller there may be many, and little is shared in it
-                    known[id(value)] = size
-        if size > MAX_RESULT:
+                size = (
+                    2
+                    + _ENTRY_BYTES * len(value)
+                    + names
+                    + sum([self._json_size(part, sizes) for part in parts])
+                )
+                if size > 1000:  # small values are too many to remember, and cheap to measure again
+                    sizes[id(value)] = size
+        if size > MAX_RESULT_BYTES:
             raise OverBudget
         return size
 
 
-_ENTRY: Final = 4
-"""Bytes that each entry of a list or an object counts as written, beside what it holds."""
+_ENTRY_BYTES: Final = 4
+"""Counted for each entry of a list or an object, in addition to its value."""
 
 Select: TypeAlias = Callable[[Json, Budget], Json]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """``select``, what that takes, and how large its result can be when it is written.
+    """A compiled syntax tree: ``select`` with its fixed costs and the maximum size of its result.
 
-    Whoever calls it charges ``steps`` and ``created``. The result takes at most ``factor`` times what the
-    document takes, and ``extra`` bytes. Of what selects by names alone, these are its ``path``.
+    The caller of ``select`` charges ``steps`` and ``created``. As JSON, the result has at most ``factor`` times
+    the size of the document, plus ``extra`` bytes. ``path`` is set if the tree consists of names only.
     """
 
     select: Select
@@ -119,27 +127,29 @@ class Selection:
     path: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, node: Node) -> "Selection":
-        """Of a syntax tree that was checked."""
-        return _MAKERS[node["type"]](node)
+    def compile(cls, node: Node) -> "Selection":
+        """``node`` is the root of a tree that was checked."""
+        return _COMPILERS[node["type"]](node)
 
     def apply(self, document: Json, steps: int, size: int | None) -> Json:
-        """``size`` is what the document takes when it is written, if that is known. Raises ``OverBudget``."""
+        """``size`` is the size of the document by ``json_size``, None if unknown. Raises ``OverBudget``."""
         budget = Budget(steps)
         budget.charge(self.steps, self.created)
         value = self.select(document, budget)
-        if size is None or not self.factor * size + self.extra <= MAX_RESULT:
-            budget.written(value)
+        # ``not <=``, as infinity times 0 is NaN, of which every comparison is false.
+        if size is None or not self.factor * size + self.extra <= MAX_RESULT_BYTES:
+            budget.json_size(value)  # raises OverBudget
         return value
 
 
 class _Functions(Functions):
-    """The library's own, but for two that say what JSON cannot, and two that hold the interpreter's lock too long."""
+    """The library's functions. Two are replaced as their results may not be JSON, two as they hold the GIL too long."""
 
     @signature({"types": []})
     def _func_to_number(self, arg: Json) -> Json:
         if isinstance(arg, str):
             try:
+                # int() and float() would also accept " 1", "1_0" and "infinity".
                 return codec.decode(arg) if _JSON_NUMBER.fullmatch(arg) else None
             except codec.NotJson:
                 return None
@@ -147,12 +157,14 @@ class _Functions(Functions):
 
     @signature({"types": ["array-string", "array-number"]})
     def _func_sort(self, arg: list[Json]) -> list[Json]:
-        return _merged([sorted(run) for run in _runs(arg)])
+        return _merge([sorted(run) for run in _runs(arg)])
 
     @signature({"types": ["array"]}, {"types": ["expref"]})
     def _func_sort_by(self, array: list[Json], expref: "_Expression") -> list[Json]:
+        # From the table, as the name of the method is private.
         sort = Functions.FUNCTION_TABLE["sort_by"]["function"]
-        return _merged([sort(self, run, expref) for run in _runs(array)], partial(expref.visit, None))
+        # Each run has keys of one type. If two runs differ, merging them raises TypeError.
+        return _merge([sort(self, run, expref) for run in _runs(array)], partial(expref.visit, None))
 
     @signature({"types": []})
     def _func_to_string(self, arg: Json) -> str:
@@ -160,21 +172,21 @@ class _Functions(Functions):
 
 
 def _runs(items: list[Json]) -> Iterator[list[Json]]:
-    return (items[start : start + _RUN] for start in range(0, len(items), _RUN))
+    return (items[start : start + _MAX_SORTED_ITEMS] for start in range(0, len(items), _MAX_SORTED_ITEMS))
 
 
-def _merged(runs: list[list[Json]], key: Callable[[Json], Any] | None = None) -> list[Json]:
-    """Sorted runs as one; what is equal keeps its order."""
+def _merge(runs: list[list[Json]], key: Callable[[Json], Any] | None = None) -> list[Json]:
+    """Sorted runs as one list; equal items keep their order."""
     return runs[0] if len(runs) == 1 else list(heapq.merge(*runs, key=key))
 
 
 _FUNCTIONS: Final = _Functions()
 FUNCTIONS: Final[Mapping[str, Mapping[str, Any]]] = _FUNCTIONS.FUNCTION_TABLE
-"""All functions by name; what each takes is in ``signature``."""
+"""All functions by name; ``signature`` holds the types of the parameters."""
 
 
 class _Expression:
-    """What ``&`` makes; the library knows it by this name, and by ``visit``."""
+    """The value of ``&expression``. The library needs this class name, and ``visit``."""
 
     expression = None
 
@@ -187,31 +199,32 @@ class _Expression:
         return self._inner.select(value, self._budget)
 
 
-# --- what each kind of node does ---
-
-
 def _identity(_node: Node) -> Selection:
     return Selection(lambda value, _budget: value)
 
 
 def _field(node: Node) -> Selection:
+    # Documents contain U+FFFD in place of a lone surrogate, so names must, too.
     name = codec.clean(node["value"])
+    # ``type() is``: decoded JSON has no subclasses, and this runs for each field of each entry.
     return Selection(lambda value, _budget: value.get(name) if type(value) is dict else None, path=(name,))
 
 
 def _literal(node: Node) -> Selection:
+    # As if it came from a reply: without lone surrogates.
     literal = codec.decode(codec.encode(node["value"]))
-    written = Budget(_MAX_CREATED).written(literal)
+    # With more steps than any literal needs: an expression has at most 4096 characters.
+    written = Budget(_MAX_CREATED_BYTES).json_size(literal)
     return Selection(lambda _value, _budget: literal, factor=0, extra=written)
 
 
 def _index(node: Node) -> Selection:
-    at = node["value"]
+    index = node["value"]
 
     def select(value: Json, _budget: Budget) -> Json:
-        if type(value) is not list or not -len(value) <= at < len(value):
+        if type(value) is not list or not -len(value) <= index < len(value):
             return None
-        return value[at]
+        return value[index]
 
     return Selection(select)
 
@@ -222,6 +235,7 @@ def _slice(node: Node) -> Selection:
     def select(value: Json, budget: Budget) -> Json:
         if type(value) is not list:
             return None
+        # A list takes about 60 bytes of memory, and 10 for each entry.
         budget.charge(len(value), 60 + 10 * len(value))
         return value[part]
 
@@ -229,14 +243,15 @@ def _slice(node: Node) -> Selection:
 
 
 def _chain(node: Node) -> Selection:
-    """One after the other, each of what the one before selected."""
-    first, *rest = map(Selection.of, node["children"])
+    """Applies each child to the result of the child before."""
+    first, *rest = map(Selection.compile, node["children"])
     for then in rest:
         first = Selection(
             partial(_then, first.select, then.select),
             first.steps + then.steps,
             first.created + then.created,
             first.factor * then.factor,
+            # The result of ``first`` is the document of ``then``.
             first.extra * then.factor + then.extra,
             (*first.path, *then.path) if first.path and then.path else (),
         )
@@ -249,21 +264,24 @@ def _then(first: Select, then: Select, value: Json, budget: Budget) -> Json:
 
 def _multi_select_dict(node: Node) -> Selection:
     names = [codec.clean(child["value"]) for child in node["children"]]
-    inner = [Selection.of(child["children"][0]) for child in node["children"]]
+    inner = [Selection.compile(child["children"][0]) for child in node["children"]]
     pairs = [(name, each.select) for name, each in zip(names, inner, strict=True)]
 
     def select(value: Json, budget: Budget) -> Json:
+        # Null gives null, not an object of nulls (JMESPath, multiselect-hash).
         return None if value is None else {name: part(value, budget) for name, part in pairs}
 
     paths = {name: each.path for name, each in zip(names, inner, strict=True) if each.path}
-    made = _record(paths, select) if len(paths) == len(names) else select
-    return _made_of(inner, made, 100 + 60 * len(names), sum(map(len, names)))
+    best = _record(paths, select) if len(paths) == len(names) else select
+    # An object takes about 100 bytes of memory, and 60 for each member.
+    return _combine(inner, best, 100 + 60 * len(names), sum(map(len, names)))
 
 
 def _record(paths: Mapping[str, tuple[str, ...]], otherwise: Select) -> Select:
-    """The same for an object, where all is selected by names alone: most projections make such."""
+    """A faster ``select`` for objects if all members are paths of names, as in most projections."""
     shallow = [(name, key) for name, (key, *deeper) in paths.items() if not deeper]
     nested = [(name, key, deeper) for name, (key, *deeper) in paths.items() if deeper]
+    # Nested members are found last. This keeps them in the order of the expression.
     order = dict.fromkeys(paths) if nested else {}
 
     def select(value: Json, budget: Budget) -> Json:
@@ -282,22 +300,22 @@ def _record(paths: Mapping[str, tuple[str, ...]], otherwise: Select) -> Select:
 
 
 def _multi_select_list(node: Node) -> Selection:
-    inner = [Selection.of(child) for child in node["children"]]
+    inner = [Selection.compile(child) for child in node["children"]]
     parts = [each.select for each in inner]
 
     def select(value: Json, budget: Budget) -> Json:
         return None if value is None else [part(value, budget) for part in parts]
 
-    return _made_of(inner, select, 60 + 10 * len(parts), 0)
+    return _combine(inner, select, 60 + 10 * len(parts), 0)
 
 
-def _made_of(inner: Sequence[Selection], select: Select, created: int, names: int) -> Selection:
+def _combine(inner: Sequence[Selection], select: Select, created: int, names: int) -> Selection:
     return Selection(
         select,
         1 + sum(each.steps for each in inner),
         created + sum(each.created for each in inner),
         sum(each.factor for each in inner),
-        2 + names + sum(_ENTRY + each.extra for each in inner),
+        2 + names + sum(_ENTRY_BYTES + each.extra for each in inner),
     )
 
 
@@ -310,17 +328,17 @@ def _value_projection(node: Node) -> Selection:
 
 
 def _of_each(node: Node, entries: Callable[[Json], list[Json] | None]) -> Selection:
-    base, inner = map(Selection.of, node["children"])
+    base, inner = map(Selection.compile, node["children"])
 
     def select(value: Json, budget: Budget) -> list[Json] | None:
         elements = entries(base.select(value, budget))
         return None if elements is None else _each(inner, elements, budget)
 
-    return _over(base, inner, select)
+    return _over_entries(base, inner, select)
 
 
 def _filter_projection(node: Node) -> Selection:
-    base, inner, condition = map(Selection.of, node["children"])
+    base, inner, condition = map(Selection.compile, node["children"])
 
     def select(value: Json, budget: Budget) -> list[Json] | None:
         elements = base.select(value, budget)
@@ -331,7 +349,7 @@ def _filter_projection(node: Node) -> Selection:
         test = condition.select
         return _each(inner, [each for each in elements if _is_true(test(each, budget))], budget)
 
-    return _over(base, inner, select)
+    return _over_entries(base, inner, select)
 
 
 def _each(inner: Selection, elements: Collection[Json], budget: Budget) -> list[Json]:
@@ -341,14 +359,14 @@ def _each(inner: Selection, elements: Collection[Json], budget: Budget) -> list[
     return [result for element in elements if (result := select(element, budget)) is not None]
 
 
-def _over(base: Selection, inner: Selection, select: Select) -> Selection:
-    """Growth by entries, of which there are as many as what they take allows."""
-    factor = inner.factor + (inner.extra + _ENTRY) / _ENTRY
+def _over_entries(base: Selection, inner: Selection, select: Select) -> Selection:
+    """A selection that applies ``inner`` to each entry of ``base``. Each entry takes ``_ENTRY_BYTES`` or more."""
+    factor = inner.factor + (inner.extra + _ENTRY_BYTES) / _ENTRY_BYTES
     return Selection(select, base.steps + 1, base.created, base.factor * factor, base.extra * factor + 2)
 
 
 def _flatten(node: Node) -> Selection:
-    base = Selection.of(node["children"][0])
+    base = Selection.compile(node["children"][0])
 
     def select(value: Json, budget: Budget) -> list[Json] | None:
         elements = base.select(value, budget)
@@ -371,20 +389,20 @@ def _flatten(node: Node) -> Selection:
 
 
 def _or(node: Node) -> Selection:
-    return _choice(node, proceeds=False)
+    return _choice(node, second_if=False)
 
 
 def _and(node: Node) -> Selection:
-    return _choice(node, proceeds=True)
+    return _choice(node, second_if=True)
 
 
-def _choice(node: Node, *, proceeds: bool) -> Selection:
-    """The first, or the second where the first is true or is not, as ``proceeds`` says."""
-    first, second = map(Selection.of, node["children"])
+def _choice(node: Node, *, second_if: bool) -> Selection:
+    """The first operand's value; the second operand's value if the truth of the first is ``second_if``."""
+    first, second = map(Selection.compile, node["children"])
 
     def select(value: Json, budget: Budget) -> Json:
         chosen = first.select(value, budget)
-        if _is_true(chosen) is proceeds:
+        if _is_true(chosen) is second_if:
             budget.charge(second.steps, second.created)
             chosen = second.select(value, budget)
         return chosen
@@ -394,13 +412,27 @@ def _choice(node: Node, *, proceeds: bool) -> Selection:
 
 
 def _not(node: Node) -> Selection:
-    inner = Selection.of(node["children"][0])
+    inner = Selection.compile(node["children"][0])
     return replace(inner, select=lambda value, budget: not _is_true(inner.select(value, budget)), factor=0)
 
 
+def _are_equal(left: Json, right: Json) -> bool:
+    return isinstance(left, bool) is isinstance(right, bool) and left == right  # in Python, True == 1
+
+
+_COMPARATORS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "eq": _are_equal,
+    "ne": lambda left, right: not _are_equal(left, right),
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
+}
+
+
 def _comparator(node: Node) -> Selection:
-    left, right = map(Selection.of, node["children"])
-    compare = _COMPARE[node["value"]]
+    left, right = map(Selection.compile, node["children"])
+    compare = _COMPARATORS[node["value"]]
     is_order = node["value"] not in ("eq", "ne")
 
     def select(value: Json, budget: Budget) -> Json:
@@ -409,22 +441,24 @@ def _comparator(node: Node) -> Selection:
             return None
         if type(one) is str and type(other) is str:
             budget.charge(min(len(one), len(other)) >> 5)
+        # Python compares the entries only if both have the same length.
         elif isinstance(one, list | dict) and isinstance(other, list | dict) and len(one) == len(other):
-            # 4 steps a pair of entries: one comparison of all of them runs, which nothing can interrupt.
-            budget.charge((budget.written(one) + budget.written(other)) >> 1)
+            # 4 steps for each pair of entries: nothing can interrupt the comparison.
+            budget.charge((budget.json_size(one) + budget.json_size(other)) >> 1)
         return compare(one, other)
 
     return Selection(select, left.steps + right.steps + 1, left.created + right.created, factor=0)
 
 
 def _expref(node: Node) -> Selection:
-    inner = Selection.of(node["children"][0])
+    # Its costs are charged for each entry that it visits.
+    inner = Selection.compile(node["children"][0])
     return replace(inner, select=lambda _value, budget: _Expression(inner, budget), steps=1, created=0)
 
 
 def _function_expression(node: Node) -> Selection:
     name = node["value"]
-    inner = [Selection.of(child) for child in node["children"]]
+    inner = [Selection.compile(child) for child in node["children"]]
     parameters = [each.select for each in inner]
 
     def select(value: Json, budget: Budget) -> Json:
@@ -432,21 +466,22 @@ def _function_expression(node: Node) -> Selection:
         if name not in _CONSTANT_TIME:
             _charge_function(name, arguments, budget)
         result = _FUNCTIONS.call_function(name, arguments)
-        if isinstance(result, float) and not math.isfinite(result):
-            raise ValueError("the result is past the range of a double")
+        if isinstance(result, int | float):
+            codec.encode(result)  # raises ValueError if JSON cannot express it, such as infinity as a sum
         return result
 
-    made = _made_of(inner, select, 64, 0)
+    selection = _combine(inner, select, 64, 0)
+    # map(&expression, list): the result grows with the entries of the list.
     if name == "map":
-        over = _over(inner[1], inner[0], select)
-        return replace(made, factor=over.factor, extra=over.extra)
-    if name in _SMALL:
-        return replace(made, factor=0, extra=40)
-    return replace(made, factor=math.inf) if name in _GROWING else made
+        per_entry = _over_entries(inner[1], inner[0], select)
+        return replace(selection, factor=per_entry.factor, extra=per_entry.extra)
+    if name in _SMALL_RESULT:
+        return replace(selection, factor=0, extra=40)
+    return replace(selection, factor=math.inf) if name in _GROWING else selection
 
 
 def _charge_function(name: str, arguments: list[Json], budget: Budget) -> None:
-    """A function goes through what it is given, and may make as much."""
+    """Charge for reading the arguments, and for a result of the same size."""
     texts = 0
     for argument in arguments:
         if isinstance(argument, list):
@@ -460,12 +495,12 @@ def _charge_function(name: str, arguments: list[Json], budget: Budget) -> None:
         case "join", [str(separator), list(parts)]:
             budget.charge(0, texts + len(separator) * len(parts))
         case "contains", [list(parts), list() | dict()]:
-            budget.charge(budget.written(parts))  # 4 steps an entry, as in a comparison
+            budget.charge(budget.json_size(parts))  # 4 steps for each entry, as in a comparison
         case "to_string", [list() | dict() as whole]:
-            budget.charge(0, 4 * budget.written(whole))  # escapes, and a copy as bytes
+            budget.charge(0, 4 * budget.json_size(whole))  # for escapes, and for a copy as bytes
 
 
-_MAKERS: Final[Mapping[str, Callable[[Node], Selection]]] = {
+_COMPILERS: Final[Mapping[str, Callable[[Node], Selection]]] = {
     "and_expression": _and,
     "comparator": _comparator,
     "current": _identity,
@@ -491,10 +526,11 @@ _MAKERS: Final[Mapping[str, Callable[[Node], Selection]]] = {
 
 
 def _is_true(value: Json) -> bool:
-    """JMESPath, or-expressions: false are empty texts, lists and objects, false and null, but not 0."""
+    """False for empty texts, lists and objects, for false and null, but not for 0 (JMESPath, or-expressions)."""
     return bool(value) or (isinstance(value, int | float) and value is not False)
 
 
 def _is_ordered(left: Json, right: Json) -> bool:
+    # JMESPath orders only numbers. Like its library, this orders texts, too.
     kinds = {type(left), type(right)}
     return kinds == {str} or kinds <= {int, float}

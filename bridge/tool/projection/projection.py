@@ -1,4 +1,4 @@
-"""JMESPath projections of replies, within a budget of steps and memory."""
+"""JMESPath projections of replies: checked at load, applied within a budget of steps and memory."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,9 +7,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Self
 
+import jmespath
 from jmespath.exceptions import JMESPathTypeError, ParseError
-from jmespath.lexer import Lexer
-from jmespath.parser import Parser
+from jmespath.lexer import Lexer  # not documented; only tokens have positions, which a diagnostic needs
 
 from bridge import codec
 from bridge.diagnostics import Finding, Findings, InvalidSpec, did_you_mean, invalid
@@ -17,22 +17,27 @@ from bridge.errors import UnusableReply
 from bridge.spec import Json
 from bridge.tool.projection.hints import CLOSING, OPENING, Token, explain
 from bridge.tool.projection.interpreter import FUNCTIONS, Node, OverBudget, Selection
-from bridge.tool.schema.violations import excerpt
+from bridge.tool.quoting import excerpt
+from bridge.wording import count
 
-MAX_LENGTH: Final = 4096
+MAX_CHARACTERS: Final = 4096
 MAX_NESTING: Final = 50
 MAX_STEPS: Final = 1_000_000
 QUICK_STEPS: Final = 10_000
-"""At most some ten milliseconds: what may be done where others wait meanwhile."""
-_MAX_TREE: Final = 100
+"""The budget in the event loop: these steps take at most about ten milliseconds."""
+_MAX_TREE_DEPTH: Final = 100
+_MAX_RESULT_DEPTH: Final = codec.MAX_DEPTH + MAX_NESTING
+"""The nesting of arrays and objects in a result. ``codec.encode`` allows more."""
 
-_COMPARING: Final = frozenset({"eq", "ne", "lt", "lte", "gt", "gte"})
+_COMPARATORS: Final = frozenset({"eq", "ne", "lt", "lte", "gt", "gte"})
 _NAMES: Final = frozenset({"quoted_identifier", "unquoted_identifier"})
-_QUOTED: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`""", re.DOTALL)
-_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WORDS: Final = re.compile(r"[\w .:-]{1,40}")
+_TOKEN: Final = re.compile(
+    r"""(?P<quoted>'(?:\\.|[^'\\])*+'|"(?:\\.|[^"\\])*+"|`(?:\\.|[^`\\])*+`)|[^'"`]++""", re.DOTALL
+)
+_UNQUOTED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHORT_TEXT: Final = re.compile(r"[\w .:-]{1,40}")
 _TEXT_PARAMETERS: Final = {("join", 0), ("contains", 1), ("starts_with", 1), ("ends_with", 1)}
-_KINDS: Final[Mapping[str, str]] = {
+_TYPE_NAMES: Final[Mapping[str, str]] = {
     "array-number": "a list of numbers",
     "array-string": "a list of texts",
     "array": "a list",
@@ -44,78 +49,90 @@ _KINDS: Final[Mapping[str, str]] = {
 
 
 class Unfinished(Exception):
-    """More steps are needed than the caller allowed, though no more than ``MAX_STEPS`` may be."""
+    """The caller's limit of steps, below ``MAX_STEPS``, was reached; repeat with ``MAX_STEPS`` in a worker thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A JMESPath expression, ready to apply; ``warnings`` have no route, but an offset into it."""
+    """A JMESPath expression, ready to apply. ``warnings`` have an offset into the expression, but no route."""
 
     expression: str
     warnings: tuple[Finding, ...]
 
     @classmethod
     def compile(cls, expression: str) -> Self:
-        """Raises ``InvalidSpec`` with the code bad-projection, and the offset where it is known."""
+        """Raises ``InvalidSpec`` with the code bad-projection, and with the offset if it is known."""
         return cls(expression, _warnings(expression))
 
     def apply(self, document: Json, steps: int = MAX_STEPS, *, size: int | None = None) -> Json:
-        """What the expression selects of a decoded document, None for nothing.
+        """The result for a decoded document; None if the expression selects nothing.
 
-        ``size`` is the bytes that the document was decoded from, if it was. The result shares its parts
-        with the document. Raises ``UnusableReply``, and ``Unfinished`` where more than ``steps`` are needed.
+        ``size`` is the number of bytes that the document was decoded from, None if unknown. The result shares
+        values with the document. Raises ``UnusableReply``; raises ``Unfinished`` if ``steps`` is below
+        ``MAX_STEPS`` and does not suffice.
         """
         try:
-            # What is measured is more than the text: of [[[]]] 14 bytes, at most three times as much.
-            return _selection(self.expression).apply(document, steps, None if size is None else 3 * size)
+            # The interpreter estimates up to three times the real size: 14 bytes for [[[]]], which has 6.
+            value = _selection(self.expression).apply(document, steps, None if size is None else 3 * size)
         except OverBudget as problem:
             if steps < MAX_STEPS:
                 raise Unfinished from problem
             message = "The API's reply is too large for this tool's projection."
-            advice = "Ask for less of it at a time."
+            advice = "Request less data at a time."
             raise UnusableReply("projection-too-large", message, advice=advice) from problem
+        # Before ValueError, of which it is a subclass.
         except JMESPathTypeError as problem:
-            raise _failed(_wrong_kind(problem)) from problem
+            raise _failed(_wrong_type(problem)) from problem
+        # ValueError: the sum of 1e308 and 1e308 is infinite. TypeError: max_by() has keys 1 and 'x'.
+        # ArithmeticError: 10**400 plus 1.5 is no float. RecursionError: the document is deep.
         except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:
-            raise _failed("its values cannot be compared or computed with") from problem
+            raise _failed("its values cannot be compared or used in a function") from problem
+        # Each bracket of the expression adds at most one level to those of the document.
+        if sum(map(self.expression.count, "[{")) > MAX_NESTING and not codec.is_shallow(
+            value, _MAX_RESULT_DEPTH
+        ):
+            raise _failed(f"its result is nested more than {_MAX_RESULT_DEPTH} deep")
+        return value
 
 
 @lru_cache(maxsize=4096)
 def _warnings(expression: str) -> tuple[Finding, ...]:
-    """What is doubted in an expression; raises what is wrong with it. Many tools share one."""
-    if len(expression) > MAX_LENGTH:
-        raise _bad(f"the expression is longer than {MAX_LENGTH} characters; project less")
+    """The warnings of an expression; raises ``InvalidSpec``. Cached, as many tools share an expression."""
+    if len(expression) > MAX_CHARACTERS:
+        raise _bad(f"the expression is longer than {MAX_CHARACTERS} characters; shorten it")
+    # Before the library reads them: github.com/jmespath/jmespath.py/issues/229.
     _require_json_literals(expression)
     tokens: list[Token] = []
     try:
         for token in Lexer().tokenize(expression):
-            tokens.append(token)  # noqa: PERF402 - what was read before an error tells what is meant
+            tokens.append(token)  # noqa: PERF402 - keeps the tokens before a syntax error
+        # Before the parser, which calls itself for each bracket.
         _require_shallow(tokens)
-        tree = Parser().parse(expression).parsed
+        tree = jmespath.compile(expression).parsed
     except ParseError as problem:
         raise _bad(*explain(expression, problem.lex_position, tokens)) from problem
     except (ValueError, LookupError, TypeError, RecursionError) as problem:
         raise _bad("the expression cannot be read; see https://jmespath.org and simplify it") from problem
     findings = Findings()
     _check_tree(tree, tokens, findings)
-    _doubt_names(tokens, findings)
+    _warn_of_names(tokens, findings)
     findings.raise_errors()
     return tuple(findings)
 
 
 @lru_cache(maxsize=4096)
 def _selection(expression: str) -> Selection:
-    """Made when it is first applied, and kept while it is: most of thousands of tools are never called."""
-    return Selection.of(Parser().parse(expression).parsed)
+    """The compiled expression. It is built at the first call, as most of thousands of tools are never called."""
+    return Selection.compile(jmespath.compile(expression).parsed)
 
 
 def is_nothing(selected: Json) -> bool:
-    """Whether a projection found nothing but null, or made objects of it, as one does whose names are not the reply's."""
+    """Whether a result holds only null, or objects of null: usually the expression's names are not in the reply."""
     items = selected if isinstance(selected, list) and selected else [selected]
-    return all(item is None or _is_hollow(item) for item in items)
+    return all(item is None or _has_only_nulls(item) for item in items)
 
 
-def _is_hollow(item: Json) -> bool:
+def _has_only_nulls(item: Json) -> bool:
     return isinstance(item, dict) and bool(item) and all(value is None for value in item.values())
 
 
@@ -124,16 +141,18 @@ def _bad(message: str, offset: int | None = None) -> InvalidSpec:
 
 
 def _require_json_literals(expression: str) -> None:
-    """The library takes `x` for 'x' with a warning to nobody, and NaN for a number."""
-    for quoted in _QUOTED.finditer(expression):
-        text = quoted[0][1:-1].replace("\\`", "`")
-        if quoted[0][0] == "`":
+    """Raise ``InvalidSpec`` for literals that are not JSON: the library silently reads `x` as 'x', and NaN as a number."""
+    end = 0
+    while token := _TOKEN.match(expression, end):  # ends at an unclosed quote, which the parser reports
+        end = token.end()
+        if token[0][0] == "`":
+            text = token[0][1:-1].replace("\\`", "`")
             try:
                 codec.decode(text)
             except codec.NotJson as problem:
-                advice = f"'{text}' for a text" if _WORDS.fullmatch(text) else 'texts in "double quotes"'
+                advice = f"'{text}' for a text" if _SHORT_TEXT.fullmatch(text) else 'texts in "double quotes"'
                 message = f"expected JSON between backticks, but {problem}; write {advice}"
-                raise _bad(message, quoted.start()) from problem
+                raise _bad(message, token.start()) from problem
 
 
 def _require_shallow(tokens: Sequence[Token]) -> None:
@@ -145,34 +164,37 @@ def _require_shallow(tokens: Sequence[Token]) -> None:
 
 
 def _check_tree(tree: Node, tokens: Sequence[Token], findings: Findings) -> None:
-    """What parses, but could never be applied."""
+    """Report expressions that parse but can never be applied."""
     waiting: list[tuple[Node, int, bool]] = [(tree, 0, False)]
     for node, depth, is_parameter in waiting:
         children = node["children"]
         match node["type"]:
+            # Its children are numbers, not nodes.
             case "slice":
                 if children[2] == 0:
-                    message = "a slice's step is not 0; write 1, or leave it out"
-                    findings.error("bad-projection", message, offset=_where(tokens, _is_zero_step))
+                    message = "found 0 as the step of a slice; write 1, or remove it"
+                    findings.error("bad-projection", message, offset=_offset_of(tokens, _is_zero_step))
                 continue
             case "expref" if not is_parameter:
-                message = "& makes an expression for sort_by(), map() and the like alone; take it out"
-                findings.error("bad-projection", message, offset=_where(tokens, _is_misplaced))
+                message = "& is valid only in parameters of functions like sort_by(); remove it"
+                findings.error("bad-projection", message, offset=_offset_of(tokens, _is_misplaced))
         in_call = node["type"] == "function_expression"
-        waiting += [(child, depth + 1, in_call) for child in children if depth <= _MAX_TREE]
-    if waiting[-1][1] > _MAX_TREE:
+        waiting += [(child, depth + 1, in_call) for child in children if depth <= _MAX_TREE_DEPTH]
+    # The last node is one of the deepest. a || b || … is a deep tree without any brackets.
+    if waiting[-1][1] > _MAX_TREE_DEPTH:
         findings.error("bad-projection", "the expression has too many steps in a row; simplify it")
         return
     opened = [at for at, token in enumerate(tokens) if token["type"] == "lparen" and _is_call(tokens, at)]
     starts = {(there, index): tokens[at]["start"] for there, index, at in _parameters(tokens)}
+    # Both are in the order of the expression, one for each call.
     for call, at in zip(_calls(tree), opened, strict=True):
         offsets = [starts[at, index] for index in range(len(call["children"]))]
         _check_call(call, tokens[at - 1]["start"], offsets, findings)
 
 
-def _where(tokens: Sequence[Token], is_it: Callable[[Token, Token], bool]) -> int | None:
-    """The offset of the first token that is it, as the one before it tells."""
-    return next((token["start"] for before, token in pairwise(tokens) if is_it(before, token)), None)
+def _offset_of(tokens: Sequence[Token], matches: Callable[[Token, Token], bool]) -> int | None:
+    """The offset of the first matching token; ``matches`` gets the previous token and the token."""
+    return next((token["start"] for before, token in pairwise(tokens) if matches(before, token)), None)
 
 
 def _is_zero_step(before: Token, token: Token) -> bool:
@@ -184,16 +206,17 @@ def _is_misplaced(before: Token, token: Token) -> bool:
 
 
 def _is_call(tokens: Sequence[Token], at: int) -> bool:
-    """Whether a ``(`` follows what it calls."""
-    return at > 0 and tokens[at - 1]["type"] in ("unquoted_identifier", "rparen")
+    """Whether the ``(`` at ``at`` follows a function name."""
+    return at > 0 and tokens[at - 1]["type"] in ("unquoted_identifier", "rparen")  # also (length)(a)
 
 
 def _calls(node: Node) -> Iterator[Node]:
-    """The calls in the order in which they are written."""
+    """The calls in the order of the expression."""
     if node["type"] == "function_expression":
         yield node
     children = node["children"]
     if node["type"] == "filter_projection":
+        # In a[?b].c, the tree has c before b.
         children = [children[0], children[2], children[1]]
     if node["type"] != "slice":
         for child in children:
@@ -201,44 +224,46 @@ def _calls(node: Node) -> Iterator[Node]:
 
 
 def _check_call(call: Node, offset: int, offsets: Sequence[int], findings: Findings) -> None:
-    """``offset`` is where the call begins, ``offsets`` where its parameters do."""
-    name, given = call["value"], call["children"]
+    """``offset`` is the start of the call, ``offsets`` are the starts of its parameters."""
+    name, parameters = call["value"], call["children"]
     if name not in FUNCTIONS:
         hint = did_you_mean(name, FUNCTIONS) or "; see https://jmespath.org"
-        findings.error("bad-projection", f"{name}() is no function of JMESPath{hint}", offset=offset)
+        findings.error("bad-projection", f"{name}() is not a JMESPath function{hint}", offset=offset)
         return
-    takes = FUNCTIONS[name]["signature"]
-    variadic = takes[-1].get("variadic", False)
-    if len(given) < len(takes) or (len(given) > len(takes) and not variadic):
-        expected = f"{'at least ' * variadic}{len(takes)} parameter{'s' * (len(takes) > 1)}"
-        message = f"{name}() is given {len(given)}, expected {expected}"
+    signature = FUNCTIONS[name]["signature"]
+    is_variadic = signature[-1].get("variadic", False)
+    if len(parameters) < len(signature) or (len(parameters) > len(signature) and not is_variadic):
+        expected = f"{'at least ' * is_variadic}{len(signature)}"
+        message = f"{name}() has {count(len(parameters), 'parameter')}, expected {expected}"
         findings.error("bad-projection", message, offset=offset)
         return
-    for index, parameter in enumerate(given):
-        is_expression = "expref" in takes[min(index, len(takes) - 1)]["types"]
+    for index, parameter in enumerate(parameters):
+        is_expression = "expref" in signature[min(index, len(signature) - 1)]["types"]
         if is_expression != (parameter["type"] == "expref"):
-            what = "an expression; put & before it" if is_expression else "a value; take the & off"
-            message = f"parameter {index + 1} of {name}() is {what}"
+            expected = "an expression; put & before it" if is_expression else "a value; remove the &"
+            message = f"parameter {index + 1} of {name}() must be {expected}"
             findings.error("bad-projection", message, offset=offsets[index])
 
 
-def _doubt_names(tokens: Sequence[Token], findings: Findings) -> None:
-    """Keys that were probably meant as values; JMESPath silently selects nothing."""
+def _warn_of_names(tokens: Sequence[Token], findings: Findings) -> None:
+    """Warn of keys that were probably meant as values; JMESPath silently selects nothing."""
     for at, token in enumerate(tokens):
-        if token["type"] in _COMPARING:
+        if token["type"] in _COMPARATORS:
+            # The expression was parsed, so both operands exist. The last token is eof, also as tokens[-1].
             left, right = tokens[at - 1], tokens[at + 1]
             two_names = {left["type"], right["type"]} <= _NAMES
+            # In a.true == b and a == true.b, true is certainly a key.
             if tokens[at - 2]["type"] != "dot":
-                _doubt_name(left, findings, quoted=two_names and bool(_PLAIN.fullmatch(left["value"])))
+                _warn_of_name(left, findings, quoted=two_names and bool(_UNQUOTED.fullmatch(left["value"])))
             if tokens[at + 2]["type"] not in ("dot", "flatten", "filter", "lparen", "lbracket"):
-                _doubt_name(right, findings, quoted=True)
+                _warn_of_name(right, findings, quoted=True)
     for opened, index, at in _parameters(tokens):
         named = (tokens[opened - 1]["value"], index) if opened and _is_call(tokens, opened) else None
         if named in _TEXT_PARAMETERS and tokens[at + 1]["type"] in ("comma", "rparen"):
-            _doubt_name(tokens[at], findings, quoted=True)
+            _warn_of_name(tokens[at], findings, quoted=True)
 
 
-def _doubt_name(token: Token, findings: Findings, *, quoted: bool) -> None:
+def _warn_of_name(token: Token, findings: Findings, *, quoted: bool) -> None:
     word = token["value"]
     if quoted and token["type"] == "quoted_identifier":
         message = f"\"{word}\" in double quotes is a key, not a text; write '{word}' for the text"
@@ -250,7 +275,7 @@ def _doubt_name(token: Token, findings: Findings, *, quoted: bool) -> None:
 
 
 def _parameters(tokens: Sequence[Token]) -> Iterator[tuple[int, int, int]]:
-    """What stands in brackets: of which opening token, its index from 0, and the token with which it begins."""
+    """Each element in brackets: the index of the opening token, its position from 0, and the index of its first token."""
     calls: list[tuple[int, int]] = []
     for at, token in enumerate(tokens):
         if token["type"] in OPENING:
@@ -263,9 +288,9 @@ def _parameters(tokens: Sequence[Token]) -> Iterator[tuple[int, int, int]]:
             yield *calls[-1], at + 1
 
 
-def _wrong_kind(problem: JMESPathTypeError) -> str:
-    needs = " or ".join(_KINDS.get(kind, kind) for kind in problem.expected_types)
-    return f"{problem.function_name}() needs {needs} and got {excerpt(problem.current_value)}"
+def _wrong_type(problem: JMESPathTypeError) -> str:
+    expected = " or ".join(_TYPE_NAMES.get(name, name) for name in problem.expected_types)
+    return f"{problem.function_name}() needs {expected}, but got {excerpt(problem.current_value)}"
 
 
 def _failed(reason: str) -> UnusableReply:

@@ -1,4 +1,4 @@
-"""Header and cookie fields: which names a file may set, and which texts may stand in them."""
+"""Headers and cookies: names that a file may set, and values that are valid in them."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,20 +11,21 @@ from bridge.errors import InvalidCall
 from bridge.exchange import Header, RawHeaders, name_key
 from bridge.spec import Json, Scalar
 from bridge.tool.request.percent import not_unicode
-from bridge.tool.request.placeholders import Text, foreign, secrets_in, to_text
+from bridge.tool.request.placeholders import Text, foreign_placeholder, misplaced_secrets, to_text
 from bridge.tool.schema.arguments import Arguments
 
+# \Z, as $ also matches before a line break at the end.
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 5.6.2
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_WIDE: Final = re.compile(r"[^\x00-\xff]")
-_NO_COOKIE: Final = re.compile(r'[\s;,"\\]')  # RFC 6265 4.1.1
-_REFUSED: Final = {
-    "host": "it follows from the address",
-    "authorization": "credentials stand under auth in the upstream file, as apiKey if the scheme is neither bearer nor basic",
-    "cookie": "cookies stand under request.cookies in tool files",
-    "content-type": "it stands as request.contentType in tool files",
-    "content-length": "it follows from the body",
-    "expect": "a call waits for no 100 (Continue)",
+_NOT_LATIN_1: Final = re.compile(r"[^\x00-\xff]")
+_NOT_IN_COOKIE: Final = re.compile(r'[\s;,"\\]')  # RFC 6265 4.1.1
+_RESERVED_NAMES: Final = {
+    "host": "it is derived from the address",
+    "authorization": "credentials belong under auth in the upstream file, as apiKey if the scheme is neither bearer nor basic",
+    "cookie": "cookies belong under request.cookies in tool files",
+    "content-type": "tool files set it as request.contentType",
+    "content-length": "it is derived from the body",
+    "expect": "calls do not wait for 100 (Continue)",
     **dict.fromkeys(
         ("transfer-encoding", "connection", "te", "trailer", "upgrade", "keep-alive"),
         "it belongs to the connection, not to the request",
@@ -33,98 +34,112 @@ _REFUSED: Final = {
 
 
 METHOD_HEADERS: Final = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
-"""Headers by which frameworks take another method than the request's."""
+"""Headers that override the request's method in many frameworks."""
 METHOD_PARAMETER: Final = "_method"
-"""The parameter of a query or a form, or the key of a JSON body, by which they do."""
-REPLACES_METHOD: Final = "{name} would replace the method; write the method that is meant as request.method"
+"""The query parameter, form field or JSON key with the same effect."""
+REPLACES_METHOD: Final = "{name} would override the method; set request.method"
 
-_PATH_HEADERS: Final = frozenset({"x-original-url", "x-original-uri", "x-rewrite-url"})
+_PATH_HEADERS: Final = frozenset(
+    {"x-original-url", "x-original-uri", "x-rewrite-url", "x-envoy-original-path", "x-http-path-override"}
+)
 _PROXY_HEADERS: Final = _PATH_HEADERS | {
+    "cf-connecting-ip",
+    "fastly-client-ip",
     "forwarded",
+    "true-client-ip",
+    "x-azure-clientip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-forwarded",
     "x-host",
+    "x-original-forwarded-for",
     "x-original-host",
     "x-original-method",
     "x-real-ip",
 }
-"""Headers next to ``X-Forwarded-…`` by which proxies tell an API the path, host, method or client of a request."""
+"""Headers like ``X-Forwarded-…``: proxies put the path, host, method or client of a request into them."""
 
-_KEPT: Final = {
-    "authorization": "what callers show to the bridge is for the bridge alone, and auth is how calls authenticate",
-    "cookie": "what callers show to the bridge is for the bridge alone",
-    "mcp-session-id": "whoever knows a session's id could take part in it",
-    "content-encoding": "it is for what has the body to say",
-    "range": "the reply would be a part",
-    **dict.fromkeys(METHOD_HEADERS, "the method is for the tool to say"),
-    **dict.fromkeys(_PATH_HEADERS, "the path is for the tool to say"),
-    "x-original-method": "the method is for the tool to say",
-    "accept": "what the reply may be is for the tool to say",
-    "accept-encoding": "it is for the bridge to read the reply",
+_NOT_FORWARDED: Final = {
+    "authorization": "a caller's credentials are for the bridge only, and auth authenticates calls to the API",
+    "cookie": "a caller's credentials are for the bridge only",
+    "mcp-session-id": "anyone who knows a session id could use the session",
+    "content-encoding": "it describes the body",
+    "range": "the reply would be partial",
+    **dict.fromkeys(METHOD_HEADERS, "the tool sets the method"),
+    **dict.fromkeys(_PATH_HEADERS, "the tool sets the path"),
+    "x-original-method": "the tool sets the method",
+    "accept": "the tool sets which replies it accepts",
+    "accept-encoding": "the bridge chooses how the reply is encoded",
 }
-"""Why these of a caller's headers go no further, beside those that no file may set."""
+"""Caller's headers that are never forwarded, with the reason, in addition to ``_RESERVED_NAMES``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A header or a cookie, and the text that makes its value."""
+class FieldTemplate:
+    """A header or cookie whose value is a text with placeholders."""
 
     name: str
     text: Text
     is_cookie: bool = False
 
     def write(self, values: Mapping[str, Json]) -> str | None:
-        """The value, fit to be sent; None if an argument is absent. Raises ``InvalidCall``."""
+        """The value; None if an argument is absent. Raises ``InvalidCall`` for an invalid value."""
         value = self.text.render(values)
-        if value is None or self.text.constant:
+        # A constant was checked at load.
+        if value is None or self.text.is_constant:
             return value
-        problem, _ = _problem(value, is_cookie=self.is_cookie)
+        problem, _ = _value_problem(value, is_cookie=self.is_cookie)
         if not problem:
             return value
         arguments = ", ".join(sorted(self.text.names))
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise not_unicode(arguments)
         where = f"the {'cookie' if self.is_cookie else 'header'} {self.name}"
-        what = f"argument {arguments}" if arguments else "what is known of who calls"
-        raise InvalidCall("unsafe-argument", f"{what} cannot stand in {where}: the value {problem}")
+        what = f"argument {arguments}" if arguments else "the caller's identity"
+        raise InvalidCall("unsafe-argument", f"{what} cannot be sent in {where}: the value {problem}")
 
 
-def place(kind: str, name: str) -> str:
-    """Where a header, query parameter or cookie goes, as ``header x-key``; equal for names that some server reads as one."""
+def location_key(kind: str, name: str) -> str:
+    """Key of a header, query parameter or cookie, such as ``header x-key``; equal for names that a server may treat as equal."""
     return f"{kind} {name_key(name)}"
 
 
-def is_of_proxies(name: str) -> bool:
-    """Whether an API may take another path, host, method or client from this header than those of the request."""
+def is_proxy_header(name: str) -> bool:
+    """Whether this header may override the path, host, method or client of a request."""
     key = name_key(name)
     return key.startswith("x-forwarded-") or key in _PROXY_HEADERS
 
 
 def check_forwarded(name: str, reserved: frozenset[str]) -> None:
-    """Raise ``InvalidSpec`` for a name of which nothing that a caller sends may go on to an API."""
+    """Raise ``InvalidSpec`` for a name that ``forwardHeaders`` must not contain."""
     if "*" in name:
-        raise _wrong_name("bad-name", "* stands for nothing; name each header")
-    why = _KEPT.get(name_key(name))
-    if why:
-        raise _wrong_name("reserved-name", f"{name} cannot be sent on: {why}; take it out")
+        raise _wrong_name("bad-name", "* is not a wildcard; name each header")
+    reason = _NOT_FORWARDED.get(name_key(name))
+    if reason:
+        raise _wrong_name("reserved-name", f"{name} cannot be forwarded: {reason}; take it out")
     check_header(name, "", reserved)
 
 
 def check_header(name: str, value: str, reserved: frozenset[str], *, credentials: bool = False) -> None:
-    """Raise ``InvalidSpec`` for a name that no file may set, or a value that cannot stand in a header.
+    """Raise ``InvalidSpec`` for a reserved name or an invalid value. No message contains the value.
 
-    ``reserved`` holds what the auth sets, or would replace the method, as ``place`` writes it; ``credentials`` is for the auth
-    itself, which alone may set Authorization. No message holds the value.
+    ``reserved`` holds the ``location_key`` of what the auth sets and of what would override the method.
+    ``credentials`` is true for the auth itself; only the auth may set Authorization.
     """
+    _require_token(name, "header")  # first: the other messages show the name as it is
     key = name_key(name)
-    why = "a proxy is set in the upstream file" if key.startswith("proxy-") else _REFUSED.get(key)
-    if why and not (credentials and key == "authorization"):
+    reason = "a proxy is set in the upstream file" if key.startswith("proxy-") else _RESERVED_NAMES.get(key)
+    if reason and not (credentials and key == "authorization"):
         advice = "name another" if credentials else "take it out"
-        raise _wrong_name("reserved-name", f"{name} cannot be set here: {why}; {advice}")
-    _check_field(name, value, is_reserved=place("header", name) in reserved, is_cookie=False)
+        raise _wrong_name("reserved-name", f"{name} cannot be set here: {reason}; {advice}")
+    _check_field(name, value, is_reserved=location_key("header", name) in reserved, is_cookie=False)
 
 
 def check_cookie(name: str, value: str, reserved: frozenset[str]) -> None:
-    """As ``check_header``, for the name and value of a cookie."""
-    _check_field(name, value, is_reserved=place("cookie", name) in reserved, is_cookie=True)
+    """Like ``check_header``, for a cookie."""
+    _require_token(name, "cookie")
+    _check_field(name, value, is_reserved=location_key("cookie", name) in reserved, is_cookie=True)
 
 
 def compile_fields(
@@ -134,77 +149,88 @@ def compile_fields(
     findings: Findings,
     *route: str | int,
     is_cookie: bool = False,
-) -> tuple[Field, ...]:
-    """The fields of ``request.headers`` or ``request.cookies``."""
+) -> tuple[FieldTemplate, ...]:
+    """The templates of ``request.headers`` or ``request.cookies``."""
     check = check_cookie if is_cookie else check_header
-    fields: dict[str, Field] = {}
+    fields: dict[str, FieldTemplate] = {}
     for name, value in written.items():
         written_text = to_text(name, value)
-        findings.extend(secrets_in(written_text), *route, name)
-        findings.extend(foreign(written_text, arguments), *route, name)
+        findings.extend(misplaced_secrets(written_text), *route, name)
+        findings.extend(foreign_placeholder(written_text, arguments), *route, name)
         text = Text.parse(written_text)
+        # A context ends at its first error, so each check has its own.
         with findings.at(*route, name):
             text.check(arguments)
         with findings.at(*route, name):
-            check(name, text.sample, reserved)
+            # As written, so that offsets are right. Braces and names are valid in any value.
+            check(name, written_text, reserved)
+        # Names of cookies are case-sensitive.
         key = name if is_cookie else name_key(name)
         if key in fields:
-            message = f"{name} stands here as {fields[key].name} already; keep one"
+            message = f"{name} is already set here as {fields[key].name}; keep one"
             findings.error("duplicate-header", message, *route, name, at_key=True)
-        fields[key] = Field(name, text, is_cookie)
+        fields[key] = FieldTemplate(name, text, is_cookie)
     return tuple(fields.values())
 
 
-def forwarded(names: Iterable[str], headers: RawHeaders, own: Iterable[Header]) -> Iterator[Header]:
-    """Those of a caller's headers that have these names, but for what a request has of its ``own``.
+def forwarded_headers(names: Iterable[str], headers: RawHeaders, own: Iterable[Header]) -> Iterator[Header]:
+    """The caller's headers with these names, without those that the request sets itself (``own``).
 
-    Raises ``InvalidCall``.
+    Raises ``InvalidCall`` for an invalid value.
     """
     taken = {name_key(name) for name, _ in own}
     sent: dict[str, list[str]] = {}
     for raw, content in headers:
+        # Latin-1 has a character for every byte.
         sent.setdefault(raw.decode("latin-1"), []).append(content.decode("latin-1"))
     for name in names:
         lower = name.lower()
         if lower in sent and (key := name_key(name)) not in taken:
+            # So that X-A and X_A are not both forwarded: some servers read them as one.
             taken.add(key)
             value = ", ".join(sent[lower]).strip()  # RFC 9110 5.3
-            problem, _ = _problem(value, is_cookie=False)
+            problem, _ = _value_problem(value, is_cookie=False)
             if problem:
                 raise InvalidCall(
-                    "unsafe-argument", f"the header {name} of this request cannot be sent on: it {problem}"
+                    "unsafe-argument", f"the header {name} of this request cannot be forwarded: it {problem}"
                 )
             yield name, value
 
 
 def _check_field(name: str, value: str, *, is_reserved: bool, is_cookie: bool) -> None:
-    if not _TOKEN.match(name):
-        kind = "cookie" if is_cookie else "header"
-        raise _wrong_name("bad-name", f"{quote(name)} is no {kind} name; write letters, digits and hyphens")
     if is_reserved:
-        message = f"{name} is where the upstream's auth puts its key; take it out"
         if name_key(name) in METHOD_HEADERS:
             message = REPLACES_METHOD.format(name=name)
+        else:
+            message = f"{name} is set by the upstream's auth; take it out"
         raise _wrong_name("reserved-name", message)
-    problem, offset = _problem(value, is_cookie=is_cookie)
+    problem, offset = _value_problem(value, is_cookie=is_cookie)
     if problem:
         raise invalid("wrong-value", f"the value {problem}", offset=offset)
+
+
+def _require_token(name: str, kind: str) -> None:
+    if not _TOKEN.match(name):
+        raise _wrong_name(
+            "bad-name", f"{quote(name)} is not a {kind} name; write letters, digits and hyphens"
+        )
 
 
 def _wrong_name(code: str, message: str) -> InvalidSpec:
     return InvalidSpec(Finding(code, message, at_key=True))
 
 
-def _problem(value: str, *, is_cookie: bool) -> tuple[str, int]:
-    """What keeps a value out of a field, with what to do, and where; RFC 9110 5.5, RFC 6265 4.1.1."""
+def _value_problem(value: str, *, is_cookie: bool) -> tuple[str, int]:
+    """What is wrong with a value and what to do, and its offset; empty if valid (RFC 9110 5.5, RFC 6265 4.1.1)."""
     if value.isascii() and value.isprintable() and not is_cookie and value == value.strip():
         return "", 0
+    # Before the blanks, as a line break at the end is one of them.
     if found := _CONTROL.search(value):
         return "holds a line break, tab or other control character; take it out", found.start()
-    if is_cookie and (found := _NO_COOKIE.search(value)):
+    if is_cookie and (found := _NOT_IN_COOKIE.search(value)):
         return 'holds a blank or one of ; , " \\; encode it', found.start()
     if value != value.strip():
         return "begins or ends with a blank; take it off", 0 if value[0].isspace() else len(value.rstrip())
-    if found := _WIDE.search(value):
+    if found := _NOT_LATIN_1.search(value):
         return "holds a character outside Latin-1; write it in ASCII", found.start()
     return "", 0

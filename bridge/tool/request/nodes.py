@@ -1,13 +1,30 @@
-"""JSON structures with placeholders in them: ``"{x}"`` keeps its type, what is absent vanishes."""
+"""JSON values with placeholders, such as ``request.body``: at load a tree of nodes, from which each call builds its value.
+
+| Written | Node | Built for ``{"x": 1}`` | Built without ``x`` |
+|---|---|---|---|
+| ``a`` | ``ConstantNode`` | ``"a"`` | ``"a"`` |
+| ``"{x}"`` | ``ArgumentNode`` | ``1``: the argument keeps its JSON type | ``ABSENT`` |
+| ``"a{x}"`` | ``TextNode`` | ``"a1"`` | ``ABSENT`` |
+| ``{k: "{x}", l: a}`` | ``ObjectNode`` | ``{"k": 1, "l": "a"}`` | ``{"l": "a"}`` |
+| ``["{x}", a]`` | ``ListNode`` | ``[1, "a"]`` | ``["a"]`` |
+
+An object or list leaves out absent members, and is never absent itself.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 from bridge.codec import quote
-from bridge.diagnostics import Findings, Route, did_you_mean
+from bridge.diagnostics import Findings, Route, nearest
 from bridge.spec import Json
-from bridge.tool.request.placeholders import Text, foreign, may_be, secrets_in, unknown
+from bridge.tool.request.placeholders import (
+    Text,
+    foreign_placeholder,
+    may_be,
+    misplaced_secrets,
+    unknown_placeholders,
+)
 from bridge.tool.schema.arguments import Arguments
 
 
@@ -16,24 +33,37 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
-"""What a node builds when its arguments were not given; null is not absent."""
+"""What a node builds if an argument is absent. A null is not absent: ``ArgumentNode`` sends it."""
 
-Leaf: TypeAlias = tuple[Route, frozenset[str], bool]
-"""A place, the arguments that it needs, and whether null counts as given there."""
+
+class Leaf(NamedTuple):
+    """A value in the tree that is built from arguments: it is sent only if all of ``names`` have a value.
+
+    ``route`` leads to it from the node that was asked, ``nullable`` is whether it is sent as null, too.
+    """
+
+    route: Route
+    names: frozenset[str]
+    nullable: bool = False
+
+    def under(self, step: str | int) -> "Leaf":
+        return self._replace(route=(step, *self.route))
 
 
 class Node(Protocol):
-    """A part of a structure."""
+    """One value of the tree."""
 
-    def build(self, values: Mapping[str, Json]) -> Json: ...
+    def build(self, values: Mapping[str, Json]) -> Json:
+        """The value for the arguments and builtins of a call, or ``ABSENT``."""
+        ...
 
     def leaves(self) -> Iterator[Leaf]:
-        """Where arguments stand; routes are relative to the node."""
+        """Every value below the node, or the node itself, that is built from arguments."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class ConstantNode:
     value: Json
 
     def build(self, _: Mapping[str, Json]) -> Json:
@@ -44,7 +74,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class ArgumentNode:
     """An argument with its JSON type."""
 
     name: str
@@ -53,11 +83,11 @@ class Whole:
         return values.get(self.name, ABSENT)
 
     def leaves(self) -> Iterator[Leaf]:
-        yield (), frozenset({self.name}), True
+        yield Leaf((), frozenset({self.name}), nullable=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class TextNode:
     """A text with arguments in it."""
 
     text: Text
@@ -67,11 +97,11 @@ class Written:
         return ABSENT if rendered is None else rendered
 
     def leaves(self) -> Iterator[Leaf]:
-        yield (), self.text.names, False
+        yield Leaf((), self.text.names)
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class ObjectNode:
     members: tuple[tuple[str, Node], ...]
 
     def build(self, values: Mapping[str, Json]) -> Json:
@@ -84,12 +114,11 @@ class Members:
 
     def leaves(self) -> Iterator[Leaf]:
         for key, node in self.members:
-            for route, names, nullable in node.leaves():
-                yield (key, *route), names, nullable
+            yield from (leaf.under(key) for leaf in node.leaves())
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class ListNode:
     items: tuple[Node, ...]
 
     def build(self, values: Mapping[str, Json]) -> Json:
@@ -97,87 +126,85 @@ class Items:
 
     def leaves(self) -> Iterator[Leaf]:
         for index, node in enumerate(self.items):
-            for route, names, nullable in node.leaves():
-                yield (index, *route), names, nullable
+            yield from (leaf.under(index) for leaf in node.leaves())
 
 
-def compile_structure(value: Json, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
-    """``value`` with its texts parsed; what is wrong in it goes to ``findings``, under ``route``."""
+def compile_node(value: Json, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
+    """The node for ``value``; errors go to ``findings`` under ``route``."""
     match value:
         case str():
-            return compile_text(value, arguments, findings, *route)
+            return _compile_text(value, arguments, findings, *route)
         case dict():
             members = {
-                key: compile_structure(inner, arguments, findings, *route, key)
-                for key, inner in value.items()
+                key: compile_node(member, arguments, findings, *route, key) for key, member in value.items()
             }
-            return _folded(Members(tuple(members.items())), members.values())
+            return _fold_constant(ObjectNode(tuple(members.items())), members.values())
         case list():
             items = [
-                compile_structure(inner, arguments, findings, *route, index)
-                for index, inner in enumerate(value)
+                compile_node(member, arguments, findings, *route, index) for index, member in enumerate(value)
             ]
-            return _folded(Items(tuple(items)), items)
-    return Constant(value)
+            return _fold_constant(ListNode(tuple(items)), items)
+    return ConstantNode(value)
 
 
-def compile_text(value: str, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
-    """The node of one text: constant, one argument with its type, or a text with arguments in it."""
-    findings.extend(secrets_in(value), *route)
-    findings.extend(foreign(value, arguments), *route)
+def _compile_text(value: str, arguments: Arguments, findings: Findings, *route: str | int) -> Node:
+    """The node for one text: a constant, a single argument with its type, or a text with placeholders."""
+    findings.extend(misplaced_secrets(value), *route)
+    findings.extend(foreign_placeholder(value, arguments), *route)
     text = Text.parse(value)
-    if text.constant:
-        return Constant(text.render({}))
-    if text.whole is not None:
-        findings.extend(unknown(text.placeholders, arguments), *route)
-        return Whole(text.whole)
+    if text.is_constant:
+        # Rendered, as {{name}} stands for {name}.
+        return ConstantNode(text.render({}))
+    if text.whole_argument is not None:
+        findings.extend(unknown_placeholders(text.placeholders, arguments), *route)
+        return ArgumentNode(text.whole_argument)
     with findings.at(*route):
         text.check(arguments)
-    return Written(text)
+    return TextNode(text)
 
 
-def _folded(node: Node, inner: Iterable[Node]) -> Node:
-    """The node, or the constant that it always builds."""
-    return Constant(node.build({})) if all(isinstance(each, Constant) for each in inner) else node
+def _fold_constant(node: Node, members: Iterable[Node]) -> Node:
+    """The node, or its constant value, if all of its ``members`` are constant."""
+    return ConstantNode(node.build({})) if all(isinstance(each, ConstantNode) for each in members) else node
 
 
-def names(node: Node) -> frozenset[str]:
-    """The arguments in a node."""
-    return frozenset(name for _, needed, _ in node.leaves() for name in needed)
+def argument_names(node: Node) -> frozenset[str]:
+    """The arguments of a node and of all nodes below it."""
+    return frozenset(name for leaf in node.leaves() for name in leaf.names)
 
 
-def is_nested(node: Node, arguments: Arguments) -> bool:
-    """Whether the node is, or may be in some call, an array or object."""
+def may_be_array_or_object(node: Node, arguments: Arguments) -> bool:
+    """Whether a call can build an array or object from the node."""
     match node:
-        case Whole(name):
+        case ArgumentNode(name):
             return may_be(arguments, name, "array", "object")
-        case Constant(value):
+        case ConstantNode(value):
             return isinstance(value, dict | list)
-    return isinstance(node, Members | Items)
+    return isinstance(node, ObjectNode | ListNode)
 
 
-def inner(node: Node) -> Iterable[tuple[str | int, Node]]:
-    """The nodes of an array or object, one step in."""
+def children(node: Node) -> Iterable[tuple[str | int, Node]]:
+    """The direct children of an array or object, with their keys."""
     match node:
-        case Members(members):
+        case ObjectNode(members):
             return members
-        case Items(items):
+        case ListNode(items):
             return enumerate(items)
-        case Constant(dict() as value):
-            return [(key, Constant(each)) for key, each in value.items()]
-        case Constant(list() as value):
-            return enumerate(map(Constant, value))
+        case ConstantNode(dict() as value):
+            return [(key, ConstantNode(each)) for key, each in value.items()]
+        case ConstantNode(list() as value):
+            return enumerate(map(ConstantNode, value))
     return ()
 
 
-def is_object(node: Node, arguments: Arguments) -> bool:
-    """Whether the node is, or may be in some call, an object."""
+def may_be_object(node: Node, arguments: Arguments) -> bool:
+    """Whether a call can build an object from the node."""
     match node:
-        case Whole(name):
+        case ArgumentNode(name):
             return may_be(arguments, name, "object")
-        case Constant(value):
+        case ConstantNode(value):
             return isinstance(value, dict)
-    return isinstance(node, Members)
+    return isinstance(node, ObjectNode)
 
 
 def check_flat(
@@ -187,32 +214,42 @@ def check_flat(
     *route: str | int,
     advice: str = "send application/json",
 ) -> None:
-    """For forms: a plain value, or a list of plain ones; ``advice`` is how else it can be sent."""
-    if is_object(node, arguments) or any(is_nested(each, arguments) for _, each in inner(node)):
-        found = f"argument {node.name} may be an object" if isinstance(node, Whole) else "found an object"
-        message = f"{found}, and a form carries plain values and lists of them; flatten it, or {advice}"
-        findings.error("nested-value", message, *route)
+    """Report a value that a form cannot contain; ``advice`` is another way to send it."""
+    if isinstance(node, ArgumentNode) and may_be_object(node, arguments):
+        found = f"argument {node.name} may be an object"
+    elif may_be_object(node, arguments):
+        found = "found an object"
+    elif any(may_be_array_or_object(each, arguments) for _, each in children(node)):
+        found = "found an array or object in a list"
+    else:
+        return
+    message = f"{found}, but a form carries only scalars and lists of scalars; flatten it, or {advice}"
+    findings.error("nested-value", message, *route)
 
 
-def described(node: Node) -> str:
-    """An array or object that may not stand where it does."""
-    if isinstance(node, Whole):
+def found_array_or_object(node: Node) -> str:
+    """The start of a message about a node for which ``may_be_array_or_object`` is true."""
+    if isinstance(node, ArgumentNode):
         return f"argument {node.name} may be an array or object"
     return "found an array or object"
 
 
-def check_words(
+def check_keys(
     written: dict[str, Json], known: tuple[str, ...], findings: Findings, *route: str | int
 ) -> None:
-    """The keys of a mapping that says how a value is sent; ``value`` is the first of them, and needed."""
-    words = f"{', '.join(known[:-1])} or {known[-1]}"
-    if written.keys().isdisjoint(known) and not any(did_you_mean(word, known) for word in written):
-        findings.error("missing-key", f"expected the keys {words}; put what is here under value", *route)
+    """Check the keys of a mapping that says how a value is sent, such as ``{value: "{x}", encoding: base64}``.
+
+    ``value`` is required. ``known`` are all keys, for messages in this order.
+    """
+    expected = f"{', '.join(known[:-1])} or {known[-1]}"
+    similar = {key: nearest(key, known) for key in written if key not in known}
+    if len(similar) == len(written) and not any(similar.values()):
+        # The mapping is the value itself: {gte: "{x}"} in place of {value: {gte: "{x}"}, style: deepObject}.
+        findings.error("missing-key", f"expected the keys {expected}; move this under the key value", *route)
         return
-    hints = {word: did_you_mean(word, known) for word in written if word not in known}
-    for word, hint in hints.items():
-        message = f"unknown key {quote(word)}{hint or f'; expected {words}'}"
-        findings.error("unknown-key", message, *route, word, at_key=True)
-    if "value" not in written and not any(hint.endswith(" value?") for hint in hints.values()):
+    for key, near in similar.items():
+        advice = f"did you mean {near}?" if near else f"expected {expected}"
+        findings.error("unknown-key", f"unknown key {quote(key)}; {advice}", *route, key, at_key=True)
+    if "value" not in written and "value" not in similar.values():
         message = 'the key value is missing; add it with what to send, such as "{argument}"'
         findings.error("missing-key", message, *route)

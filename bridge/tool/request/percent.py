@@ -1,8 +1,8 @@
-"""What an argument may become inside a URL (RFC 3986): percent-encoded, and never another path.
+"""Percent-encoding of arguments in a URL (RFC 3986), and protection against path traversal.
 
-One rule for a path segment, whatever it is put together from: it is no dot segment, and an upstream
-that decodes it once more than it should still sees no dot segment, no further segment, no control.
-Servers that are lenient are meant, too: see ``is_dotted`` and ``_decoded``.
+One rule holds for every path segment: it is not a dot segment, and it contains no separator and no
+control character. The rule must hold even if the upstream decodes the segment twice, or leniently
+(see ``has_dot_segment`` and ``_decode``).
 """
 
 import re
@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from bridge.errors import InvalidCall
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_~.-]*\Z")
-_PLAIN_SEGMENT: Final = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_~.-]+\Z")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_~.-]*\Z")
+_UNRESERVED_SEGMENT: Final = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_~.-]+\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR: Final = re.compile(r"[/\\]")
-_BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
-_FOLDED: Final = str.maketrans(
+_BLANKS_AND_CONTROLS: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_COMPATIBILITY_FORMS: Final = str.maketrans(
     {
         **dict.fromkeys("\u2024\ufe52\uff0e", "."),
         **dict.fromkeys("\u2025\ufe30", ".."),
@@ -25,7 +25,7 @@ _FOLDED: Final = str.maketrans(
         "\uff0f": "/",
     }
 )
-"""What NFKC makes of all characters that become a dot, a separator or a semicolon (Unicode, UAX 15)."""
+"""All characters that NFKC changes into a dot, a separator or a semicolon (Unicode, UAX 15)."""
 _OVERLONG: Final = re.compile(
     r"%(?:C[01]|E0%[89][0-9A-F]|F0%8[0-9A-F]%[89AB][0-9A-F])%[89AB][0-9A-F]", re.IGNORECASE
 )
@@ -33,24 +33,24 @@ _OVERLONG: Final = re.compile(
 
 
 def encode(argument: str, text: str) -> str:
-    """``text`` with every byte encoded but RFC 3986's unreserved; for queries and forms.
+    """``text`` for a query or form: all bytes except RFC 3986 unreserved ones are encoded.
 
-    Raises ``InvalidCall`` that names the argument: for a control character, or what is not Unicode.
+    Raises ``InvalidCall`` with the argument's name for control characters and lone surrogates.
     """
-    if _PLAIN.match(text):
+    if _UNRESERVED.match(text):
         return text
     if _CONTROL.search(text):
-        raise _unsafe(argument, "holds a line break, tab or other control character; take it out")
+        raise _unsafe_argument(argument, "holds a line break, tab or other control character; take it out")
     return encode_form(argument, text)
 
 
-def is_plain(text: str) -> bool:
-    """Whether every character is RFC 3986's unreserved."""
-    return _PLAIN.match(text) is not None
+def is_unreserved(text: str) -> bool:
+    """Whether every character is unreserved (RFC 3986 2.3)."""
+    return _UNRESERVED.match(text) is not None
 
 
 def encode_form(argument: str, text: str) -> str:
-    """As ``encode``, for a form in the body, where controls do no harm."""
+    """Like ``encode``, for a form in the body, where control characters are harmless."""
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as problem:
@@ -58,52 +58,59 @@ def encode_form(argument: str, text: str) -> str:
 
 
 def encode_segment(argument: str, text: str) -> str:
-    """``text`` as one path segment, which decodes to it; raises ``InvalidCall`` if it could become more."""
-    if _PLAIN_SEGMENT.match(text):
+    """``text`` as one path segment; raises ``InvalidCall`` if a server could read more than one from it."""
+    # Most values. The pattern excludes . and .., which are dot segments.
+    if _UNRESERVED_SEGMENT.match(text):
         return text
     if not text:
-        raise _unsafe(argument, "is empty where the path needs a value; give it one")
-    if is_dotted(text):
-        raise _unsafe(argument, "holds a . or .. segment, which would lead elsewhere; give the plain value")
+        raise _unsafe_argument(argument, "is empty where the path needs a value; give it one")
+    if has_dot_segment(text):
+        raise _unsafe_argument(
+            argument, "holds a . or .. segment, which would change the path; pass the value without it"
+        )
     if _changes_when_decoded(text):
-        raise _unsafe(argument, "looks percent-encoded; pass the plain value")
+        raise _unsafe_argument(argument, "looks percent-encoded; pass the plain value")
     return encode(argument, text)
 
 
 def encode_path(argument: str, text: str) -> str:
-    """``text`` with its slashes kept, each segment as ``encode_segment`` has it."""
+    """``text`` with its slashes kept and each segment encoded by ``encode_segment``."""
     segments = text.split("/")
+    # An empty text is refused by ``encode_segment``, in better words.
     if "" in segments and text:
-        raise _unsafe(argument, "has an empty segment; write it without / at its ends and without //")
+        raise _unsafe_argument(
+            argument, "has an empty segment; write it without / at its ends and without //"
+        )
     return "/".join([encode_segment(argument, segment) for segment in segments])
 
 
-def is_dotted(text: str) -> bool:
-    """Whether one of the segments is a dot segment.
+def has_dot_segment(text: str) -> bool:
+    """Whether a segment of the decoded text is ``.`` or ``..`` (RFC 3986 5.2.4), for some server.
 
-    It is one, too, for servers that cut parameters (``..;x``), drop blanks and controls, or fold wide characters.
+    Some servers cut parameters (``..;x``), drop blanks and control characters, or apply NFKC first.
     """
     if not text.isascii():
-        text = text.translate(_FOLDED)
+        text = text.translate(_COMPATIBILITY_FORMS)
     if "." not in text:
         return False
     segments = [segment.partition(";")[0] for segment in _SEPARATOR.split(text)]
-    return any(_BLANK.sub("", segment) in (".", "..") for segment in segments)
+    return any(_BLANKS_AND_CONTROLS.sub("", segment) in (".", "..") for segment in segments)
 
 
-def leads_elsewhere(path: str) -> bool:
-    """Whether a segment of an encoded path is, or may be decoded to, a dot segment or more segments, or holds a control."""
+def has_path_traversal(path: str) -> bool:
+    """Whether a segment of an encoded path can decode to a dot segment, a separator or a control character."""
+    # Most paths: no segment can be a dot segment, or change when it is decoded.
     if "/." not in path and "%" not in path:
         return False
-    segments = [_decoded(segment) for segment in path.split("/")]
+    segments = [_decode(segment) for segment in path.split("/")]
     return any(
-        is_dotted(segment) or _CONTROL.search(segment) or _changes_when_decoded(segment)
+        has_dot_segment(segment) or _CONTROL.search(segment) or _changes_when_decoded(segment)
         for segment in segments
     )
 
 
 def not_unicode(argument: str) -> InvalidCall:
-    """The refusal of a lone surrogate, which no encoding can carry."""
+    """The error for a lone surrogate, which UTF-8 cannot encode."""
     message = f"argument {argument} is not valid Unicode: it holds half of a surrogate pair; take it out"
     return InvalidCall("not-unicode", message)
 
@@ -112,21 +119,23 @@ def _changes_when_decoded(text: str) -> bool:
     if "%" not in text:
         return False
     count = len(_SEPARATOR.findall(text))
-    once = _decoded(text)
+    once = _decode(text)
     return any(
-        is_dotted(decoded) or len(_SEPARATOR.findall(decoded)) != count or _CONTROL.search(decoded)
-        for decoded in (once, _decoded(once))
+        has_dot_segment(decoded) or len(_SEPARATOR.findall(decoded)) != count or _CONTROL.search(decoded)
+        for decoded in (once, _decode(once))
     )
 
 
-def _decoded(text: str) -> str:
-    """``text`` without its percent-encoding, also as servers decode it that take overlong UTF-8."""
+def _decode(text: str) -> str:
+    """``text`` without its percent-encoding. Overlong UTF-8 is decoded too, as some servers accept it."""
+    # ``unquote`` writes U+FFFD for overlong UTF-8. That is decoded first, as it may be the % of another
+    # escape: %C0%A52e is %2e, which is a dot.
     decoded = unquote(text)
-    return unquote(_OVERLONG.sub(_shortened, text)) if "\ufffd" in decoded else decoded
+    return unquote(_OVERLONG.sub(_decode_overlong, text)) if "\ufffd" in decoded else decoded
 
 
-def _shortened(overlong: re.Match[str]) -> str:
-    """The character that an overlong sequence stands for."""
+def _decode_overlong(overlong: re.Match[str]) -> str:
+    """The character that an overlong UTF-8 sequence encodes."""
     lead, *rest = unquote_to_bytes(overlong[0])
     code = lead & 0x0F
     for byte in rest:
@@ -134,5 +143,5 @@ def _shortened(overlong: re.Match[str]) -> str:
     return chr(code)
 
 
-def _unsafe(argument: str, why: str) -> InvalidCall:
+def _unsafe_argument(argument: str, why: str) -> InvalidCall:
     return InvalidCall("unsafe-argument", f"argument {argument} {why}")

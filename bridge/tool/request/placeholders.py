@@ -1,13 +1,18 @@
-"""Texts with placeholders: ``{name}``, ``{$uuid}``, ``{$now}``, ``{$caller}``; ``{{name}}`` is the text ``{name}``.
+"""Texts with placeholders, which each call replaces by values.
 
-Every other brace is itself, so that GraphQL and PromQL can be written as they are.
+| Written | Meaning |
+|---|---|
+| ``{name}`` | the argument ``name`` |
+| ``{$uuid}``, ``{$now}``, ``{$caller}``, ``{$caller.email}`` | a builtin: a value that the bridge provides |
+| ``{{name}}`` | the text ``{name}`` |
+| all other braces | themselves, so that GraphQL and PromQL need no escapes |
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote as percent_encoded
+from urllib.parse import quote as percent_encode
 
 from bridge.codec import NotJson, encode, quote
 from bridge.diagnostics import Finding, InvalidSpec, Severity, nearest
@@ -17,33 +22,36 @@ from bridge.tool.request.percent import not_unicode
 from bridge.tool.schema.arguments import Arguments
 
 BUILTINS: Final = ("$uuid", "$now", "$caller")
-"""What stands in the values of every call beside its arguments; no argument is named so."""
-CLAIM: Final = "$caller."
-"""So begin those that a caller's token says."""
+"""Values that every call has in addition to its arguments; no argument has such a name."""
+CALLER_CLAIM_PREFIX: Final = "$caller."
+"""Prefix of the builtins that hold a claim of the caller's token, such as ``$caller.email``."""
 
 SCALARS: Final = ("string", "integer", "number", "boolean")
-"""JSON types that have a text."""
+"""JSON types that can be written as text."""
 
 NAME: Final = r"\$?[0-9]*[A-Za-z_][A-Za-z0-9_.-]*"
-"""Names that can stand in braces; not plain numbers, which are counts in regular expressions."""
+"""A name in braces. A number is not a name: ``[a-z]{3}`` is a regular expression."""
 
-_HINTS: Final = 20
-"""Placeholders of one text for which a near word is searched."""
-_SEARCHED: Final = 100
-"""Arguments among which it is searched."""
+_MAX_HINTS: Final = 20
+"""Placeholders of one text that get a "did you mean" hint: to search for thousands would take minutes."""
+_MAX_SEARCHED_NAMES: Final = 100
+"""Arguments that are compared for such a hint."""
 _SECRET: Final = re.compile(r"\$\{(?:env|file):")
 _FOREIGN: Final = re.compile(
     rf"\$\{{({NAME})\}}|\{{\{{({NAME})\}}\}}|:({NAME})|<({NAME})>|%({NAME})%|\$([A-Za-z_]\w*)"
 )
+"""An argument as other programs write it: ``${x}``, ``{{x}}``, ``:x``, ``<x>``, ``%x%``, ``$x``."""
 _FOREIGN_IN_URL: Final = re.compile(
+    # A whole segment such as /:id or /[id], but not /a:id. Anywhere: ${id}.
     rf"(?<=/)(?P<whole>:(?P<colon>{NAME})|\[(?P<bracket>{NAME})\])(?=[/?]|\Z)|\$\{{(?P<inner>{NAME})\}}"
 )
+# The literal comes first: otherwise {{name}} would be {name} between two braces.
 _PLACEHOLDER: Final = re.compile(rf"\{{\{{(?P<literal>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """``name`` in braces; ``offset`` is that of the brace. Builtins begin with ``$``."""
+    """A ``{name}`` in a text; ``offset`` is where its brace is. Names of builtins start with ``$``."""
 
     name: str
     offset: int
@@ -67,7 +75,7 @@ class Text:
             parts += [Placeholder(match["name"], match.start())] if match["name"] else []
             end = match.end()
         rest = text[end:]
-        return cls((*parts, rest) if rest or not parts else tuple(parts))
+        return cls((*parts, rest) if rest else tuple(parts))
 
     @property
     def placeholders(self) -> tuple[Placeholder, ...]:
@@ -75,11 +83,11 @@ class Text:
 
     @property
     def names(self) -> frozenset[str]:
-        """The arguments in it, without builtins."""
+        """The names of its arguments, without builtins."""
         return frozenset(part.name for part in self.placeholders if not is_builtin(part.name))
 
     @property
-    def whole(self) -> str | None:
+    def whole_argument(self) -> str | None:
         """The argument's name if the text is nothing but ``{name}``."""
         match self.parts:
             case (Placeholder(name=name),) if not is_builtin(name):
@@ -87,16 +95,11 @@ class Text:
         return None
 
     @property
-    def constant(self) -> bool:
+    def is_constant(self) -> bool:
         return not self.placeholders
 
-    @property
-    def sample(self) -> str:
-        """The text with letters for placeholders, as long as those are: what is known of it before a call."""
-        return "".join(part if isinstance(part, str) else "x" * (len(part.name) + 2) for part in self.parts)
-
     def render(self, values: Mapping[str, Json]) -> str | None:
-        """The text with its values put in; None if one of them is absent or null."""
+        """The text with its values; None if one of them is absent or null."""
         rendered = []
         for part in self.parts:
             if isinstance(part, str):
@@ -109,12 +112,12 @@ class Text:
         return "".join(rendered)
 
     def check(self, arguments: Arguments) -> None:
-        """Raise ``InvalidSpec`` for each placeholder that names no argument, or one that has no text."""
-        findings = list(unknown(self.placeholders, arguments))
+        """Raise ``InvalidSpec`` for unknown arguments and for those that may be arrays or objects."""
+        findings = list(unknown_placeholders(self.placeholders, arguments))
         findings += [
             Finding(
                 "not-text",
-                f"argument {part.name} may be an array or object, which has no text; "
+                f"argument {part.name} may be an array or object, which cannot be written as text; "
                 "give it another type in inputSchema, such as string",
                 offset=part.offset,
             )
@@ -126,18 +129,19 @@ class Text:
 
 
 def is_builtin(name: str) -> bool:
-    return name in BUILTINS or name.startswith(CLAIM)
+    return name in BUILTINS or name.startswith(CALLER_CLAIM_PREFIX)
 
 
-def secrets_in(text: str) -> Iterator[Finding]:
-    """A finding for each ``${env:…}`` and ``${file:…}``, which would be sent as it is written."""
+def misplaced_secrets(text: str) -> Iterator[Finding]:
+    """A finding for each ``${env:…}`` and ``${file:…}``: a tool file would send it unresolved."""
     for match in _SECRET.finditer(text):
-        message = "${env:…} and ${file:…} are read in upstream files alone; move this there"
+        message = "${env:…} and ${file:…} are read only in upstream files; move this there"
         yield Finding("bad-secret", message, offset=match.start())
 
 
-def foreign(text: str, arguments: Arguments) -> Iterator[Finding]:
-    """A warning if a whole text is an argument as other tools write it: it would be sent as it is."""
+def foreign_placeholder(text: str, arguments: Arguments) -> Iterator[Finding]:
+    """A warning if a whole text is an argument as other programs write it: it would be sent literally."""
+    # Inside a longer text, $x and :x are common and meant as they are.
     match = _FOREIGN.fullmatch(text)
     name = match and next(filter(None, match.groups()))
     if name in arguments.properties:
@@ -145,57 +149,69 @@ def foreign(text: str, arguments: Arguments) -> Iterator[Finding]:
         yield Finding("foreign-placeholder", message, severity="warning")
 
 
-def foreign_in_url(url: str, arguments: Arguments) -> Iterator[Finding]:
-    """A finding for each ``/:name``, ``/[name]`` and ``${name}``; the first two are errors if there is such an argument."""
+def foreign_placeholders_in_url(url: str, arguments: Arguments) -> Iterator[Finding]:
+    """A finding for each ``/:name``, ``/[name]`` and ``${name}``.
+
+    The first two are errors if such an argument exists, otherwise warnings.
+    """
     for match in _FOREIGN_IN_URL.finditer(url):
         if name := match["colon"] or match["bracket"]:
-            text = percent_encoded(match["whole"], safe="")
+            text = percent_encode(match["whole"], safe="")
             message = f"{match['whole']} is sent as it is; write {{{name}}}, or {text} for the text itself"
             severity: Severity = "error" if name in arguments.properties else "warning"
         else:
             name = match["inner"]
-            message = f"the $ is sent, too; write {{{name}}} without it, or %24 for the sign"
+            message = f"the $ would be sent; write {{{name}}} without it, or %24 for the character"
             severity = "error"
         yield Finding("foreign-placeholder", message, severity=severity, offset=match.start())
 
 
-def unknown(
+def unknown_placeholders(
     placeholders: Iterable[Placeholder], arguments: Arguments, *, escapable: bool = True
-) -> Iterable[Finding]:
-    """A finding for each that is neither argument nor builtin; ``escapable`` where ``{{name}}`` is text.
+) -> Iterator[Finding]:
+    """A finding for each placeholder that is neither an argument nor a builtin.
 
-    Only the first ones get a near word: a search for thousands would take minutes.
+    ``escapable``: whether the syntax has ``{{name}}`` for the literal text.
     """
-    hints = _HINTS
-    for part in placeholders:
-        builtin = part.name.startswith("$")
-        known = BUILTINS if builtin else tuple(arguments.properties)
-        if part.name in known or is_builtin(part.name):
-            continue
-        searched = known[:_SEARCHED] if hints > 0 else ()
-        hints -= 1
-        near = nearest(part.name, searched) or nearest(part.name.rpartition(".")[2], searched)
-        if near:
-            advice = f"did you mean {{{near}}}?"
+    unknown = [each for each in placeholders if not _is_known(each.name, arguments)]
+    for number, placeholder in enumerate(unknown, 1):
+        name = placeholder.name
+        known: Sequence[str]
+        if name.startswith("$"):
+            known, what, fix = BUILTINS, "builtin", "there are {$uuid}, {$now} and {$caller}"
         else:
-            advice = "there are {$uuid}, {$now} and {$caller}" if builtin else "declare it in inputSchema"
-            advice += f", or write {{{{{part.name}}}}} for the text itself" if escapable else ""
-        what = "builtin" if builtin else "argument"
-        yield Finding("unknown-argument", f"{{{part.name}}} names no {what}; {advice}", offset=part.offset)
+            known, what, fix = tuple(arguments.properties), "argument", "declare it in inputSchema"
+        if escapable:
+            fix += f", or write {{{{{name}}}}} for the text itself"
+        near = _nearest_name(name, known) if number <= _MAX_HINTS else None
+        advice = f"did you mean {{{near}}}?" if near else fix
+        message = f"{{{name}}} names no {what}; {advice}"
+        yield Finding("unknown-argument", message, offset=placeholder.offset)
+
+
+def _is_known(name: str, arguments: Arguments) -> bool:
+    return is_builtin(name) if name.startswith("$") else name in arguments.properties
+
+
+def _nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """The most similar known name, also for the last part of a dotted name: ``user_id`` for ``args.user_id``."""
+    searched = known[:_MAX_SEARCHED_NAMES]
+    return nearest(name, searched) or nearest(name.rpartition(".")[2], searched)
 
 
 def may_be(arguments: Arguments, name: str, *types: str) -> bool:
-    """Whether the schema lets an argument be of one of these JSON types; builtins are strings."""
+    """Whether the schema allows one of these JSON types for an argument; False for builtins, which are strings."""
     return name in arguments.properties and not arguments.types(name).isdisjoint(types)
 
 
 def to_text(name: str, value: Json) -> str:
-    """A scalar as it is written in a URL, header or text; a whole number never has a fraction.
+    """A scalar as text for a URL, header or body; a whole number has no fraction (``3.0`` gives ``3``).
 
-    Raises ``InvalidCall`` for arrays, objects and null, and for numbers that JSON cannot say.
+    Raises ``InvalidCall`` for arrays, objects, null, NaN, infinities and numbers that are too long.
     """
     if isinstance(value, str):
         return value
+    # Larger floats are not exact, and 1e+22 would become 23 digits.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if not isinstance(value, (bool, int, float)):
@@ -208,8 +224,10 @@ def to_text(name: str, value: Json) -> str:
 
 
 def nested_argument(name: str) -> InvalidCall:
-    """The refusal of an array or object where a text must stand."""
-    message = f"argument {name} holds an array, object or null where only text can stand; pass plain values"
+    """The error for an array, object or null where a scalar is required."""
+    message = (
+        f"argument {name} holds an array, object or null where only a scalar is allowed; pass plain values"
+    )
     return InvalidCall("nested-argument", message)
 
 

@@ -1,4 +1,18 @@
-"""``name=value`` pairs of a query or a form: OpenAPI 3.1's styles, and RFC 6570's ``{?name*}``, which is form."""
+"""``name=value`` pairs of a query or form, in the styles of OpenAPI 3.1.
+
+The parameter ``p`` is written as follows:
+
+| style | explode | ``[1, 2]`` | ``{"a": 1, "b": 2}`` |
+|---|---|---|---|
+| form | true | ``p=1&p=2`` | ``a=1&b=2`` |
+| form | false | ``p=1,2`` | ``p=a,1,b,2`` |
+| spaceDelimited | false | ``p=1%202`` | ``p=a%201%20b%202`` |
+| pipeDelimited | false | ``p=1%7C2`` | ``p=a%7C1%7Cb%7C2`` |
+| deepObject | | | ``p%5Ba%5D=1&p%5Bb%5D=2`` |
+
+In a URL template (RFC 6570), ``{?p*}`` is style form with explode, and ``{?p}`` is style form without it.
+An exploded object takes parameter names from the call: ``ClaimedNames`` refuses those that are already sent.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,35 +23,36 @@ from bridge.diagnostics import Findings, did_you_mean
 from bridge.errors import InvalidCall
 from bridge.exchange import name_key
 from bridge.spec import Json
+from bridge.tool.quoting import excerpt
 from bridge.tool.request.nodes import (
     ABSENT,
-    Constant,
+    ArgumentNode,
+    ConstantNode,
     Node,
-    Whole,
-    check_words,
-    compile_structure,
-    described,
-    inner,
-    is_nested,
-    is_object,
-    names,
+    argument_names,
+    check_keys,
+    children,
+    compile_node,
+    found_array_or_object,
+    may_be_array_or_object,
+    may_be_object,
 )
-from bridge.tool.request.percent import encode, encode_form, is_plain
+from bridge.tool.request.percent import encode, encode_form, is_unreserved
 from bridge.tool.request.placeholders import SCALARS, may_be, nested_argument, to_text
 from bridge.tool.schema.arguments import Arguments
-from bridge.tool.schema.violations import excerpt
 
 Style: TypeAlias = Literal["form", "spaceDelimited", "pipeDelimited", "deepObject"]
 Escape: TypeAlias = Callable[[str, str], str]
-"""From an argument's name and a text to what may stand in a pair."""
+"""Takes an argument's name and a text, returns the text percent-encoded."""
 
 _DELIMITERS: Final = {"form": ",", "spaceDelimited": "%20", "pipeDelimited": "%7C"}
 
 
-class Claims:
-    """Names of parameters in one request: those that come with a call may not repeat another one.
+class ClaimedNames:
+    """The parameter names of one request that come from arguments. None of them may repeat another name.
 
-    ``taken`` are the names that the tool file writes. ``reserved`` are keys (``name_key``) of those that no call may set.
+    For example, with ``?role=user{&filter*}`` in the file, the argument ``filter`` may not be ``{"role": "admin"}``.
+    ``taken`` are the names in the tool file. ``reserved`` are keys (``name_key``) of names that no call may set.
     """
 
     __slots__ = ("_claimed", "_reserved", "_taken")
@@ -48,6 +63,7 @@ class Claims:
         self._claimed: set[str] = set()
 
     def claim(self, argument: str, name: str) -> None:
+        """Raise ``InvalidCall`` if the name is taken, reserved or already claimed."""
         is_reserved = self._reserved and name_key(name) in self._reserved
         if is_reserved or name in self._taken or name in self._claimed:
             message = f"argument {argument} would set a parameter that is already sent or reserved; take that member out"
@@ -57,7 +73,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A name, and how arrays and objects are written under it."""
+    """A parameter name, and the style of its arrays and objects."""
 
     name: str
     style: Style = "form"
@@ -65,11 +81,15 @@ class Parameter:
     encoded: str = field(init=False)
 
     def __post_init__(self) -> None:
-        encoded = self.name if is_plain(self.name) else encode_form(quote(self.name), self.name)
+        encoded = self.name if is_unreserved(self.name) else encode_form(quote(self.name), self.name)
+        # Derived once, and past ``frozen``: with slots there is no cached_property.
         object.__setattr__(self, "encoded", encoded)
 
-    def write(self, argument: str, value: Json, claims: Claims, escape: Escape = encode) -> list[str]:
-        """The pairs, percent-encoded; none for null, for nulls inside, and for what is then empty."""
+    def write(self, argument: str, value: Json, claims: ClaimedNames, escape: Escape = encode) -> list[str]:
+        """The percent-encoded pairs. Null, an empty array and an empty object give none; nulls inside are left out.
+
+        Raises ``InvalidCall``, also for nested arrays and objects.
+        """
         if isinstance(value, str):
             return [f"{self.encoded}={escape(argument, value)}"]
         if value is None:
@@ -92,37 +112,45 @@ class Parameter:
         return [f"{self.encoded}={_DELIMITERS[self.style].join(items)}"] if items else []
 
     def _write_object(
-        self, argument: str, members: dict[str, str], claims: Claims, escape: Escape
+        self, argument: str, members: dict[str, str], claims: ClaimedNames, escape: Escape
     ) -> list[str]:
-        deep = self.style == "deepObject"
-        if not deep and not self.explode:
+        is_deep = self.style == "deepObject"
+        if not is_deep and not self.explode:
             return self._write_array(
                 [text for key, member in members.items() for text in (escape(argument, key), member)]
             )
-        names = {key: f"{self.name}[{key}]" if deep else key for key in members}
-        for name in names.values():
+        pairs = []
+        for key, member in members.items():
+            name = f"{self.name}[{key}]" if is_deep else key
             claims.claim(argument, name)
-        return [f"{escape(argument, names[key])}={member}" for key, member in members.items()]
+            pairs.append(f"{escape(argument, name)}={member}")
+        return pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One parameter and the structure that makes its value; ``argument`` is for messages."""
+    """One parameter and its value. ``argument`` are the names of its arguments, for messages."""
 
     parameter: Parameter
     node: Node
-    argument: str
+    argument: str = field(init=False)
 
-    def write(self, values: Mapping[str, Json], claims: Claims, escape: Escape = encode) -> list[str]:
+    def __post_init__(self) -> None:
+        names = ", ".join(sorted(argument_names(self.node)))
+        object.__setattr__(self, "argument", names or self.parameter.name)
+
+    def write(self, values: Mapping[str, Json], claims: ClaimedNames, escape: Escape = encode) -> list[str]:
         value = self.node.build(values)
         return self.parameter.write(self.argument, value, claims, escape) if value is not ABSENT else []
 
 
-def write_unnamed(members: Mapping[str, Json], claims: Claims, escape: Escape = encode) -> Iterator[str]:
-    """Pairs under names that come with the call: plain values and lists of them."""
+def write_undeclared(
+    members: Mapping[str, Json], claims: ClaimedNames, escape: Escape = encode
+) -> Iterator[str]:
+    """The pairs of undeclared arguments; raises ``InvalidCall`` for objects and nested arrays."""
     for name, value in members.items():
         argument = quote(name)
-        escape(argument, name)
+        escape(argument, name)  # raises for a control character in the name, which Parameter accepts
         if isinstance(value, dict):
             raise nested_argument(argument)
         claims.claim(argument, name)
@@ -138,19 +166,21 @@ def compile_entry(
         _check_style(value, findings, *route)
         style, explode = value.get("style"), value.get("explode")
         if "value" not in value:
-            return Entry(Parameter(name), Constant(None), name)
+            # ``check_keys`` has reported that there is no value. The entry only holds the name.
+            return Entry(Parameter(name), ConstantNode(None))
         value, route = value["value"], (*route, "value")
-    node = compile_structure(value, arguments, findings, *route)
+    node = compile_node(value, arguments, findings, *route)
     _check_shape(node, style, arguments, findings, *route)
     if explode is None:
+        # The default of OpenAPI 3.1 (Parameter Object, explode).
         explode = style in (None, "form")
-    return Entry(Parameter(name, style or "form", explode), node, ", ".join(sorted(names(node))) or name)
+    return Entry(Parameter(name, style or "form", explode), node)
 
 
 def check_argument(
     name: str, style: str | None, arguments: Arguments, findings: Findings, *route: str | int
 ) -> None:
-    """Whether an argument's type can be written in a style; None is a parameter without one."""
+    """Report an argument whose type the style cannot express. ``style`` is None if the file does not set it."""
     if style is None and may_be(arguments, name, "object"):
         message = (
             f"argument {name} may be an object, which needs a style in a query; give it another type, "
@@ -159,13 +189,13 @@ def check_argument(
         findings.error("no-style", message, *route)
     if style == "deepObject" and may_be(arguments, name, *SCALARS, "array"):
         message = (
-            f"deepObject writes objects, and argument {name} may be something else; give it type: object"
+            f"deepObject needs an object, but argument {name} may be of another type; give it type: object"
         )
         findings.error("wrong-value", message, *route)
 
 
 def _check_style(written: dict[str, Json], findings: Findings, *route: str | int) -> None:
-    check_words(written, ("value", "style", "explode"), findings, *route)
+    check_keys(written, ("value", "style", "explode"), findings, *route)
     style, explode = written.get("style", "form"), written.get("explode", False)
     if style not in get_args(Style):
         hint = did_you_mean(style, get_args(Style)) if isinstance(style, str) else ""
@@ -174,30 +204,29 @@ def _check_style(written: dict[str, Json], findings: Findings, *route: str | int
     if not isinstance(explode, bool):
         findings.error("wrong-value", f"found {excerpt(explode)}, expected true or false", *route, "explode")
     elif explode and style in ("spaceDelimited", "pipeDelimited"):
-        message = f"{style} writes one pair, and OpenAPI does not explode it; take explode out, or use form"
+        message = f"{style} writes one pair, which OpenAPI cannot explode; take out explode, or use form"
         findings.error("wrong-value", message, *route, "explode")
 
 
 def _check_shape(
     node: Node, style: str | None, arguments: Arguments, findings: Findings, *route: str | int
 ) -> None:
-    """What is known, before any call, of whether the value can be written in its style."""
+    """Report a value that its style cannot express, as far as the schema shows it."""
     match node:
-        case Constant(None):
+        case ConstantNode(None):
             findings.error("wrong-value", "null is never sent; write a value, or take the key out", *route)
             return
-        case Whole(name):
+        case ArgumentNode(name):
             check_argument(name, style, arguments, findings, *route)
             return
-    object_like = is_object(node, arguments)
-    if object_like and style is None:
-        findings.error(
-            "no-style", "an object needs a style in a query; add style: deepObject or form", *route
-        )
-    if not object_like and style == "deepObject":
-        message = "deepObject writes objects; write an object here, or take the style out"
+    is_object = may_be_object(node, arguments)
+    if is_object and style is None:
+        message = "an object needs a style in a query; add style: deepObject or form"
+        findings.error("no-style", message, *route)
+    if not is_object and style == "deepObject":
+        message = "deepObject needs an object; write an object here, or take out the style"
         findings.error("wrong-value", message, *route)
-    for key, each in inner(node):
-        if is_nested(each, arguments):
-            message = f"{described(each)}, and a query carries none inside another; flatten it"
+    for key, each in children(node):
+        if may_be_array_or_object(each, arguments):
+            message = f"{found_array_or_object(each)}, but a query cannot nest them; flatten it"
             findings.error("nested-value", message, *route, key)

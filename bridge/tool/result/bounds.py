@@ -1,85 +1,91 @@
-"""Text for a model: visible characters, and within ``response.maxBytes``."""
+"""Text for a model: invisible characters escaped, size limited to ``response.maxBytes``."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, takewhile
+from heapq import nlargest
 from typing import Final
 
 from bridge import codec
-from bridge.characters import HARMFUL, HIDDEN, INVISIBLE, apart, escapes
+from bridge.characters import HARMFUL, HIDDEN, INVISIBLE, escapes, pieces, split_at_needed
 from bridge.errors import UnusableReply
 from bridge.spec import Invisible, Json
 
 _LONE_RETURN: Final = re.compile(r"\r(?!\n)")
-"""It has a terminal write over the line."""
-_PIECE: Final = 16 * 1024
+"""A carriage return without a line feed, which makes a terminal overwrite the line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """``text`` holds all, or says in its first line how much of it; ``meta`` says so to programs."""
+class FittedText:
+    """The text. If it was cut, its first line says how much is shown; ``meta`` has the numbers."""
 
     text: str
     meta: dict[str, Json] = field(default_factory=dict)
 
 
 def visible(text: str, invisible: Invisible = "show") -> str:
-    r"""The text with ``\u001b`` and so on for what no one sees; JSON stays the same JSON.
+    r"""The text with invisible characters escaped, as ``\u001b``; JSON keeps its meaning.
 
-    Joiners and variation selectors stay where they belong, and with ``pass`` all that ``response.invisible`` is about.
+    Joiners and variation selectors stay where scripts and emoji need them. ``pass`` keeps all characters
+    that ``response.invisible`` is about.
     """
     if text.isascii() and text.isprintable():
         return text
+    return "".join(_visible(piece, invisible) for piece in pieces(text))
+
+
+def _visible(text: str, invisible: Invisible) -> str:
     if "\r" in text:
         text = _LONE_RETURN.sub(r"\\r", text)
     if invisible == "pass":
         return _escaped(text, HARMFUL, escapes()[1])
     if not HIDDEN.search(text):
         return text
-    parts = apart(text)
+    parts = split_at_needed(text)
+    # Parts with an even index are what is between the needed characters.
     parts[::2] = [_escaped(part, HIDDEN, escapes()[0]) for part in parts[::2]]
     return "".join(parts)
 
 
 def _escaped(text: str, hidden: re.Pattern[str], table: Mapping[int, str]) -> str:
-    """The text through a table, which takes no longer if all of it is hidden; others run between the pieces."""
-    if not hidden.search(text):
-        return text
-    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
-    return "".join(piece.translate(table) if hidden.search(piece) else piece for piece in pieces)
+    """The text translated by ``table``: the time does not depend on the number of hidden characters."""
+    return text.translate(table) if hidden.search(text) else text
 
 
-def stripped(text: str) -> str:
-    """The text without the characters that ``response.invisible`` is about, but where they belong."""
+def strip_invisible(text: str) -> str:
+    """The text without invisible characters, except where scripts and emoji need them."""
+    return text if text.isascii() else "".join(map(_strip_invisible, pieces(text)))
+
+
+def _strip_invisible(text: str) -> str:
     if not INVISIBLE.search(text):
         return text
-    parts = apart(text)
+    parts = split_at_needed(text)
     parts[::2] = [INVISIBLE.sub("", part) for part in parts[::2]]
     return "".join(parts)
 
 
-def each_text(value: Json, change: Callable[[str], str]) -> Json:
-    """The value with every text and key of it changed."""
+def map_texts(value: Json, change: Callable[[str], str]) -> Json:
+    """The value with ``change`` applied to all its strings and keys."""
     match value:
         case str():
             return change(value)
         case list():
-            return [each_text(item, change) for item in value]
+            return [map_texts(item, change) for item in value]
         case dict():
-            return {change(key): each_text(item, change) for key, item in value.items()}
+            return {change(key): map_texts(item, change) for key, item in value.items()}
     return value
 
 
 def json_text(value: Json, invisible: Invisible = "show") -> str:
-    """Compact JSON of visible characters."""
+    """Compact JSON with invisible characters escaped."""
     return visible(codec.encode(value).decode(), invisible)
 
 
-def within(value: Json, max_bytes: int, invisible: Invisible = "show") -> tuple[str | None, int]:
-    """A value as JSON of visible characters, or None if that is larger, and how many bytes it takes.
+def json_if_within(value: Json, max_bytes: int, invisible: Invisible = "show") -> tuple[str | None, int]:
+    """The value as JSON, or None if that is larger than ``max_bytes``; and its size in bytes.
 
-    What is too large already is not made visible first, which could make it six times larger.
+    Escaping can make JSON six times larger, so JSON that is too large already is not escaped.
     """
     written = codec.encode(value)
     if len(written) > max_bytes:
@@ -89,48 +95,59 @@ def within(value: Json, max_bytes: int, invisible: Invisible = "show") -> tuple[
     return (text if size <= max_bytes else None), size
 
 
-def write(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> str:
-    """A value as JSON, whole; raises ``UnusableReply`` that names the largest parts."""
-    text, size = within(value, max_bytes, invisible)
+def write_json(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> str:
+    """The whole value as JSON; raises ``UnusableReply`` with its largest parts if it is too large."""
+    text, size = json_if_within(value, max_bytes, invisible)
     if text is None:
-        raise _too_large(size, max_bytes, _largest(value), narrowing)
+        raise _too_large(size, max_bytes, _largest_parts(value), narrowing)
     return text
 
 
-def fit(value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> Fitted:
-    """A value as JSON; of a list, or of an object's one list, as many whole items as there is room for."""
-    text, size = within(value, max_bytes, invisible)
+def fit_json(
+    value: Json, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show"
+) -> FittedText:
+    """The value as JSON. A list, or the only list of an object, is cut after the last item that fits.
+
+    Raises ``UnusableReply`` if no item fits or there is no such list.
+    """
+    text, size = json_if_within(value, max_bytes, invisible)
     if text is not None:
-        return Fitted(text)
+        return FittedText(text)
     name, items = _only_list(value)
+    # What else the object holds is never cut.
     rest: dict[str, Json] | None = value | {name: []} if isinstance(value, dict) else None
+    # With the largest numbers: the note that is written in the end is not longer.
     room = (
         max_bytes
-        - _size(_note(len(items), len(items), "items", narrowing))
+        - _size(_cut_note(len(items), len(items), "items", narrowing))
         - _size(json_text(rest or [], invisible))
     )
-    kept = _count_fitting((_size(json_text(item, invisible)) + 1 for item in items), room)
+    kept = _count_fitting(items, room, invisible)
     if not kept:
-        raise _too_large(size, max_bytes, _largest(value), narrowing)
+        raise _too_large(size, max_bytes, _largest_parts(value), narrowing)
     part = items[:kept] if rest is None else rest | {name: items[:kept]}
     return _cut(kept, len(items), "items", json_text(part, invisible), narrowing)
 
 
-def fit_text(text: str, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show") -> Fitted:
-    """A text; of a longer one as many whole lines as there is room for."""
-    text = visible(text, invisible)
-    if _size(text) <= max_bytes:
-        return Fitted(text)
-    lines = text.splitlines(keepends=True)
-    room = max_bytes - _size(_note(len(lines), len(lines), "lines", narrowing))
-    kept = _count_fitting(map(_size, lines), room)
-    if not kept:
-        raise _too_large(_size(text), max_bytes, "", narrowing)
-    return _cut(kept, len(lines), "lines", "".join(lines[:kept]), narrowing)
+def fit_text(
+    text: str, max_bytes: int, narrowing: Sequence[str], invisible: Invisible = "show"
+) -> FittedText:
+    """The text, cut after the last line that fits; raises ``UnusableReply`` if no line fits."""
+    shown = visible(text[: max_bytes + 1], invisible)  # a character has at least one byte
+    if _size(shown) <= max_bytes:
+        return FittedText(shown)
+    total = text.count("\n") + (not text.endswith("\n"))
+    room = max(0, max_bytes - _size(_cut_note(total, total, "lines", narrowing)))
+    # This may cut a character. The result ends before it, at the last line break.
+    start = shown[:room].encode()[:room]
+    lines = start[: start.rfind(b"\n") + 1]
+    if not lines:
+        raise _too_large(max(_size(text), _size(shown)), max_bytes, "", narrowing)
+    return _cut(lines.count(b"\n"), total, "lines", lines.decode(), narrowing)
 
 
-def require(size: int, max_bytes: int, what: str) -> None:
-    """Raise ``UnusableReply`` for what cannot be given in part."""
+def require_size(size: int, max_bytes: int, what: str) -> None:
+    """Raise ``UnusableReply`` if something that cannot be cut is too large."""
     if size > max_bytes:
         raise _too_large(size, max_bytes, f" of {what}", ())
 
@@ -140,7 +157,7 @@ def _size(text: str) -> int:
 
 
 def _only_list(value: Json) -> tuple[str, list[Json]]:
-    """The name and the items of an object's one list, or a list itself; no items where there is neither."""
+    """Name and items of the only list in an object; for a list, no name and its items; otherwise no items."""
     if isinstance(value, list):
         return "", value
     parts = value.items() if isinstance(value, dict) else ()
@@ -148,41 +165,60 @@ def _only_list(value: Json) -> tuple[str, list[Json]]:
     return lists[0] if len(lists) == 1 else ("", [])
 
 
-def _count_fitting(sizes: Iterable[int], room: int) -> int:
-    return sum(1 for _ in takewhile(lambda used: used <= room, accumulate(sizes)))
+def _count_fitting(items: Sequence[Json], room: int, invisible: Invisible) -> int:
+    """How many items fit, with a comma after each.
+
+    Items are encoded in batches. The batch size doubles until a batch does not fit, then it halves.
+    """
+    kept, step, grows = 0, 1, True
+    # Ends at 0: not even one more item fits.
+    while step and kept < len(items):
+        part = items[kept : kept + step]
+        text, size = json_if_within(
+            part, room + 1, invisible
+        )  # two brackets, and no comma after the last item
+        if text is None:
+            grows = False
+        else:
+            # The batch without its two brackets, and a comma before the next one.
+            kept, room = kept + len(part), room + 1 - size
+        step = step * 2 if grows else step // 2
+    return kept
 
 
-def _cut(kept: int, total: int, unit: str, text: str, narrowing: Sequence[str]) -> Fitted:
-    return Fitted(
-        _note(kept, total, unit, narrowing) + text, {"restbridge/shown": kept, "restbridge/total": total}
+def _cut(kept: int, total: int, unit: str, text: str, narrowing: Sequence[str]) -> FittedText:
+    return FittedText(
+        _cut_note(kept, total, unit, narrowing) + text, {"restbridge/shown": kept, "restbridge/total": total}
     )
 
 
-def _note(kept: int, total: int, unit: str, narrowing: Sequence[str]) -> str:
+def _cut_note(kept: int, total: int, unit: str, narrowing: Sequence[str]) -> str:
     how = f"narrow with {', '.join(narrowing[:10])}" if narrowing else "no argument of this tool narrows it"
     return f"Only a part fits: showing {kept} of {total} {unit}; {how}.\n"
 
 
 def _too_large(size: int, max_bytes: int, parts: str, narrowing: Sequence[str]) -> UnusableReply:
-    how = "Tell the user that this tool has to project less."
+    how = "Tell the user that this tool must select less of the reply."
     if narrowing:
         how = f"Narrow with {', '.join(narrowing[:10])}."
-    message = f"The result is {_human(size)}{parts}, and this tool gives {_human(max_bytes)} at most."
+    message = (
+        f"The result is {_format_size(size)}{parts}, the limit of this tool is {_format_size(max_bytes)}."
+    )
     return UnusableReply("result-too-large", message, advice=how)
 
 
-def _largest(value: Json) -> str:
-    """`` (items 2.1 MB, meta 30.0 kB)``"""
+def _largest_parts(value: Json) -> str:
+    """The sizes of the largest parts, such as `` (items 2.1 MB, meta 30.0 kB)``; empty for scalars."""
     if isinstance(value, list):
-        return f" (its first item {_human(len(codec.encode(value[0])))})"
+        return f" (its first item {_format_size(len(codec.encode(value[0])))})"
     if not isinstance(value, dict):
         return ""
-    sizes = sorted(((len(codec.encode(part)), name) for name, part in value.items()), reverse=True)
-    named = (f"{visible(name[:40])} {_human(size)}" for size, name in sizes[:3])
+    sizes = nlargest(3, ((len(codec.encode(part)), name) for name, part in value.items()))
+    named = (f"{visible(name[:40])} {_format_size(size)}" for size, name in sizes)
     return f" ({', '.join(named)})"
 
 
-def _human(size: int) -> str:
+def _format_size(size: int) -> str:
     if size < 1000:
         return f"{size} bytes"
     return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"

@@ -1,4 +1,4 @@
-"""A reply becomes what the model gets: MCP content blocks, as plain JSON."""
+"""Converts a reply into the result of a tool call: MCP content blocks as plain JSON."""
 
 import base64
 import re
@@ -15,34 +15,36 @@ from bridge.spec import Json, ResponseSpec
 from bridge.tool.projection.projection import MAX_STEPS, Projection, Unfinished
 from bridge.tool.result import blocks, bounds
 
-Kind = Literal["json", "text", "image", "audio", "resource", "blocks"]
+ContentKind = Literal["json", "text", "image", "audio", "resource", "blocks"]
 
-_TEXTUAL: Final = """
+_TEXT_SUBTYPES: Final = """
     ecmascript graphql javascript json-seq jsonl ndjson sql toml x-javascript x-jsonl x-ndjson x-sh
     x-www-form-urlencoded x-yaml xml yaml
 """
-_TEXT_TYPES: Final = frozenset(f"application/{name}" for name in _TEXTUAL.split())
+_TEXT_TYPES: Final = frozenset(f"application/{name}" for name in _TEXT_SUBTYPES.split())
 _CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?([^\s;"]+)', re.IGNORECASE)
+# Not all that Python knows: some of its codecs are no charsets, such as unicode_escape.
 _ENCODINGS: Final = {
     **dict.fromkeys(("iso-8859-1", "latin-1", "latin1"), "latin-1"),
     **{name: name for name in ("utf-16", "utf-16le", "utf-16be")},
 }
-"""Charsets that are read as declared; ASCII is UTF-8, and so is all that is not known."""
+"""Declared charsets that are used; all others, and unknown ones, are read as UTF-8."""
 
-_LONG: Final = 16 * 1024
-"""Bytes from which on secrets that were found are not replaced where others wait meanwhile."""
-_PICTURES: Final[Mapping[str, re.Pattern[bytes]]] = {
+_MAX_FAST_STRIP_BYTES: Final = 16 * 1024
+"""Larger replies are not stripped on the event loop, only in a worker thread."""
+_PICTURE_SIGNATURES: Final[Mapping[str, re.Pattern[bytes]]] = {
     "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "image/jpeg": re.compile(rb"\xff\xd8\xff"),
     "image/gif": re.compile(rb"GIF8[79]a"),
+    # Between the two words is the size of the file.
     "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
 }
-"""What models can see, by how it begins: a block that is no picture can end a whole conversation."""
+"""Image formats that models accept, by signature. An invalid image block can break a whole conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What tools/call answers, in MCP's words; ``structured`` is ``structuredContent``, ``meta`` is ``_meta``."""
+    """The result of tools/call; ``structured`` is ``structuredContent``, ``meta`` is ``_meta``."""
 
     content: list[dict[str, Json]]
     structured: dict[str, Json] | None = None
@@ -50,11 +52,11 @@ class Result:
     meta: dict[str, Json] = field(default_factory=dict)
 
 
-def document(reply: Reply) -> Json:
-    """The JSON that a reply says, None for an empty one; raises ``UnusableReply``.
+def parse_json(reply: Reply) -> Json:
+    """The JSON value of a reply, None for an empty one; raises ``UnusableReply``.
 
-    JSON shows its own end, but for a number: what was received of ``12345`` could be ``12``. Of any of it that could be
-    nothing: a connection that is lost looks like one that ends (RFC 9112, 8).
+    A reply without a length may be cut, because a lost connection looks like its end (RFC 9112 8). JSON
+    shows that it is complete, except for an empty reply and a number: ``12`` could be the start of ``12345``.
     """
     if not reply.content.strip():
         if not reply.complete:
@@ -62,99 +64,107 @@ def document(reply: Reply) -> Json:
         return None
     try:
         encoding = _declared_encoding(reply)
+        # Without a declared charset, the decoder looks for a byte order mark.
         value = codec.decode(reply.content.decode(encoding, "replace") if encoding else reply.content)
     except codec.TooManyContainers as problem:
-        message = f"The reply of the API server is too large to be read: {problem}."
-        advice = "Ask for less, if this tool's arguments can; else tell the user."
+        message = f"The reply of the API server is too large to read: {problem}."
+        advice = "Ask for less, if this tool's arguments can; otherwise tell the user."
         raise UnusableReply("reply-too-large", message, advice=advice) from problem
     except codec.NotJson as problem:
-        declared = reply.media_type or "no Content-Type"
+        declared = reply.media_type or "no valid Content-Type"
         message = (
             f"The API answered {reply.status} with {declared}, which cannot be read as JSON: {problem}."
             f" It begins with {codec.quote(text(reply), 200)}. Tell the user; calling again will not help."
         )
         raise UnusableReply("not-json", message) from problem
-    if not reply.complete and reply.content.rstrip(b"\0")[-1:].isdigit():  # zeros as of UTF-16
+    if not reply.complete and reply.content.rstrip(b"\0")[-1:].isdigit():  # UTF-16 ends with a zero byte
         raise _incomplete()
     return value
 
 
 def _incomplete() -> UnusableReply:
-    message = "Nothing shows that the API's reply is whole: its length was not told. Tell the user."
+    message = "The API's reply may be incomplete: it declared no length. Tell the user."
     return UnusableReply("incomplete-reply", message)
 
 
-def whole(reply: Reply) -> dict[str, Json]:
-    """What a projection sees ``from: reply``; a body that is no JSON by its type is its text, or null.
+def reply_document(reply: Reply) -> dict[str, Json]:
+    """The input of a projection with ``from: reply``; the body is JSON, text, or null for other content types.
 
     Raises ``UnusableReply``.
     """
-    kind = kind_of(reply) if reply.content else "json"
+    kind = content_kind(reply) if reply.content else "json"
     body: Json = None
     if kind == "json":
-        body = document(reply)
+        body = parse_json(reply)
     elif kind == "text":
+        # Only JSON shows its own end.
         if not reply.complete:
             raise _incomplete()
         body = text(reply)
     return {"status": reply.status, "headers": reply.headers, "body": body}
 
 
-def stripped(reply: Reply) -> Reply:
-    """The reply without invisible characters in its headers and its content; bytes that are no text stay."""
-    headers = {name: bounds.stripped(value) for name, value in reply.headers.items()}
+def strip_reply(reply: Reply, *, steps: int = MAX_STEPS) -> Reply:
+    """The reply without invisible characters in its headers and content; binary content is unchanged.
+
+    Raises ``Unfinished`` for a large reply, unless ``steps`` is ``MAX_STEPS``.
+    """
+    headers = {name: bounds.strip_invisible(value) for name, value in reply.headers.items()}
+    # ASCII has no invisible characters, except as escapes in JSON or in a charset such as UTF-16.
+    if reply.content.isascii() and b"\\u" not in reply.content and not _declared_encoding(reply):
+        return reply._replace(headers=headers)
+    if steps < MAX_STEPS and len(reply.content) > _MAX_FAST_STRIP_BYTES:
+        raise Unfinished
     try:
-        value = document(reply)
+        value = parse_json(reply)
     except UnusableReply:
-        if kind_of(reply) not in ("json", "text"):
+        # Bytes of a picture could look like invisible characters.
+        if content_kind(reply) not in ("json", "text"):
             return reply._replace(headers=headers)
-        written = bounds.stripped(text(reply)).encode()
+        written = bounds.strip_invisible(text(reply)).encode()
     else:
-        shown = bounds.each_text(value, bounds.stripped)
+        shown = bounds.map_texts(value, bounds.strip_invisible)
+        # The text keeps its layout, and its numbers such as 1.50.
         if shown == value:
             return reply._replace(headers=headers)
         written = codec.encode(shown)
     if "content-type" in headers:
-        headers["content-type"] = reply.media_type  # without a charset: it is UTF-8 now
+        headers["content-type"] = reply.media_type  # without the charset, because the content is UTF-8 now
     return reply._replace(headers=headers, content=written)
 
 
-def redacted(
-    reply: Reply, redactor: Redactor, *, steps: int = MAX_STEPS, keeps_base64: bool = False
-) -> Reply:
-    """The reply without secrets, in its headers and their names, and in its content; the very reply where it holds none.
+def redact_reply(reply: Reply, redactor: Redactor, *, keeps_base64: bool = False) -> Reply:
+    """The reply without secrets in header names, header values and content; the same object if it has none.
 
-    JSON stays JSON, and what is no text keeps its length. A charset may be wrong, so both the text that it makes of
-    the content and the bytes themselves are redacted. The media type is looked at as it is shown, in lower case.
+    JSON stays JSON, and binary content keeps its length. The declared charset may be wrong, so both the
+    decoded text and the bytes are redacted. The media type is checked in lower case, as it is shown.
     ``keeps_base64`` is for content blocks: see ``Redactor.json``.
-    Raises ``Unfinished`` where it may take long, unless there are ``MAX_STEPS``.
     """
     if not redactor:
         return reply
-    if steps < MAX_STEPS and not redactor.is_quick(reply.content):
-        raise Unfinished
     encoding = _declared_encoding(reply) or codec.marked_encoding(reply.content)
     text = reply.content.decode(encoding, "replace").encode() if encoding else reply.content
+    # All in one search, as nearly every reply has no secret. A line break keeps two texts apart.
     head = "\n".join([*reply.headers, *reply.headers.values(), reply.media_type]).encode(errors="replace")
     if not redactor.finds(b"%s\n%s" % (head, text)):
+        # The charset may be wrong: then the secret is in the bytes.
         return reply._replace(content=redactor.binary(reply.content)) if encoding else reply
-    if steps < MAX_STEPS and len(text) > _LONG:
-        raise Unfinished
     headers = {redactor.text(name): redactor.text(value) for name, value in reply.headers.items()}
     if redactor.finds(reply.media_type.encode(errors="replace")):
         headers["content-type"] = redactor.text(reply.media_type)
-    content = _redacted_content(reply, encoding, redactor, keeps_base64=keeps_base64)
+    content = _redact_content(reply, encoding, redactor, keeps_base64=keeps_base64)
     return reply._replace(headers=headers, content=redactor.binary(content) if encoding else content)
 
 
-def _redacted_content(reply: Reply, encoding: str | None, redactor: Redactor, *, keeps_base64: bool) -> bytes:
+def _redact_content(reply: Reply, encoding: str | None, redactor: Redactor, *, keeps_base64: bool) -> bytes:
     text = reply.content.decode(encoding or "utf-8", "replace").encode()
     if not redactor.finds(text):
         return redactor.binary(reply.content)
     try:
         codec.decode(text)
     except codec.NotJson:
-        if not encoding and kind_of(reply) not in ("json", "text"):
+        # A picture keeps its length, so that its offsets stay valid. What declares a charset is text.
+        if not encoding and content_kind(reply) not in ("json", "text"):
             return redactor.binary(reply.content)
         text = redactor.text_bytes(text)
     else:
@@ -162,7 +172,7 @@ def _redacted_content(reply: Reply, encoding: str | None, redactor: Redactor, *,
     return text.decode().encode(encoding, "replace") if encoding else text
 
 
-def projected(
+def apply_projection(
     projection: Projection,
     document: Json,
     redactor: Redactor,
@@ -171,8 +181,9 @@ def projected(
     size: int | None = None,
     keeps_base64: bool = False,
 ) -> Json:
-    """What ``Projection.apply`` answers, without secrets: a function may have put one together of its parts."""
+    """The projected value without secrets: a JMESPath function may join parts of one."""
     value = projection.apply(document, steps, size=size)
+    # Without functions, a projection selects whole strings, which are already redacted.
     if not redactor or "(" not in projection.expression:
         return value
     written = codec.encode(value)
@@ -180,11 +191,11 @@ def projected(
     try:
         return value if text is written else codec.decode(text)
     except codec.NotJson as problem:
-        message = f"What this tool's projection makes of the API's reply cannot be read as JSON: {problem}."
+        message = f"The result of this tool's projection is not valid JSON: {problem}."
         raise UnusableReply("projection-failed", message) from problem
 
 
-def of_reply(
+def reply_result(
     reply: Reply,
     response: ResponseSpec,
     *,
@@ -192,83 +203,85 @@ def of_reply(
     narrowing: Sequence[str] = (),
     redactor: Redactor = NO_SECRETS,
 ) -> Result:
-    """A reply that is not projected, as ``response.content`` says; ``narrowing`` are optional arguments.
+    """The result for a reply without projection, by ``response.content``; raises ``UnusableReply``.
 
-    ``redactor`` is for bytes that stand in base64: the rest has no secrets.
-
-    Raises ``UnusableReply``. Only text is held to ``response.maxBytes``, and what is given as a
-    resource: pictures and sound cost a model by what they show, and were bounded when they were read.
+    ``narrowing`` are the optional arguments. ``redactor`` is applied to base64 only: the rest is already redacted.
+    ``response.maxBytes`` limits text and resources, but not pictures and sound: a model does not pay for
+    their bytes, and ``maxBytes`` limited them when they were read.
     """
     if not reply.content and reply.complete:
-        return Result([_block(f"The API answered {reply.status} and sent no content.")])
-    kind = kind_of(reply) if response.content == "auto" else response.content
+        return Result([_text_block(f"The API answered {reply.status} and sent no content.")])
+    kind = content_kind(reply) if response.content == "auto" else response.content
     if kind in ("json", "blocks"):
-        return of_value(document(reply), response, narrowing=narrowing, redactor=redactor)
+        return value_result(parse_json(reply), response, narrowing=narrowing, redactor=redactor)
     if not reply.complete:
         raise _incomplete()
     if kind == "text":
         fitted = bounds.fit_text(text(reply), response.max_bytes, narrowing, response.invisible)
-        return Result([_block(fitted.text)], meta=fitted.meta)
+        return Result([_text_block(fitted.text)], meta=fitted.meta)
     if kind == "resource":
-        return Result([_resource(reply, response, tool)])
-    return Result([_media(reply, kind)])
+        return Result([_resource_block(reply, response, tool)])
+    return Result([_media_block(reply, kind)])
 
 
-def of_value(
+def value_result(
     value: Json,
     response: ResponseSpec,
     *,
     narrowing: Sequence[str] = (),
     redactor: Redactor = NO_SECRETS,
 ) -> Result:
-    """A projected value, as ``response.content`` says; raises ``UnusableReply``."""
+    """The result for a JSON value, by ``response.content``; raises ``UnusableReply``."""
     if response.content == "blocks":
-        return Result(blocks.read(value, response.max_bytes, redactor, response.invisible))
+        return Result(blocks.parse_blocks(value, response.max_bytes, redactor, response.invisible))
     if response.content == "text" and isinstance(value, str):
         fitted = bounds.fit_text(value, response.max_bytes, narrowing, response.invisible)
     else:
-        fitted = bounds.fit(value, response.max_bytes, narrowing, response.invisible)
-    return Result([_block(fitted.text)], meta=fitted.meta)
+        fitted = bounds.fit_json(value, response.max_bytes, narrowing, response.invisible)
+    return Result([_text_block(fitted.text)], meta=fitted.meta)
 
 
-def of_structured(
+def structured_result(
     structured: dict[str, Json], response: ResponseSpec, *, narrowing: Sequence[str] = ()
 ) -> Result:
-    """``structuredContent`` and the same JSON as text; a part would break the schema, so it fits or fails."""
-    written = bounds.write(structured, response.max_bytes, narrowing, response.invisible)
-    return Result([_block(written)], structured)
+    """``structuredContent`` and the same JSON as text. It is never cut, because a part would not match the schema."""
+    written = bounds.write_json(structured, response.max_bytes, narrowing, response.invisible)
+    return Result([_text_block(written)], structured)
 
 
-def of_nothing(result: Result, status: int, *, safe: bool) -> Result:
-    """A result that is nothing but null, and a sentence beside it: the projection may not fit the reply."""
-    words = f"The API answered {status}, and this tool's projection found nothing but null in the reply."
+def add_empty_note(result: Result, status: int, *, safe: bool) -> Result:
+    """A null result with a note for the model: the projection may not match the reply."""
+    note = f"The API answered {status}, and this tool's projection found nothing but null in the reply."
     if not safe:
-        words = f"The request was carried out ({status}). Do not repeat it. {words}"
+        note = f"The request was carried out ({status}). Do not repeat it. {note}"
     return replace(
-        result, content=[*result.content, _block(words)], meta=result.meta | {"restbridge/empty": True}
+        result,
+        content=[*result.content, _text_block(note)],
+        meta=result.meta | {"restbridge/empty": True},
     )
 
 
-def _block(words: str) -> dict[str, Json]:
-    return {"type": "text", "text": words}
+def _text_block(text: str) -> dict[str, Json]:
+    return {"type": "text", "text": text}
 
 
-def kind_of(reply: Reply) -> Kind:
-    """What a reply is by its Content-Type, and by its bytes where that is not enough (RFC 9110 8.3)."""
+def content_kind(reply: Reply) -> ContentKind:
+    """The kind by Content-Type; without a Content-Type, or for images, by the bytes (RFC 9110 8.3)."""
     media_type = reply.media_type
     if media_type == "application/json" or media_type.endswith("+json"):
         return "json"
     if media_type.startswith("text/") or media_type.endswith("+xml") or media_type in _TEXT_TYPES:
         return "text"
+    # Such as TIFF, which models do not accept as a picture.
     if media_type.startswith("image/"):
-        return "image" if _picture(reply.content) else "resource"
+        return "image" if _picture_type(reply.content) else "resource"
     if media_type.startswith("audio/"):
         return "audio"
-    return "resource" if media_type else _sniffed(reply.content)
+    return "resource" if media_type else _sniff_kind(reply.content)
 
 
 def text(reply: Reply) -> str:
-    """The body as text, in its declared charset or UTF-8; what is not is U+FFFD."""
+    """The body in its declared charset or UTF-8; invalid bytes become U+FFFD."""
     return reply.content.decode(_declared_encoding(reply) or "utf-8-sig", "replace")
 
 
@@ -277,41 +290,47 @@ def _declared_encoding(reply: Reply) -> str | None:
     return _ENCODINGS.get(charset[1].lower()) if charset else None
 
 
-def _sniffed(content: bytes) -> Kind:
+def _sniff_kind(content: bytes) -> ContentKind:
     try:
         codec.decode(content)
     except codec.NotJson:
         try:
+            # No text contains a zero byte, but some binary formats are valid UTF-8.
             return "resource" if "\0" in content.decode() else "text"
         except UnicodeDecodeError:
             return "resource"
     return "json"
 
 
-def _picture(content: bytes) -> str | None:
-    return next((name for name, begin in _PICTURES.items() if begin.match(content)), None)
+def _picture_type(content: bytes) -> str | None:
+    return next((name for name, signature in _PICTURE_SIGNATURES.items() if signature.match(content)), None)
 
 
-def _media(reply: Reply, kind: str) -> dict[str, Json]:
-    media_type = _picture(reply.content) if kind == "image" else None
+def _media_block(reply: Reply, kind: str) -> dict[str, Json]:
+    media_type = _picture_type(reply.content) if kind == "image" else None
     if media_type is None and reply.media_type.startswith(f"{kind}/"):
         media_type = bounds.visible(reply.media_type)
     if media_type is None:
-        declared = reply.media_type or "no Content-Type"
+        declared = reply.media_type or "no valid Content-Type"
         message = f"The API answered {reply.status} with {declared} instead of {kind}. Tell the user."
         raise UnusableReply("wrong-content", message)
     return {"type": kind, "data": base64.b64encode(reply.content).decode(), "mimeType": media_type}
 
 
-def _resource(reply: Reply, response: ResponseSpec, tool: str) -> dict[str, Json]:
-    """An embedded resource under an address of our own: the same content has the same one."""
+def _resource_block(reply: Reply, response: ResponseSpec, tool: str) -> dict[str, Json]:
+    """An embedded resource with a URI of the bridge; the same content has the same URI."""
     media_type = bounds.visible(reply.media_type or "application/octet-stream")
-    is_text = kind_of(reply) in ("json", "text")
+    is_text = content_kind(reply) in ("json", "text")
     if is_text:
-        written = bounds.visible(text(reply), response.invisible)
+        written = text(reply)
+        bounds.require_size(
+            len(written.encode()), response.max_bytes, media_type
+        )  # before escaping, which can make it larger
+        written = bounds.visible(written, response.invisible)
     else:
         written = base64.b64encode(reply.content).decode()
-    bounds.require(len(written.encode()), response.max_bytes, media_type)
+    # Again, as escapes and base64 are longer.
+    bounds.require_size(len(written.encode()), response.max_bytes, media_type)
     uri = f"restbridge://{tool}/{sha256(reply.content).hexdigest()[:32]}"
     resource = {"uri": uri, "mimeType": media_type, "text" if is_text else "blob": written}
     return {"type": "resource", "resource": resource}

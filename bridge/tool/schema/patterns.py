@@ -1,12 +1,15 @@
-"""What a regular expression costs for each byte of a text, at most, by its structure.
+"""The maximum cost of a regular expression for each byte of text, estimated from its structure.
 
-The library's engine steps through a text once. It remembers sets of places of the pattern where a match may
-stand, and sets that it met before cost nearly nothing. In the worst case it meets a new set at every byte and
-goes through all places of it. So what counts is how many places can be active at one time:
+The validator (jsonschema-rs) matches with Rust's ``regex`` crate. Its engine is a lazy DFA (deterministic finite
+automaton): it reads a text once. A state of the DFA is the set of pattern positions where a match may currently be.
+Known states are cached and cost nearly nothing. In the worst case every byte leads to a new state, and the engine
+visits all its positions. So the cost depends on how many positions can be *active* at the same time:
 
-- A pattern that is not anchored with ^ may begin anywhere, so all its places may be active.
-- An anchored part of fixed length is at one place: `^[a-z]{1,63}$` costs as little as `^[a-z]$`.
-- After a part of variable length, such as ``a*``, the next part may begin anywhere.
+| Pattern | Positions | Active | Why |
+|---|---|---|---|
+| ``[ab]{20}`` | 20 | 20 | not anchored with ^, so it can start at every byte |
+| ``^[ab]{20}`` | 21 | 1 | anchored and of fixed length: there is one place for each byte |
+| ``^a*[ab]{20}`` | 22 | 21 | after a part of variable length, the next part can start anywhere |
 """
 
 import re
@@ -15,174 +18,182 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-_FEW_PLACES: Final = 8
-"""All sets of so few places fit in the engine's memory."""
-_LEAST_NS: Final = 10
-_PLACE_NS: Final = 30
-_NEW_SETS_NS: Final = 300
-_MANY_PLACES: Final = 1000
-_LARGEST_COUNT: Final = 100_000
+_MAX_CACHED_POSITIONS: Final = 8
+"""The engine's cache holds all states of a pattern with at most this many positions."""
+_CACHED_NS: Final = 10
+_POSITION_NS: Final = 30
+"""For each active position of a new state."""
+_LARGE_PATTERN_POSITIONS: Final = 1000
+_LARGE_PATTERN_NS: Final = 300
+"""In addition, for each new state of a pattern with more positions than that."""
 
-_FLAGS: Final = re.compile(r"\(\?[is]+\)")
+_FLAGS: Final = re.compile(r"\(\?[is]+\)")  # at the start: "(?i)abc"
 _GROUP: Final = re.compile(r"\((?:\?(?::|P?<[A-Za-z_][A-Za-z0-9_]*>|[is]+:))?(?!\?)")
+"""The start of a group; look-around, ``(?=…)``, is not supported."""
 _CLASS: Final = re.compile(r"\[\^?(?:\\.|[^\\\[\]&~-]|-(?!-)|&(?!&)|~(?!~))+\]", re.DOTALL)
+"""A class such as ``[^a-z]``. Set operations, as in ``[a-z&&[^b]]``, are syntax of the engine only."""
 _ESCAPE: Final = re.compile(
+    # Not the back-references \1 and \k, which the engine does not support, and not \Q…\E.
     r"\\(?:[pP](?:\{[^{}]*\}|[A-Za-z])|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]+\}|c[A-Za-z]|[^pPxuckQE0-9])",
     re.DOTALL,
 )
-_COUNT: Final = re.compile(r"\{(?P<least>[0-9]+)(?P<several>,(?P<most>[0-9]*))?\}")
-_WIDTHLESS: Final = frozenset({r"\b", r"\B", r"\A", r"\z"})
+_QUANTIFIER: Final = re.compile(
+    # A lazy quantifier, a*?, costs the same. A second one, a{2}{3}, is not supported.
+    r"(?:(?P<sign>[*+?])|\{(?P<min>[0-9]{1,9})(?P<range>,(?P<max>[0-9]{1,9})?)?\})\??(?![*+?{])"
+)
+_SIGNS: Final = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_ASSERTIONS: Final = frozenset({r"\b", r"\B", r"\A", r"\z"})
 
 
-class _Unknown(Exception):
-    """The syntax is not one that is followed here."""
+class _UnsupportedSyntax(Exception):
+    """The pattern uses syntax that this parser does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """``places``: those in it; ``active``: how many can be at once, if it begins at one place of the text only.
+    """A part of a pattern. ``length`` is in characters, None if it varies.
 
-    ``length``: the characters that it takes, None if that varies. ``anchored``: it begins with ^.
+    ``active`` is how many of its positions can be active at once if the part starts at a single byte.
     """
 
-    places: int = 0
+    positions: int = 0
     active: int = 0
     length: int | None = 0
-    anchored: bool = False
+    is_anchored: bool = False
 
 
-_CHARACTER: Final = _Part(1, 1, 1)
-_START: Final = _Part(1, 1, 0, anchored=True)
+_CHARACTER: Final = _Part(positions=1, active=1, length=1)
+_ASSERTION: Final = _Part(positions=1, active=1, length=0)
+_START: Final = _Part(positions=1, active=1, length=0, is_anchored=True)
 
 
 @lru_cache(maxsize=4096)
 def nanoseconds_per_byte(pattern: str) -> int | None:
-    """None where the structure is not understood: then the compiled size tells."""
+    """None if the syntax is not supported; then estimate the cost from ``compiled_size``."""
     try:
-        whole = _Parser(pattern).whole()
-    except (_Unknown, RecursionError):
+        whole = _Parser(pattern).parse()
+    except (_UnsupportedSyntax, RecursionError):  # the parser calls itself for each open group
         return None
-    if whole.places <= _FEW_PLACES:
-        return _LEAST_NS
-    active = whole.active if whole.anchored else whole.places
-    return _LEAST_NS + _PLACE_NS * active + (_NEW_SETS_NS if whole.places > _MANY_PLACES else 0)
+    if whole.positions <= _MAX_CACHED_POSITIONS:
+        return _CACHED_NS
+    # Without ^, a match may start at every byte, so all positions may be active.
+    active = whole.active if whole.is_anchored else whole.positions
+    large_ns = _LARGE_PATTERN_NS if whole.positions > _LARGE_PATTERN_POSITIONS else 0
+    return _CACHED_NS + _POSITION_NS * active + large_ns
 
 
 class _Parser:
-    """Reads what JSON Schema's patterns have in common with the library's; everything else is ``_Unknown``."""
+    """Parses the syntax that ECMA-262 and the engine share; raises ``_UnsupportedSyntax`` for other syntax."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._at = 0
+        self._position = 0
 
-    def whole(self) -> _Part:
+    def parse(self) -> _Part:
         self._take(_FLAGS)
         part = self._alternatives()
-        if self._at < len(self._pattern):
-            raise _Unknown
+        if self._position < len(self._pattern):
+            raise _UnsupportedSyntax
         return part
 
-    def _take(self, what: re.Pattern[str]) -> re.Match[str] | None:
-        match = what.match(self._pattern, self._at)
+    def _take(self, token: re.Pattern[str]) -> re.Match[str] | None:
+        match = token.match(self._pattern, self._position)
         if match:
-            self._at = match.end()
+            self._position = match.end()
         return match
 
-    def _next(self) -> str:
-        return self._pattern[self._at : self._at + 1]
+    def _peek(self) -> str:
+        return self._pattern[self._position : self._position + 1]
 
     def _alternatives(self) -> _Part:
         branches = [self._sequence()]
-        while self._next() == "|":
-            self._at += 1
+        while self._peek() == "|":
+            self._position += 1
             branches.append(self._sequence())
         lengths = {branch.length for branch in branches}
         return _Part(
-            sum(branch.places for branch in branches) + len(branches) - 1,
+            # One more position for each place where the engine chooses a branch.
+            sum(branch.positions for branch in branches) + len(branches) - 1,
             sum(branch.active for branch in branches),
             lengths.pop() if len(lengths) == 1 else None,
-            all(branch.anchored for branch in branches),
+            all(branch.is_anchored for branch in branches),
         )
 
     def _sequence(self) -> _Part:
         whole = _Part()
         is_first = True
-        while self._next() not in ("", "|", ")"):
-            part = self._repeated(self._single())
-            varies = whole.length is None
+        while self._peek() not in ("", "|", ")"):
+            part = self._repeat(self._atom())
+            can_start_anywhere = whole.length is None
             whole = _Part(
-                whole.places + part.places,
-                whole.active + part.places if varies else max(whole.active, part.active),
+                whole.positions + part.positions,
+                whole.active + part.positions if can_start_anywhere else max(whole.active, part.active),
                 None if whole.length is None or part.length is None else whole.length + part.length,
-                part.anchored if is_first else whole.anchored,
+                part.is_anchored if is_first else whole.is_anchored,
             )
             is_first = False
         return whole
 
-    def _single(self) -> _Part:
-        sign = self._next()
-        if sign == "^":
-            self._at += 1
-            return _START
-        if sign == "$":
-            self._at += 1
-            return _Part(1, 1, 0)
-        if sign == "(":
-            if not self._take(_GROUP):
-                raise _Unknown
-            inside = self._alternatives()
-            if self._next() != ")":
-                raise _Unknown
-            self._at += 1
-            return inside
-        if sign in "[\\":
-            match = self._take(_CLASS if sign == "[" else _ESCAPE)
+    def _atom(self) -> _Part:
+        character = self._peek()
+        if character == "(":
+            return self._group()
+        if character in "[\\":
+            match = self._take(_CLASS if character == "[" else _ESCAPE)
             if match is None:
-                raise _Unknown
-            return _Part(1, 1, 0) if match[0] in _WIDTHLESS else _CHARACTER
-        if sign in "]{}*+?":
-            raise _Unknown
-        self._at += 1
-        return _CHARACTER
+                raise _UnsupportedSyntax
+            return _ASSERTION if match[0] in _ASSERTIONS else _CHARACTER
+        if character in "]{}*+?":
+            raise _UnsupportedSyntax
+        self._position += 1
+        return {"^": _START, "$": _ASSERTION}.get(character, _CHARACTER)
 
-    def _repeated(self, part: _Part) -> _Part:
-        sign = self._next()
-        least, most = 1, 1
-        match sign:
-            case "*" | "+" | "?":
-                self._at += 1
-                least, most = (1 if sign == "+" else 0), (1 if sign == "?" else _LARGEST_COUNT + 1)
-            case "{":
-                count = self._take(_COUNT)
-                if count is None:
-                    raise _Unknown
-                least = int(count["least"])
-                most = int(count["most"] or _LARGEST_COUNT + 1) if count["several"] else least
-            case _:
-                return part
-        if self._next() == "?":
-            self._at += 1
-        if self._next() in ("*", "+", "?", "{"):
-            raise _Unknown
-        copies = most if most <= _LARGEST_COUNT else max(least, 1)
-        places = part.places * copies
+    def _group(self) -> _Part:
+        if not self._take(_GROUP):
+            raise _UnsupportedSyntax
+        inside = self._alternatives()
+        if self._peek() != ")":
+            raise _UnsupportedSyntax
+        self._position += 1
+        return inside
+
+    def _repeat(self, part: _Part) -> _Part:
+        """The part with its quantifier, if it has one."""
+        quantifier = self._take(_QUANTIFIER)
+        if quantifier is None:
+            return part
+        minimum, maximum = _counts(quantifier)
+        # a{2,5} is compiled to five copies of a, and a{2,} to two: the last one repeats itself.
+        positions = part.positions * (max(minimum, 1) if maximum is None else maximum)
         return _Part(
-            places,
-            part.active if part.length else places,
-            part.length * least if part.length is not None and least == most else None,
-            part.anchored and least > 0,
+            positions,
+            # Copies of a fixed length follow each other, so one is active at a time. Otherwise all may be.
+            part.active if part.length else positions,
+            part.length * minimum if part.length is not None and minimum == maximum else None,
+            part.is_anchored and minimum > 0,
         )
 
 
-def compiled_size(pattern: str, is_compiled: Callable[[str, int], bool], largest: int) -> int | None:
-    """The bytes of a compiled pattern, rounded up by a third at most; None past ``largest``.
+def _counts(quantifier: re.Match[str]) -> tuple[int, int | None]:
+    """The least and the largest number of repetitions, None without a limit."""
+    if quantifier["sign"]:
+        return _SIGNS[quantifier["sign"]]
+    minimum = int(quantifier["min"])
+    if quantifier["range"] is None:
+        return minimum, minimum
+    return minimum, int(quantifier["max"]) if quantifier["max"] else None
 
-    ``is_compiled`` says whether the library compiles a pattern within so many bytes.
+
+def compiled_size(pattern: str, can_compile: Callable[[str, int], bool], max_size: int) -> int | None:
+    """The size of a compiled pattern in bytes, rounded up by a third at most; None above ``max_size``.
+
+    The engine does not tell the size, so it is searched among 768, 1024, 1536, 2048 … ``can_compile`` gets a pattern and
+    a limit in bytes for its compiled form.
     """
     size = 1024
-    while not is_compiled(pattern, size):
+    while not can_compile(pattern, size):
         size *= 2
-        if size > largest:
+        if size > max_size:
             return None
-    less = size * 3 // 4
-    return less if is_compiled(pattern, less) else size
+    smaller = size * 3 // 4
+    return smaller if can_compile(pattern, smaller) else size

@@ -1,6 +1,7 @@
-"""Which keys of a file are the format's words, and of one that is not, which was meant.
+"""Checks the keys of a file, and suggests a key for an unknown one.
 
-Kept from pydantic are keys that come later, the operator's own (``x-…``), and those without a value.
+pydantic does not see unknown keys, keys that are not supported yet, keys that begin with ``x-``, and keys without
+a value.
 """
 
 import json
@@ -10,11 +11,11 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 
-from bridge.diagnostics import Findings, Route, nearest
-from bridge.settingsfile import SettingsFile
-from bridge.spec import Json, ToolSpec, UpstreamSpec, Words
+from bridge.diagnostics import Findings, Route, nearest, printable
+from bridge.settings import SettingsFile
+from bridge.spec import Json, SpecModel, ToolSpec, UpstreamSpec
 
-_Models: TypeAlias = tuple[type[Words], ...]
+_Models: TypeAlias = tuple[type[SpecModel], ...]
 
 _SYNONYMS: Final = {
     **dict.fromkeys(("alg", "algorithm", "algs"), "algorithms"),
@@ -25,13 +26,15 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("fields", "projection", "transform"), "jmespath"),
     **dict.fromkeys(("attempts", "count", "maxAttempts"), "max"),
     **dict.fromkeys(("except", "exclude"), "without"),
+    "express": "fastPath",
+    "inAll": "total",
     "key": "value",
     "output": "outputSchema",
     "params": "query",
     "token": "credentials",
 }
-"""What other tools call it."""
-_FILES: Final[Mapping[type[Words], str]] = {
+"""Names in other tools, and the name of the same key here."""
+_FILES: Final[Mapping[type[SpecModel], str]] = {
     ToolSpec: "a tool file",
     UpstreamSpec: "the upstream file, NAME.upstream.yaml",
     SettingsFile: "the settings file, which --config names",
@@ -40,7 +43,7 @@ _FILES: Final[Mapping[type[Words], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Where in a value keys are the format's words: here, or in what a mapping or a list holds."""
+    """Which models describe the keys of a value, of the members of a mapping, and of the items of a list."""
 
     models: _Models
     members: "_Shape | None"
@@ -48,45 +51,46 @@ class _Shape:
 
 
 class Keys:
-    """Judges the keys of one file, whose root is ``model``.
+    """Checks the keys of one file, whose root is ``model``.
 
-    ``told`` are the keys of which it was already said that they are misspelt, misplaced or without a value.
+    ``reported`` are the keys that already have a finding: misspelt, misplaced or without a value.
     """
 
-    def __init__(self, model: type[Words], findings: Findings) -> None:
-        self.told: set[Route] = set()
+    def __init__(self, model: type[SpecModel], findings: Findings) -> None:
+        self.reported: set[Route] = set()
         self._model = model
         self._findings = findings
 
     def known(self, value: Mapping[str, Json]) -> dict[str, Json]:
-        """The file without the keys that pydantic need not see; what is wrong with those is found."""
+        """The file without the keys that pydantic must not see; adds findings for these."""
         return self._known(self._model, (), value, ())
 
     def _known(
-        self, model: type[Words], others: _Models, value: Mapping[str, Json], route: Route
+        self, model: type[SpecModel], others: _Models, value: Mapping[str, Json], route: Route
     ) -> dict[str, Json]:
-        """``others`` might stand in the place of the model."""
+        """``others`` are the models that could be in the place of ``model``."""
         shapes = _shapes(model)
         kept = {}
         for key, item in value.items():
-            if key.startswith("x-"):
+            if key.startswith("x-"):  # for other programs, as in OpenAPI
                 continue
             if key in model.later:
-                message = f"{key} is not supported yet; take it out"
+                message = f"{key} is not supported yet; remove it"
                 self._findings.error("not-supported", message, *route, key, at_key=True)
             elif key not in shapes:
-                near = _of_another(key, others, value) or (_deeper(key, shapes) if route else "")
+                # At the top, ``_hint`` also finds the keys one level deeper.
+                near = _of_other_model(key, others, value) or (_deeper(key, shapes) if route else "")
                 message = f"unknown key {shown(key)}{near or self._hint(key, shapes, route)}"
                 self._findings.error("unknown-key", message, *route, key, at_key=True)
-            elif item is None:
-                self.told.add((*route, key))
+            elif item is None:  # "url:" without a value; pydantic would call it a wrong type
+                self.reported.add((*route, key))
                 self._findings.error("no-value", no_value(key), *route, key)
             else:
                 kept[key] = self._below(shapes[key], item, (*route, key))
         return kept
 
     def _below(self, shape: _Shape | None, value: Json, route: Route) -> Json:
-        """The same for every mapping in ``value`` whose keys are the format's words."""
+        """The same for every mapping in ``value`` that a model describes."""
         if shape is None:
             return value
         if isinstance(value, dict) and (model := _model(shape.models, value)):
@@ -98,84 +102,85 @@ class Keys:
         return value
 
     def _hint(self, key: str, shapes: Mapping[str, _Shape | None], route: Route) -> str:
-        """What is meant by an unknown key: a word that belongs elsewhere, or another word."""
-        word, home = self._meant(key, shapes, route)
+        """The advice for an unknown key: another place for it, or another key."""
+        meant, parent = self._meant(key, shapes, route)
         if (self._model, *route, key) == (UpstreamSpec, "name"):
-            return "; an upstream's name is that of its file; take the key out"
-        if word is None:
+            return "; an upstream has the name of its file; remove the key"
+        if meant is None:  # perhaps a key of another kind of file
             for model, name in _FILES.items():
                 if key in _shapes(model):
-                    return f"; it belongs into {name}"
-            return "; take it out, or let it begin with x-"
-        self.told.add((*home, word))
-        if word == key:
-            return f"; write it {f'under {home[0]}, indented' if home else 'at the top, not indented'}"
-        if home != route:
-            return f"; did you mean {word}, {f'under {home[0]}' if home else 'at the top'}?"
-        return f"; did you mean {word}?"
+                    return f"; it belongs in {name}"
+            return "; remove it, or let it begin with x-"
+        self.reported.add((*parent, meant))  # if it is required, it is not also reported as missing
+        if meant == key:
+            return f"; write it {f'under {parent[0]}, indented' if parent else 'at the top, not indented'}"
+        if parent != route:
+            return f"; did you mean {meant}, {f'under {parent[0]}' if parent else 'at the top'}?"
+        return f"; did you mean {meant}?"
 
     def _meant(self, key: str, shapes: Mapping[str, _Shape | None], route: Route) -> tuple[str | None, Route]:
-        """The word that is probably meant, and where it belongs."""
-        homes = _homes(self._model)
-        if homes.get(key, route) != route:
-            return key, homes[key]
-        word = _SYNONYMS.get(key)
-        if word not in homes and word not in shapes and self._findings.are_few:
-            word = nearest(key, shapes) or nearest(key, homes.keys() - {key})
-        return word, route if word is None or word in shapes else homes[word]
+        """The key that is probably meant, and the route of its parent."""
+        parents = _parents(self._model)
+        if parents.get(key, route) != route:  # spelt right, but one level too high or too low
+            return key, parents[key]
+        meant = _SYNONYMS.get(key)
+        if meant not in parents and meant not in shapes and self._findings.can_suggest:
+            meant = nearest(key, shapes) or nearest(key, parents)
+        return meant, route if meant is None or meant in shapes else parents[meant]
 
 
 def no_value(step: str | int) -> str:
-    """The message for null where the format wants a value."""
+    """The message for null instead of a value."""
     if isinstance(step, int):
-        return "this item has no value; write one, or take it out"
-    return f"{shown(step)} has no value; write one, or take the key out"
+        return "this item has no value; write one, or remove the item"
+    return f"{shown(step)} has no value; write one, or remove the key"
 
 
 def shown(value: Json) -> str:
-    """A value on one short line, of characters that can be seen."""
+    """A value on one short line of printable characters."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    written = json.dumps(value, ensure_ascii=False)
-    text = "".join([each if each.isprintable() else json.dumps(each)[1:-1] for each in written])
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 @cache
-def _homes(root: type[Words]) -> Mapping[str, Route]:
-    """Where each word of a kind of file belongs: at its top, or else one level deeper."""
+def _parents(root: type[SpecModel]) -> Mapping[str, Route]:
+    """The route of each key's parent: the top of the file or, for other keys, one level deeper."""
     shapes = _shapes(root)
-    homes: dict[str, Route] = dict.fromkeys(shapes, ())
+    parents: dict[str, Route] = dict.fromkeys(shapes, ())
     for name, shape in shapes.items():
-        for word in _words(shape) if shape else ():
-            homes.setdefault(word, (name,))
-    return homes
+        for key in _keys(shape) if shape else ():
+            parents.setdefault(key, (name,))
+    return parents
 
 
-def _words(shape: _Shape) -> list[str]:
-    """Those that stand right in it."""
-    return [word for model in shape.models for word in _shapes(model)]
+def _keys(shape: _Shape) -> list[str]:
+    """The keys of a mapping of this shape."""
+    return [key for model in shape.models for key in _shapes(model)]
 
 
-def _of_another(key: str, others: _Models, value: Mapping[str, Json]) -> str:
-    """With which fixed words an unknown key would be one, if it goes with some."""
+def _of_other_model(key: str, others: _Models, value: Mapping[str, Json]) -> str:
+    """The advice if the unknown key belongs to another model: the values that select that model."""
     for model in others:
         if key in _shapes(model):
-            words = [f"{name}: {word}" for name, word in _fixed(model).items() if value.get(name) != word]
-            return f"; it goes with {', '.join(words)}"
+            selectors = [
+                f"{name}: {fixed}" for name, fixed in _fixed(model).items() if value.get(name) != fixed
+            ]
+            return f"; it goes with {', '.join(selectors)}"
     return ""
 
 
 def _deeper(key: str, shapes: Mapping[str, _Shape | None]) -> str:
-    homes = [name for name, shape in shapes.items() if shape and key in _words(shape)]
-    return f"; write it under {' or '.join(homes)}" if homes else ""
+    parents = [name for name, shape in shapes.items() if shape and key in _keys(shape)]
+    return f"; write it under {' or '.join(parents)}" if parents else ""
 
 
 @cache
-def _shapes(model: type[Words]) -> dict[str, _Shape | None]:
-    """Every key of a model; None where nothing below it is a word."""
+def _shapes(model: type[SpecModel]) -> dict[str, _Shape | None]:
+    """Every key of a model; None if no model describes its value."""
     return {str(field.alias): _shape(field.annotation) for field in model.model_fields.values()}
 
 
@@ -185,15 +190,15 @@ def _shape(kind: Any) -> _Shape | None:
         arguments = get_args(alternative)
         if arguments and get_origin(alternative) is dict:
             members = _shape(arguments[-1])
-        elif arguments:
+        elif arguments:  # tuple[X, ...]; a Literal, too, but its values have no shape
             items = _shape(arguments[0])
-        elif isinstance(alternative, type) and issubclass(alternative, Words):
+        elif isinstance(alternative, type) and issubclass(alternative, SpecModel):
             models.append(alternative)
     return _Shape(tuple(models), members, items) if models or members or items else None
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
-    """The members of a union, and of unions in it, without what annotates them."""
+    """The members of a union and of nested unions, without annotations."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         yield from _alternatives(arguments[0])
@@ -204,18 +209,18 @@ def _alternatives(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def _model(models: _Models, value: Mapping[str, Json]) -> type[Words] | None:
-    """Which model a mapping is meant to be: of several, the one whose fixed words (``type``) it says."""
+def _model(models: _Models, value: Mapping[str, Json]) -> type[SpecModel] | None:
+    """The model that describes a mapping: of several, the one whose fixed values (such as ``type``) it has."""
     if len(models) > 1:
-        models = tuple(model for model in models if _says_words_of(model, value))
+        models = tuple(model for model in models if _has_fixed_values_of(model, value))
     return models[0] if models else None
 
 
-def _says_words_of(model: type[Words], value: Mapping[str, Json]) -> bool:
-    return all(value.get(key) == word for key, word in _fixed(model).items())
+def _has_fixed_values_of(model: type[SpecModel], value: Mapping[str, Json]) -> bool:
+    return all(value.get(key) == fixed for key, fixed in _fixed(model).items())
 
 
-def _fixed(model: type[Words]) -> dict[str, str]:
-    """The words that say which of several it is, such as ``type``."""
-    words = {str(field.alias): get_args(field.annotation) for field in model.model_fields.values()}
-    return {key: word[0] for key, word in words.items() if len(word) == 1}
+def _fixed(model: type[SpecModel]) -> dict[str, str]:
+    """The keys with a single allowed value, such as ``type``, which select this model."""
+    allowed = {str(field.alias): get_args(field.annotation) for field in model.model_fields.values()}
+    return {key: values[0] for key, values in allowed.items() if len(values) == 1}

@@ -1,40 +1,46 @@
-"""YAML text as a plain value, and the line and column of every part of it.
+"""Parses YAML text: a plain value, and the line and column of every part of it.
 
-Both parsers of ruamel.yaml are used as sources of events alone, and values are built here: so bounds
-hold while a hostile text is being read, and what a scalar means is said in one place. The verdict is
-the pure parser's. The C parser is some twenty times faster but reads another YAML: whatever it finds
-fault with, or is known to read otherwise (``_READ_OTHERWISE``), goes to the pure one.
+Only the events of the parsers are used; values are built here. So limits hold while a hostile text is read, and the
+meaning of a scalar is defined in one place. A text takes the first path that accepts it:
+
+====================  ====================================================  ==========================
+path                  accepts                                               result
+====================  ====================================================  ==========================
+``fast_reader``       short texts without anything unusual                  value, no positions
+C parser              texts without errors other than exceeded limits       value, positions, problems
+pure Python parser    everything                                            value, positions, problems
+====================  ====================================================  ==========================
+
+The pure parser, that of ruamel.yaml, defines what is valid. It is imported when a text needs it. The C parser, that of
+PyYAML, is some twenty times faster, but reads some texts differently: those that match ``_PARSERS_DIFFER`` never reach it.
+Both parsers give events whose classes have the same names.
 """
 
 import re
 import unicodedata
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    DocumentStartEvent,
-    MappingEndEvent,
-    MappingStartEvent,
-    NodeEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    StreamEndEvent,
-)
-from ruamel.yaml.main import CParser  # type: ignore[attr-defined] # it says None where there is no extension
+import yaml
 
 from bridge.characters import deceptive
 from bridge.codec import NotJson
 from bridge.diagnostics import Diagnostic, Finding, Mark, Severity
 from bridge.spec import Json
-from bridge.toolfiles.text import fast_reader as quick
+from bridge.toolfiles.text import fast_reader
 from bridge.toolfiles.text.fast_reader import plain
-from bridge.toolfiles.text.syntax_hints import UNQUOTED, UNREADABLE, Problem, directive, explain, loose_key
+from bridge.toolfiles.text.syntax_hints import (
+    UNQUOTED,
+    UNREADABLE,
+    Problem,
+    directive,
+    explain,
+    valueless_key,
+)
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
@@ -42,24 +48,32 @@ MAX_VALUES: Final = 20_000
 MAX_ALIASES: Final = 20
 MAX_QUOTED: Final = 1000
 MAX_PROBLEMS: Final = 20
-"""Of one file: what more is wrong with it is counted, and not reported one by one."""
+"""How many problems of one file are reported. Further ones are only counted."""
 
-_READ_OTHERWISE: Final = re.compile(
-    r"""[\t\u2028\u2029%.|>&*] (?:
+_CParser: Final[Any] = getattr(yaml, "CSafeLoader", None)
+"""None where PyYAML was built without its C extension."""
+# A comment is only searched up to the next | or >. To the end of the line, "| #| #| #" would take quadratic time:
+# 40 s for 150 kB, which nothing can interrupt.
+_PARSERS_DIFFER: Final = re.compile(
+    r"""[\t\u2028\u2029%.|>&*"'] (?:
         (?<=[\t\u2028\u2029])
       | (?<=^[%.])                                            # a directive, the end of a document
       | (?<=[|>]) [-+0-9]*\#                                  # a comment that touches the | before it
-      | (?<=[|>]) [-+0-9]*[ ]*(?:\#.*)?[\r\n][\r\n ]*[ ][\r\n]  # a text that begins with blank lines
-      | (?<=[&*]) (?<![^\s,:\[\]{}].) [a-zA-Z0-9_-]*[^a-zA-Z0-9_\s,\[\]{}-]  # an odd name of an anchor
+      | (?<=[|>]) [-+0-9]*[ ]*(?:\#[^|>\r\n]*)?[\r\n][\r\n ]*[ ][\r\n]  # a text that begins with blank lines
+      | (?<=[|>]) [-+0-9]*[ ]*\#[^|>\r\n]*[|>]  # perhaps the same: its comment holds an indicator
+      | (?<=[&*]) (?<![^\s,:\[\]{}].) [a-zA-Z0-9_-]*[^a-zA-Z0-9_\s,\[\]{}-]  # an unusual name of an anchor
+      | (?<=["'])[ ]*:[^\s]                                  # no space after the colon of a quoted key
     )""",
     re.MULTILINE | re.VERBOSE,
 )
+_MAX_INDICATORS: Final = 50_000
+"""The most characters such as ``|`` and ``&`` in a text that is searched with ``_PARSERS_DIFFER``."""
 _DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
 _LINE: Final = re.compile(r"[^\r\n]+")
 _ESCAPED: Final = re.compile(r"\\(?:x..|u.{4}|U.{8}|.)|.")
 """One character of a text in double quotes (YAML 1.2.2, 5.7)."""
 _USERINFO: Final = re.compile(r"://[^/\s]*@")
-"""Credentials where they are refused: nothing quotes them."""
+"""Credentials in a URL. They are refused, and no message quotes them."""
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 _EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
@@ -67,9 +81,9 @@ _EMPTY: Final = "found nothing in the file; expected lines of `key: value`"
 
 @dataclass(slots=True)
 class _Node:
-    """A value and its place, as indices into the text; ``weight`` is its size with aliases expanded.
+    """A value and its position, as indices into the text; ``weight`` is its size with aliases expanded.
 
-    ``children`` holds, by key or index, where the key or the item begins and what stands there.
+    ``children`` maps a key or index to the start of the key or item, and its node.
     """
 
     value: Json
@@ -87,9 +101,9 @@ _NO_CHILDREN: Final[dict[str | int, tuple[int, _Node]]] = {}
 
 
 class Document:
-    """One file, parsed; of a file with ``problems``, ``value`` holds what could be read of it.
+    """One parsed file. If there are ``problems``, ``value`` holds what could be read before them.
 
-    What an alias stands for is the anchor's very value: whoever changes one changes both.
+    An alias and its anchor share one value object, so a change of one changes both.
     """
 
     def __init__(self, path: str, text: str, private: frozenset[str]) -> None:
@@ -102,26 +116,27 @@ class Document:
 
     @cached_property
     def _root(self) -> _Node:
-        """Where everything stands, which is not asked of a file that is right."""
+        """Positions of all values; a valid file without warnings never needs them."""
         return _read(self._text).root
 
     @cached_property
     def _lines(self) -> list[int]:
-        """Where each line begins."""
+        """The index at which each line starts."""
         return [0, *(end.end() for end in _LINE_END.finditer(self._text))]
 
     @classmethod
     def parse(cls, data: bytes, path: str, private: frozenset[str] = frozenset()) -> "Document":
-        """Read a whole file: UTF-8 with or without BOM, one mapping, at most ``MAX_BYTES``.
+        """Parse a whole file: UTF-8 with or without BOM, one mapping, at most ``MAX_BYTES``.
 
-        Diagnostics quote no line of what stands under the top-level keys in ``private``, and none at
-        all where that cannot be told.
+        Diagnostics quote no line below the top-level keys in ``private``. If the file has problems and
+        ``private`` is not empty, they quote no line at all.
         """
         text, problem = _decode(data)
         document = cls(path, text, private)
-        if not problem and (value := _read_quickly(text)) is not None:
+        if not problem and (value := _read_simple(text)) is not None:
             document.value = value
             return document
+        # Set here, so that the cached property does not read the text a second time.
         document._root, problems = _Node({}, 0, 0, 1, {}), [problem] if problem else []
         if not problem:
             reading = _read(text)
@@ -134,28 +149,29 @@ class Document:
         return document
 
     def locate(self, finding: Finding) -> Diagnostic:
-        """The finding at its place; where the file lacks the end of the route, at what it has of it."""
+        """The finding at its position; if the file lacks a part of the route, at the last part that exists."""
         key_index, node = self._root.start, self._root
-        whole = True
+        is_complete = True
         for step in finding.route:
             if step not in node.children:
-                whole = False
+                is_complete = False
                 break
             key_index, node = node.children[step]
         index = node.start
-        if finding.at_key or node.start == node.end:
+        if finding.at_key or node.start == node.end:  # a value of no width: "a:" says null
             index = key_index
-        elif finding.offset is not None and whole and isinstance(node.value, str):
-            index = self._into(node, finding.offset)
+        elif finding.offset is not None and is_complete and isinstance(node.value, str):
+            index = self._index_in(node, finding.offset)
         return self._diagnostic(index, finding.code, finding.message, finding.severity)
 
-    def _into(self, node: _Node, offset: int) -> int:
-        """Where the character at ``offset`` of a text stands, line by line as far as it is spelt as it is."""
+    def _index_in(self, node: _Node, offset: int) -> int:
+        """The index of the character at ``offset`` of a scalar's value; its start if escapes or folding hide that."""
         start, end, position = node.start, node.end, 0
-        if self._text[start] in "|>":
+        if self._text[start] in "|>":  # its text begins on the next line
             start = self._lines[self._line(start)]
         elif self._text[start] in "'\"":
             start, end = start + 1, end - 1
+        # The value holds the text of each line. Only what folding and indentation changed is between them.
         for line in _LINE.finditer(self._text, start, end):
             part = line[0].strip()
             at: int = node.value.find(part, position)
@@ -164,9 +180,11 @@ class Document:
             position = at + len(part)
             if offset <= position and not node.value[offset:at].strip():
                 return line.start() + line[0].index(part) + max(offset - at, 0)
-        escaped = [match.start() for match in _ESCAPED.finditer(self._text, start, end)]
-        if self._text[node.start] == '"' and len(escaped) == len(node.value):
-            return escaped[offset]
+        # A line with escapes is not in the value. In one line, each escape stands for one character.
+        # The last index is that of the closing quote, for what is missing at the end.
+        indices = [*(match.start() for match in _ESCAPED.finditer(self._text, start, end)), end]
+        if self._text[node.start] == '"' and len(indices) == len(node.value) + 1:
+            return indices[offset]
         return node.start
 
     def _line(self, index: int) -> int:
@@ -181,7 +199,7 @@ class Document:
         return Diagnostic(self.path, Mark(line, index - start + 1), severity, message, code, source)
 
     def _source(self, line: int, start: int) -> str | None:
-        """A line as it may be quoted; all diagnostics of a line hold one text."""
+        """A line to quote, or None if it may hold a secret. Diagnostics of one line share one object."""
         if line not in self._sources:
             source = _LINE_END.split(self._text[start : start + MAX_QUOTED], maxsplit=1)[0]
             is_private = line in self._private_lines or _USERINFO.search(source)
@@ -190,27 +208,28 @@ class Document:
 
     @cached_property
     def _private_lines(self) -> set[int]:
-        """Lines of the private keys, and of whatever their aliases stand for."""
+        """Lines of the private keys and of the anchors that they refer to."""
         lines: set[int] = set()
         nodes = [child for key, child in self._root.children.items() if key in self._private]
-        while nodes:
+        while nodes:  # it ends: aliases form no cycle, and MAX_VALUES counts their values
             key_index, node = nodes.pop()
             lines.add(self._line(key_index))
-            if not node.children:
+            if not node.children:  # end - 1: a block of text ends at the start of the line below it
                 lines.update(range(self._line(node.start), self._line(max(node.start, node.end - 1)) + 1))
             nodes += node.children.values()
         return lines
 
 
 def _decode(data: bytes) -> tuple[str, Problem | None]:
-    """The text without a BOM, and why it cannot be read, if so."""
+    """The text without a BOM, and the problem if it cannot be read."""
     if len(data) > MAX_BYTES:
         message = f"found {len(data)} bytes, expected at most {MAX_BYTES}; split the file"
         return "", Problem("too-large", message, 0)
+    data = data.removeprefix(BOM_UTF8)  # with utf-8-sig the position of an error does not count the mark
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as problem:
-        text = data[: problem.start].decode("utf-8-sig")
+        text = data[: problem.start].decode()
         return text, Problem("not-utf8", "found a byte that is not UTF-8; save the file as UTF-8", len(text))
     if found := deceptive(text):
         return text, _deceptive(found[0], found.start())
@@ -218,53 +237,64 @@ def _decode(data: bytes) -> tuple[str, Problem | None]:
 
 
 def _deceptive(character: str, index: int) -> Problem:
-    name = unicodedata.name(character, "")
-    told = f"found U+{ord(character):04X}{' ' * bool(name)}{name}"
-    message = f"{told}, an invisible or misleading character; take it out"
+    name = f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+    message = f"found {name}, an invisible or misleading character; remove it"
     return Problem("control-character", message, index)
 
 
-def _read_quickly(text: str) -> dict[str, Json] | None:
-    """The value, if it is plain that nothing is wrong with the text."""
-    if CParser is None or len(text) > MAX_VALUES // 2 or _READ_OTHERWISE.search(text):
-        return None  # a value takes half a character at least, as in [:,:]
+def _read_simple(text: str) -> dict[str, Json] | None:
+    """The value of a simple text without errors; None for any other text."""
+    if _CParser is None or len(text) > MAX_VALUES // 2 or _PARSERS_DIFFER.search(text):
+        return None  # a value takes at least half a character, as in [:,:]
     try:
-        return quick.read(CParser(text).get_event)
-    except (quick.Unusual, YAMLError, ValueError):
+        return fast_reader.read(_CParser(text).get_event)
+    except (fast_reader.Unusual, yaml.YAMLError, ValueError):
         return None
 
 
 def _read(text: str) -> "_Reading":
-    fast = CParser is not None and not _READ_OTHERWISE.search(text)
+    fast = (
+        _CParser is not None
+        and sum(map(text.count, "%.|>&*")) <= _MAX_INDICATORS
+        and not _PARSERS_DIFFER.search(text)
+    )
     return (fast and _read_fast(text)) or _Reading(_events(text).__next__, text)
 
 
 def _read_fast(text: str) -> "_Reading | None":
-    """What the C parser reads without finding fault, but with bounds; else None."""
+    """The reading of the C parser; None if there is any problem except an exceeded limit."""
     try:
-        reading = _Reading(CParser(text).get_event, text)
-    except (YAMLError, ValueError):
+        reading = _Reading(_CParser(text).get_event, text)
+    except (yaml.YAMLError, ValueError):
         return None
-    is_sure = all(problem.code.startswith("too-") for problem in reading.problems)
-    return reading if is_sure else None
+    is_reliable = all(problem.code.startswith("too-") for problem in reading.problems)
+    return reading if is_reliable else None
 
 
 def _events(text: str) -> Iterator[Any]:
-    """The pure parser's; a new one for each text, for a used one remembers directives."""
+    """Events of the pure parser. Each text gets a new parser, because a used one remembers directives."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # not documented
+
     try:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as problem:
-        began = problem.context_mark or problem.problem_mark
-        index = (problem.problem_mark or began).index
-        raise explain(f"{problem.context}; {problem.problem}", text, index, began.index) from problem
+        start = problem.context_mark or problem.problem_mark
+        index = (problem.problem_mark or start).index
+        raise explain(f"{problem.context}; {problem.problem}", text, index, start.index) from problem
+    # ruamel.yaml raises AssertionError for "%YAML 1.3", ValueError for "\U00110000", OverflowError for "\UFFFFFFFF".
     except (YAMLError, AssertionError, ValueError, LookupError, ArithmeticError) as problem:
         raise Problem("yaml-syntax", UNREADABLE, 0) from problem
 
 
-class _Reading:
-    """One pass over the events of a text: the root as far as it was read, and what is wrong.
+def _kind(event: object) -> str:
+    return type(event).__name__
 
-    It ends at the first problem past ``MAX_PROBLEMS``.
+
+class _Reading:
+    """One pass over the events of a text: the root as far as it was read, and the problems.
+
+    The pass ends at the first problem after ``MAX_PROBLEMS``.
     """
 
     def __init__(self, next_event: Callable[[], Any], text: str) -> None:
@@ -274,10 +304,10 @@ class _Reading:
         self._text = text
         self._anchors: dict[str, _Node] = {}
         self._aliases = 0
-        self._room = MAX_VALUES
+        self._weight_left = MAX_VALUES
         try:
             self._documents()
-        except Problem as problem:
+        except Problem as problem:  # it ended the pass; a rule of ours may have noted the same mistake before
             if not any((problem.code, problem.index) == (known.code, known.index) for known in self.problems):
                 self.problems.append(problem)
 
@@ -286,58 +316,63 @@ class _Reading:
 
     def _note(self, problem: Problem) -> None:
         if len(self.problems) == MAX_PROBLEMS:
-            message = f"found more than {MAX_PROBLEMS} problems up to here; fix them, then the rest is read"
+            message = (
+                f"found more than {MAX_PROBLEMS} problems up to here; fix them first, the rest was not read"
+            )
             raise Problem("too-many-problems", message, problem.index)
         self.problems.append(problem)
 
     def _documents(self) -> None:
-        begun = False
-        while not isinstance(event := self._next(), StreamEndEvent):
+        has_document = False
+        while (kind := _kind(event := self._next())) != "StreamEndEvent":
             index = event.start_mark.index
-            if isinstance(event, DocumentStartEvent):
-                if begun:
-                    message = "a second document begins here; put each tool in a file of its own"
+            if kind == "DocumentStartEvent":
+                if has_document:
+                    message = "found a second document; put each tool in its own file"
                     raise Problem("several-documents", message, index)
-                begun = True
+                has_document = True
+                # The parsers give no event for a directive other than %YAML and %TAG.
                 if found := _DIRECTIVE.search(self._text, 0, event.end_mark.index):
                     self._note(directive(found.start()))
-            elif isinstance(event, MappingStartEvent):
+            elif kind == "MappingStartEvent":
                 self._node(event, 1)
-            elif isinstance(event, NodeEvent):
+            elif kind in ("ScalarEvent", "SequenceStartEvent", "AliasEvent"):
                 self._not_a_mapping(event, index)
-        if not begun:
+        if not has_document:
             self._problem("empty-file", _EMPTY, 0)
 
     def _not_a_mapping(self, event: Any, index: int) -> None:
-        if isinstance(event, ScalarEvent) and not event.style and not event.value:
+        if _kind(event) == "ScalarEvent" and not event.style and not event.value:
             raise Problem("empty-file", _EMPTY, 0)
         message = "found no mapping; expected lines of `key: value`"
         raise Problem("not-a-mapping", message, index)
 
     def _node(self, event: Any, depth: int) -> _Node:
-        """The value that begins with ``event``, to its end."""
-        start, kind = event.start_mark.index, type(event)
+        """The value that starts with ``event``; reads events to its end."""
+        start, kind = event.start_mark.index, _kind(event)
         if depth > MAX_DEPTH:
             raise Problem("too-deep", f"nested deeper than {MAX_DEPTH} levels; make it flatter", start)
-        if kind is AliasEvent:
+        if kind == "AliasEvent":
             return self._alias(event, start)
         self._spend(1, start)
         if event.tag is not None:
-            self._problem("yaml-tag", "found a YAML tag; take out the word that begins with !", start)
-        if kind is ScalarEvent:
+            self._problem("yaml-tag", "found a YAML tag; remove the word that begins with !", start)
+        if kind == "ScalarEvent":
             node = self._scalar(event, start)
-        elif kind is MappingStartEvent:
+        elif kind == "MappingStartEvent":
             node = self._mapping(event, start, depth)
         else:
             node = self._sequence(start, depth)
-        if event.anchor is not None:
+        if event.anchor is not None:  # only now: an alias inside its own anchor would be a cycle
             self._anchors[event.anchor] = node
         return node
 
     def _spend(self, weight: int, index: int) -> None:
-        self._room -= weight
-        if self._room < 0:
-            message = f"found more than {MAX_VALUES} values, aliases written out; split the file"
+        self._weight_left -= weight
+        if self._weight_left < 0:
+            message = (
+                f"found more than {MAX_VALUES} values, counting those that aliases repeat; split the file"
+            )
             raise Problem("too-many-values", message, index)
 
     def _alias(self, event: Any, start: int) -> _Node:
@@ -346,7 +381,7 @@ class _Reading:
             message = f"found more than {MAX_ALIASES} aliases; write the values out"
             raise Problem("too-many-aliases", message, start)
         if event.anchor not in self._anchors:
-            message = "no anchor of this name ends above; put a text that begins with * in quotes"
+            message = "this alias has no anchor before it; put a text that begins with * in quotes"
             raise Problem("unknown-alias", message, start)
         node = self._anchors[event.anchor]
         self._spend(node.weight, start)
@@ -357,10 +392,11 @@ class _Reading:
         if event.style and (found := deceptive(text)):
             self._note(_deceptive(found[0], start))
         value = text if event.style else self._plain(text, start)
+        # A long text weighs more, as aliases may repeat it.
         return _Node(value, start, event.end_mark.index, 1 + len(text) // 32, _NO_CHILDREN)
 
     def _plain(self, text: str, start: int) -> Json:
-        """What an unquoted text means, as far as JSON can say it."""
+        """The value of an unquoted scalar; None, with a problem, if JSON cannot represent it."""
         try:
             return plain(text)
         except NotJson as problem:
@@ -369,7 +405,7 @@ class _Reading:
 
     def _sequence(self, start: int, depth: int) -> _Node:
         node = _Node([], start, start, 1, {})
-        while not isinstance(event := self._next(), SequenceEndEvent):
+        while _kind(event := self._next()) != "SequenceEndEvent":
             child = self._node(event, depth + 1)
             node.add(len(node.value), event.start_mark.index, child)
             node.value.append(child.value)
@@ -378,45 +414,46 @@ class _Reading:
 
     def _mapping(self, begin: Any, start: int, depth: int) -> _Node:
         node = _Node({}, start, start, 1, {})
-        if depth == 1:
+        if depth == 1:  # before it is read: after an error it holds the keys up to there
             self.root = node
-        loose = []
+        valueless = []
         keys = 0
-        while not isinstance(event := self._next(), MappingEndEvent):
+        while _kind(event := self._next()) != "MappingEndEvent":
             keys += 1
             index, key_end = event.start_mark.index, event.end_mark.index
             key = self._key(event, depth)
             child = self._node(self._next(), depth + 1)
             if key is None:
                 continue
+            # {a} is valid YAML for {a: null}; {a: } shows that null is meant.
             if begin.flow_style and child.start == child.end and ":" not in self._text[key_end : child.end]:
-                loose.append(index)
+                valueless.append(index)
             if key in node.children:
                 line = 1 + len(_LINE_END.findall(self._text, 0, node.children[key][0]))
-                self._problem("duplicate-key", f"this key stands on line {line} already; keep one", index)
+                self._problem("duplicate-key", f"this key is already on line {line}; remove one", index)
                 continue
             node.add(key, index, child)
             node.value[key] = child.value
-        if loose and len(loose) == keys:
+        if valueless and len(valueless) == keys:  # only names, as in {id}: a placeholder without quotes
             self._problem("unquoted-placeholder", UNQUOTED, start)
         else:
-            for index in loose:
-                self._note(loose_key(self._text, index))
+            for index in valueless:
+                self._note(valueless_key(self._text, index))
         node.end = event.end_mark.index
         return node
 
     def _key(self, event: Any, depth: int) -> str | None:
-        """A key as it is written; None where it is no text."""
+        """A key as it is written; None, with a problem, if it is not a text."""
         start, known = event.start_mark.index, len(self.problems)
         key: str = ""
-        if isinstance(event, ScalarEvent):
+        if _kind(event) == "ScalarEvent":
             key, is_plain = event.value, not event.style
-            event.style = event.style or "'"  # else it would be read as a word or a number
+            event.style = event.style or "'"  # otherwise it would be read as a keyword or a number
             if not is_plain or key not in {"", "<<"}:
                 self._node(event, depth + 1)
                 return key
         self._node(event, depth + 1)
-        del self.problems[known:]
+        del self.problems[known:]  # one problem for the key is enough, whatever its parts are
         if key == "<<":
             self._problem("merge-key", "found a merge key; write the keys out", start)
         elif self._text.startswith("{", start):

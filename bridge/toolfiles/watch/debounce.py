@@ -1,13 +1,25 @@
-"""What the directories hold, as far as it has settled: a change counts once two looks agree on it.
+"""The contents of tool files, as far as they are stable: a change counts once two checks agree on it.
 
-========================  ==================================================================
-a file appears or moves   is read when it is the same at two looks, ``QUIET`` apart
-it never comes to rest    is read after ``PATIENCE`` all the same
-it is gone                counts as deleted if it is still gone after ``GONE``
-it was cut short          new bytes that the last good ones begin with wait one poll
-its folder is unreadable  it stays what it was
-no descriptor is left     it stays what it was, and is read at the next poll
-========================  ==================================================================
+Each file is in one of these states. Times are from the start of the state; ``poll`` is the interval between polls.
+
+================  ====================================  =====================================================
+state             how a file gets there                 how it leaves
+================  ====================================  =====================================================
+stable            its bytes are in ``contents``         a check finds another stat: it is changing or missing
+changing          it is new, or its stat is another     same stat after ``QUIET_SECONDS``: it is read.
+                                                        Another stat: the wait starts again, but all waits
+                                                        together take at most ``MAX_WAIT_SECONDS``.
+missing           it had contents, and has no stat now  still missing after ``DELETION_SECONDS``: deleted.
+                                                        It is back: changing, or stable if it is the same.
+cut short         it was read, and its bytes are a      read again after one ``poll``, and then accepted
+                  strict prefix of the last good ones
+changed while     the stat after reading is another     read again after ``QUIET_SECONDS``
+it was read
+unreadable now    no file descriptor is left            it keeps its contents; read again after one ``poll``
+================  ====================================  =====================================================
+
+A file in a folder that cannot be listed is not checked: it keeps its state. If a whole directory is gone, its
+files keep their contents until the directory is back. The first scan skips all waits.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,124 +29,120 @@ from pathlib import Path
 from typing import Final
 
 from bridge.diagnostics import Finding
-from bridge.toolfiles.watch.scan import (
-    OUT_OF_DESCRIPTORS,
-    Content,
-    Directories,
-    Folder,
-    Look,
-    Place,
-    Signature,
-    look,
-    read,
-    survey,
-    watchable,
-)
+from bridge.toolfiles.place import Content, Directories, FileStat, Folder, Place, Signature
+from bridge.toolfiles.watch.scan import OUT_OF_DESCRIPTORS, read, scan_directories, stat_file, watchable
 
-QUIET: Final = 0.05
-GONE: Final = 0.25
-PATIENCE: Final = 2.0
+QUIET_SECONDS: Final = 0.05
+DELETION_SECONDS: Final = 0.25
+MAX_WAIT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What was seen last (None: no file), since when something moves there, and when it counts."""
+    """A file that is not stable: its stat at the last check (None: no file), when it changed first, when to act."""
 
-    look: Look | None
+    stat: FileStat | None
     since: float
     due: float
-    cut_short: bool = False
+    was_cut_short: bool = False
 
 
-class Settling:
-    """Keeps ``contents`` up to date; times are seconds of one clock, handed in. One caller at a time.
+class Debouncer:
+    """Keeps ``contents`` up to date. Times are seconds of one monotonic clock. Not safe for concurrent calls.
 
-    ``moved`` are the places whose contents became others; who has taken note of them clears it.
-    ``last_good`` answers the bytes of a file when it was last right. ``folders`` and ``blind`` are those
-    of the last look at all; ``watchable`` are the folders to watch for events.
+    ``changed`` are the places whose contents changed; who has processed them clears it.
+    ``last_good`` returns the bytes of a file when it was last valid. ``folders`` and ``folder_problems`` are
+    results of the last scan. ``watchable`` are the folders to watch for events.
     """
 
     def __init__(
         self, directories: Directories, last_good: Callable[[Place], bytes | None], poll: float
     ) -> None:
         self.contents: dict[Place, Content] = {}
-        self.moved: set[Place] = set()
+        self.changed: set[Place] = set()
         self.folders: set[Folder] = set()
         self.watchable: AbstractSet[Folder] = frozenset()
-        self.blind: dict[Place, Finding] = {}
+        self.folder_problems: dict[Place, Finding] = {}
         self._directories = directories
         self._last_good = last_good
         self._poll = poll
-        self._room = directories.max_entries * len(directories.roots)
-        self._begun = False
-        self._known: dict[Place, Look] = {}
+        self._max_files = directories.max_entries * len(directories.roots)
+        self._has_scanned = False
+        self._known: dict[Place, FileStat] = {}
         self._changes: dict[Place, _Change] = {}
 
     @property
     def due(self) -> float | None:
-        """When to look at what has not settled yet; None if everything has."""
+        """When to check the files that are not stable; None if all are."""
         return min((change.due for change in self._changes.values()), default=None)
 
-    def look(self, now: float, places: Iterable[Place] = ()) -> None:
-        """Look at some files, and at all that move."""
+    def check(self, time: float, places: Iterable[Place] = ()) -> None:
+        """Check some files, and all that are not stable."""
         for place in {*places, *self._changes}:
-            self._take(place, look(place), now)
+            self._compare(place, stat_file(place), time)
 
-    def look_at_all(self, now: float, *, bytes_too: bool = False) -> None:
-        """Look at every file, by what it is known by or, with ``bytes_too``, by what is in it.
+    def scan(self, time: float, *, compare_bytes: bool = False) -> None:
+        """Check every file by its stat and, with ``compare_bytes``, by its bytes too.
 
-        The first look at all takes files as they are.
+        The first scan takes files as they are.
         """
-        found = survey(self._directories)
-        self.blind = found.blind
-        if (
-            OUT_OF_DESCRIPTORS in found.blind.values()
-        ):  # else watching would stop, and so free some, again and again
+        found = scan_directories(self._directories)
+        self.folder_problems = found.folder_problems
+        if OUT_OF_DESCRIPTORS in found.folder_problems.values():
+            # If these folders were given up, watching would stop, free descriptors, and start again, in a loop.
             self.folders = self.folders | found.folders
         else:
             self.folders = found.folders
         self.watchable = watchable(self.folders)
-        for place in {**found.looks, **self._known, **self._changes}:
-            seen = found.looks.get(place)
-            if seen or found.sees(place):
-                self._take(place, seen, now, bytes_too=bytes_too)
-        self._begun = True
+        for place in {**found.stats, **self._known, **self._changes}:
+            stat = found.stats.get(place)
+            if stat or found.is_absent(place):
+                self._compare(place, stat, time, compare_bytes=compare_bytes)
+        self._has_scanned = True
 
-    def _take(self, place: Place, seen: Look | None, now: float, *, bytes_too: bool = False) -> None:
+    def _compare(
+        self, place: Place, stat: FileStat | None, time: float, *, compare_bytes: bool = False
+    ) -> None:
         change = self._changes.pop(place, None)
-        if place not in self._known and len(self._known) >= self._room:
-            return  # a look at all says that there are too many
-        if seen == self._known.get(place):
-            if not (bytes_too and isinstance(seen, Signature)):
-                return
-            change = _Change(seen, now, now)
-        elif change is None or change.look != seen:
-            since = change.since if change else now
-            wait = QUIET if seen else GONE
-            change = _Change(seen, since, min(now + wait, since + PATIENCE) if self._begun else now)
-        if now < change.due:
+        # Between two scans events may name any number of new files.
+        if place not in self._known and len(self._known) >= self._max_files:
+            return  # a scan reports that there are too many
+        if stat == self._known.get(place):
+            if not (compare_bytes and isinstance(stat, Signature)):
+                return  # a change that was undone is forgotten
+            change = _Change(stat, time, time)  # due at once: its stat says that nobody writes to it
+        elif change is None or change.stat != stat:
+            since = change.since if change else time  # kept, so that all waits together have a bound
+            wait = QUIET_SECONDS if stat else DELETION_SECONDS
+            change = _Change(
+                stat, since, min(time + wait, since + MAX_WAIT_SECONDS) if self._has_scanned else time
+            )
+        if time < change.due:
             self._changes[place] = change
         else:
-            self._settle(place, change, now)
+            self._accept(place, change, time)
 
-    def _settle(self, place: Place, change: _Change, now: float) -> None:
-        if change.look is None:
-            if Path(place.directory).is_dir():  # else it is the directory that is gone
+    def _accept(self, place: Place, change: _Change, time: float) -> None:
+        if change.stat is None:
+            # Otherwise the whole directory is gone. The file keeps its contents, and the next scan checks it again.
+            if Path(place.directory).is_dir():
                 del self._known[place], self.contents[place]
-                self.moved.add(place)
+                self.changed.add(place)
             return
         found = (
-            (change.look, change.look) if isinstance(change.look, Finding) else read(place, self._directories)
+            (change.stat, change.stat) if isinstance(change.stat, Finding) else read(place, self._directories)
         )
         if found is None:
-            self._changes[place] = replace(change, due=now + QUIET)
+            self._changes[place] = replace(change, due=time + QUIET_SECONDS)
         elif found[1] is OUT_OF_DESCRIPTORS and place in self.contents:
-            self._changes[place] = replace(change, due=now + self._poll)
-        elif not change.cut_short and self._is_cut_short(place, found[1]):
-            self._changes[place] = replace(change, due=now + self._poll, cut_short=True)
+            # A fault of this process, not of the file.
+            self._changes[place] = replace(change, due=time + self._poll)
+        elif not change.was_cut_short and self._is_cut_short(place, found[1]):
+            # A writer may have been stopped, or its disk is full. Once only: the file may be meant to be shorter.
+            self._changes[place] = replace(change, due=time + self._poll, was_cut_short=True)
         else:
             self._known[place], self.contents[place] = found
-            self.moved.add(place)
+            self.changed.add(place)
 
     def _is_cut_short(self, place: Place, content: Content) -> bool:
         good = self._last_good(place)

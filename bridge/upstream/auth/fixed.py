@@ -1,4 +1,4 @@
-"""How a call authenticates: the words of an upstream file as httpx's auth flows."""
+"""The ``auth`` of an upstream file as an httpx auth flow."""
 
 from base64 import b64encode
 from collections.abc import Generator
@@ -11,7 +11,7 @@ from bridge.spec import ApiKeyAuth, Auth, BasicAuth, BearerAuth, NoAuth, OAuth2
 
 
 def flow(auth: Auth) -> httpx.Auth:
-    """The flow of an auth whose texts are resolved."""
+    """The flow for an ``auth`` whose secrets are resolved."""
     match auth:
         case BearerAuth():
             return _Header("Authorization", f"Bearer {auth.credentials}")
@@ -24,33 +24,34 @@ def flow(auth: Auth) -> httpx.Auth:
             return _Query(auth.name, auth.value)
         case ApiKeyAuth():
             return _Cookie(auth.name, auth.value)
-        case NoAuth() | OAuth2():  # whose token each request brings with it
+        case NoAuth() | OAuth2():  # with OAuth2 the client adds the token to each request
             return httpx.Auth()
         case _:
             assert_never(auth)
 
 
-class _Named(httpx.Auth):
+class _NamedCredential(httpx.Auth):
     def __init__(self, name: str, value: str) -> None:
         self._name = name
         self._value = value
 
 
-class _Header(_Named):
+class _Header(_NamedCredential):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers[self._name] = self._value
         yield request
 
 
-class _Query(_Named):
+class _Query(_NamedCredential):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        # httpx would write the whole query anew, and what leaves is the target, byte for byte
+        # httpx would encode the whole query again, but the target must be sent byte for byte
         request.extensions["query"] = f"{quote(self._name, safe='')}={quote(self._value, safe='')}"
         yield request
 
 
-class _Cookie(_Named):
+class _Cookie(_NamedCredential):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        # one header for all cookies (RFC 6265 5.4)
         others = [value for value in (request.headers.get("Cookie"),) if value]
         request.headers["Cookie"] = "; ".join([*others, f"{self._name}={self._value}"])
         yield request

@@ -1,101 +1,110 @@
-"""Names become addresses here. If one of the addresses in use is refused by ``egress``, the name is not contacted."""
+"""DNS: look-ups of host names. A name is refused if one of its addresses is refused by ``egress``."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from threading import Thread
 from typing import Final, NamedTuple, TypeAlias
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from bridge.egress import address_refusal
 
 Lookup: TypeAlias = Callable[[str, int], list[str]]
-"""Host and port to addresses, blocking; raises ``OSError``, or ``ValueError`` for what is no name."""
+"""Host and port to IP addresses, blocking; raises ``OSError``, or ``ValueError`` for an invalid name."""
 
-_KEEP: Final = 10.0
-"""Seconds for which a look-up's answer is used."""
+_CACHE_SECONDS: Final = 10.0
+"""How long the result of a look-up is used."""
 _MAX_ADDRESSES: Final = 64
-"""Addresses of one answer that are used; what follows is dropped."""
+"""Addresses of one result that are used; the others are dropped."""
 
 
-class _Found(NamedTuple):
-    """The answer of a look-up; ``is_refused`` if one of the addresses is never contacted."""
+class _Result(NamedTuple):
+    """The result of a look-up; ``is_refused`` if one of the addresses is refused."""
 
     addresses: list[str]
     is_refused: bool
 
 
 class AddressRefusedError(OSError):
-    """A name leads to an address that is never contacted."""
+    """A host is refused, or resolves to an address that is."""
+
+
+class NoAddressError(OSError):
+    """A name does not resolve to an address."""
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """Ask the operating system."""
+    """The operating system's look-up."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class Resolver(AbstractResolver):
-    """Looks one pool's host up, one look-up at a time, in a thread of its own.
+class Resolver:
+    """Looks up ``host``, that of one connection pool. One look-up runs at a time, in a daemon thread.
 
-    A look-up that hangs holds up this pool alone, and neither another one's nor the end of the process
-    (an executor's threads are waited for).
+    A look-up that hangs delays only this pool. It does not delay the end of the process, as the threads of an executor
+    would: Python joins these.
     """
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, host: str, port: int) -> None:
         self._lookup = lookup
-        self._under_way: asyncio.Future[_Found | Exception] | None = None
-        self._found = _Found([], is_refused=False)
-        self._until = 0.0
+        self._host = host
+        self._port = port
+        self._pending: asyncio.Future[_Result | Exception] | None = None
+        self._result = _Result([], is_refused=False)
+        self._fresh_until = 0.0
+        if _is_address(host):
+            self._result = _checked([host])
+            self._fresh_until = math.inf
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """The addresses of a host; raises ``AddressRefusedError`` if one of them is never contacted."""
+    async def addresses(self) -> list[str]:
+        """The addresses of the host; raises ``AddressRefusedError`` if one of them is refused, and ``NoAddressError``."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._until:
-            self._found = await self._look_up(loop, host, port)
-            self._until = loop.time() + _KEEP
-        if self._found.is_refused:
+        if loop.time() >= self._fresh_until:
+            self._result = await self._look_up(loop)
+            self._fresh_until = loop.time() + _CACHE_SECONDS
+        if self._result.is_refused:
             raise AddressRefusedError
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
-            for address in self._found.addresses
-        ]
+        return self._result.addresses
 
     def prefer(self, address: str) -> None:
-        """Put an address first until the next look-up: a dead one before it costs each connection 0.25 s."""
-        if address in self._found.addresses:
-            self._found.addresses.sort(key=lambda each: each != address)
+        """Try this address first until the next look-up: a dead one before it costs each connection 0.25 s."""
+        # the sort is stable: the others keep the order of DNS
+        self._result.addresses.sort(key=lambda each: each != address)
 
-    async def _look_up(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> _Found:
-        if self._under_way is None or self._under_way.done():
-            self._under_way = loop.create_future()
-            work = (loop, self._under_way, host, port)
-            Thread(target=self._work, args=work, name=f"look-up of {host}", daemon=True).start()
-        outcome = await asyncio.shield(self._under_way)  # a caller who gives up leaves it to the others
-        if isinstance(outcome, _Found) and outcome.addresses:
+    async def _look_up(self, loop: asyncio.AbstractEventLoop) -> _Result:
+        if self._pending is None or self._pending.done():
+            self._pending = loop.create_future()
+            args = (loop, self._pending)
+            Thread(target=self._run, args=args, name=f"look-up of {self._host}", daemon=True).start()
+        # shielded: a call that is cancelled does not cancel the look-up for the others
+        outcome = await asyncio.shield(self._pending)
+        if isinstance(outcome, _Result) and outcome.addresses:
             return outcome
-        raise OSError("no address")
+        raise NoAddressError
 
-    def _work(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        answer: asyncio.Future[_Found | Exception],
-        host: str,
-        port: int,
-    ) -> None:
-        outcome: _Found | Exception
+    def _run(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[_Result | Exception]) -> None:
+        outcome: _Result | Exception
         try:
-            addresses = self._lookup(host, port)[:_MAX_ADDRESSES]
-            # here, once, and not for each connection: each of many addresses takes some 20 µs
-            outcome = _Found(addresses, is_refused=any(map(address_refusal, addresses)))
+            outcome = _checked(self._lookup(self._host, self._port)[:_MAX_ADDRESSES])
         except (OSError, ValueError) as error:
+            # ValueError: the UnicodeError of a name that IDNA cannot encode, such as one with an empty label
             outcome = error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(answer.set_result, outcome)
+        # never ``set_exception``: asyncio would log an error that no call waits for any longer
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(future.set_result, outcome)
 
-    async def close(self) -> None:
-        """Nothing is held."""
+
+def _checked(addresses: list[str]) -> _Result:
+    """Once a look-up, not once a connection: an address takes about 20 µs."""
+    return _Result(addresses, is_refused=any(map(address_refusal, addresses)))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,203 +1,182 @@
-"""One connection to an upstream: a request goes out, its reply comes in, then the next.
+"""Connections to one upstream: each carries a request and its reply, then the next.
 
-Of aiohttp we take what connects (``TCPConnector``: names, TLS, proxies), and leave the rest: its ``ClientSession``
-repeats idempotent requests on its own, keeps cookies, follows redirects, and cannot say whether a request was
-sent. Connections at rest are kept here, as the connector would, for a tenth of the work.
+Theory of operation
+-------------------
+
+========  ========================  ==================================================================================
+State     In ``ConnectionPool``     What ends it
+========  ========================  ==================================================================================
+busy      in ``_open`` only         The reply is complete: ``release`` makes the connection idle, or closes it.
+settling  in ``_idle``              ``settle`` seconds pass. Bytes that arrive before close the connection.
+settled   in ``_idle``              ``take_idle`` makes it busy; ``_IDLE_SECONDS`` pass, or bytes arrive: it is closed.
+closed    perhaps in ``_idle``      Final. ``take_idle`` and the expiry drop it from ``_idle``.
+========  ========================  ==================================================================================
+
+``_idle`` is sorted by ``idle_since``, so the settled connections come first. ``take_idle`` takes the last of these:
+the connection that was used most recently is the least likely to be closed by the upstream.
+
+An upstream may send bytes on an idle connection, such as a second reply or a 408. They must never answer the next
+request. Four checks prevent that:
+
+1. Bytes that the event loop has read close the connection (``Connection.data_received``).
+2. Bytes that the kernel holds unread are found by ``can_reuse`` before a request is written.
+3. A connection settles first, as the bytes may still be on their way.
+4. After such bytes no idle connection of the pool is used for ``_DISTRUST_SECONDS``.
+
+Before the first request, ``Connector.connect`` refuses a connection on which bytes have arrived.
 """
 
 import asyncio
 import select
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import partial
-from typing import Final, cast
+from typing import Final
+from weakref import WeakSet
 
-from aiohttp import ClientRequest, ClientTimeout, TCPConnector
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
+from bridge.upstream.http.connecting import Connector
+from bridge.upstream.http.reply_reader import Progress, ReceivedReply, ReplyReader
 
-from bridge.upstream.http.addresses import Resolver
-from bridge.upstream.http.reply_reader import Arrived, Incoming, Progress
-
-_NO_TIMEOUT: Final = ClientTimeout()
-_REST: Final = 55.0
-"""Seconds for which a connection is kept that nobody uses: less than the minute that many upstreams keep theirs."""
+_IDLE_SECONDS: Final = 55.0
+"""How long an idle connection is kept: less than the minute for which many upstreams keep theirs."""
 SETTLE_SECONDS: Final = 0.005
 """How long a connection is idle before it is used again.
 
-Some upstreams send a second reply a moment after the first. Once the next request is written, the second reply cannot
-be told from the right one. So a connection rests first, and is closed if bytes arrive. Calls that follow sooner take
-another connection: 1 000 calls a second need five more.
+Some upstreams send a second reply a moment after the first. If the next request is written before, the second reply
+looks like the answer to it. Calls that follow sooner take another connection: 1 000 calls a second need five more.
 """
 _DISTRUST_SECONDS: Final = 60.0
-"""How long no connection is used again after bytes came on one that was idle."""
+"""How long no idle connection is used after bytes came on one of them."""
 
 
-class _Wire(ResponseHandler):
-    """aiohttp's protocol until a ``Line`` takes over."""
-
-    pipe: asyncio.Transport
-    line: "Line | None" = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        # unlike ``transport`` it stays when the connection is lost; a cast, as uvloop's is no asyncio.Transport
-        self.pipe = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self.line:
-            self.line.arrived(data)
-        else:
-            super().data_received(data)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        if self.line:
-            self.line.lost(exc)
-
-
-class Line:
+class Connection(asyncio.Protocol):
     """A connection, from its first exchange to its last."""
 
-    def __init__(self, connection: Connection, on_unasked: Callable[[], None]) -> None:
-        """``on_unasked`` is called for bytes that arrive while the connection is idle."""
-        assert isinstance(connection.protocol, _Wire)
-        self._on_unasked = on_unasked
-        self.rests_since = 0.0
-        self._connection = connection
-        connection.protocol.line = self
-        self._pipe = connection.protocol.pipe
-        self._incoming: Incoming | None = None
-        self._unseen = select.poll()
-        self._unseen.register(self._pipe.get_extra_info("socket"), select.POLLIN)
+    def __init__(self, transport: asyncio.Transport, on_unexpected_data: Callable[[], None]) -> None:
+        """``on_unexpected_data`` is called for bytes that arrive while the connection is idle."""
+        self._on_unexpected_data = on_unexpected_data
+        self.idle_since = 0.0
+        self._transport = transport
+        transport.set_protocol(self)
+        self._reader: ReplyReader | None = None
+        self._kernel_buffer = select.poll()
+        self._kernel_buffer.register(transport.get_extra_info("socket"), select.POLLIN)
 
     @property
-    def address(self) -> str:
-        """The IP address at the other end: the upstream's, or its proxy's."""
-        return str(self._pipe.get_extra_info("peername")[0])
+    def can_reuse(self) -> bool:
+        """False if bytes or an end arrived since the last exchange, even if the event loop has not read them yet."""
+        return not self._transport.is_closing() and not self._kernel_buffer.poll(0)
 
-    @property
-    def is_sound(self) -> bool:
-        """Whether neither bytes nor the end have come since the last exchange, also none that the event loop has not seen yet."""
-        return not self._pipe.is_closing() and not self._unseen.poll(0)
-
-    def ask(
+    def send(
         self, data: bytes, limit: int, progress: Progress, *, has_content: bool
-    ) -> asyncio.Future[Arrived]:
-        """Write a request; its reply ``has_content`` unless it is one to HEAD, whatever its headers say."""
-        self._incoming = Incoming(limit, progress, has_content=has_content)
-        self._pipe.write(data)
-        return self._incoming.arrived
+    ) -> asyncio.Future[ReceivedReply]:
+        """Write a request; ``has_content`` is False for HEAD, whose reply has no content despite its headers."""
+        self._reader = ReplyReader(limit, progress, has_content=has_content)
+        self._transport.write(data)
+        return self._reader.received
 
-    def arrived(self, data: bytes) -> None:
-        """Bytes that nobody asked for, if there is no exchange: they end the connection (RFC 9112 9.2)."""
-        if self._incoming:
-            self._incoming.feed(data)
+    def data_received(self, data: bytes) -> None:
+        """Bytes outside of an exchange close the connection (RFC 9112 9.2)."""
+        if self._reader:
+            self._reader.feed(data)
         else:
-            self._on_unasked()
-            self._pipe.abort()
+            self._on_unexpected_data()
+            self.abort()
 
-    def lost(self, error: BaseException | None) -> None:
-        if self._incoming:
-            self._incoming.lost(error)
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._reader:
+            self._reader.connection_lost(error)
 
-    def rest(self) -> bool:
-        """The exchange is over; whether there may be another."""
-        assert self._incoming
-        may_be = not self._incoming.is_last and not self._pipe.is_closing()
-        self._incoming.close()
-        self._incoming = None
-        return may_be
+    def end_exchange(self) -> bool:
+        """Whether the connection can carry another exchange."""
+        assert self._reader
+        can_continue = not self._reader.is_last and not self._transport.is_closing()
+        self._reader.close()
+        self._reader = None
+        return can_continue
 
-    def end(self) -> None:
-        """Close the connection at once, whatever waits to be written."""
-        if self._incoming:
-            self._incoming.close()
-            self._incoming = None
-        self._pipe.abort()
-        self._connection.close()
+    def close(self) -> None:
+        """End the exchange, if one runs, and the connection."""
+        if self._reader:
+            self._reader.close()
+            self._reader = None
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once, without flushing the write buffer. An exchange that runs fails."""
+        self._transport.abort()
 
 
-class Lines:
-    """The connections of one pool to ``peer``: those at rest, and new ones. It sets no bound: ``limits`` does."""
+class ConnectionPool:
+    """The connections of one ``Connector``. The pool sets no upper bound: ``limits`` does."""
 
-    def __init__(self, peer: ClientRequest, resolver: Resolver, settle: float) -> None:
+    def __init__(self, connector: Connector, settle: float) -> None:
         """``settle``: seconds that a connection is idle before it is used again."""
         self._settle = settle
         self._distrusted_until = 0.0
         self._loop = asyncio.get_running_loop()
-        self._peer = peer
-        self._resolver = resolver
-        self._connector = _Connector(resolver)
-        self._resting: list[Line] = []
+        self._connector = connector
+        self._open: WeakSet[Connection] = WeakSet()
+        """Idle and busy ones, for ``close``; weak, so that a closed connection leaves by itself."""
+        self._idle: list[Connection] = []
         self._expiry: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
-    def rested(self) -> Line | None:
-        """The connection that came to rest last among those that have settled, if there is a sound one."""
+    def take_idle(self) -> Connection | None:
+        """The settled connection that was used most recently; None if there is none that can be used again."""
         now = self._loop.time()
-        if now < self._distrusted_until:
+        if now < self._distrusted_until:  # they stay in ``_idle`` until they expire
             return None
-        settled = bisect_right(self._resting, now - self._settle, key=_rests_since)
+        settled = bisect_right(self._idle, now - self._settle, key=_idle_since)
         while settled:
             settled -= 1
-            line = self._resting.pop(settled)
-            if line.is_sound:
-                return line
-            line.end()
+            connection = self._idle.pop(settled)
+            if connection.can_reuse:
+                return connection
+            connection.close()
         return None
 
     def _distrust(self) -> None:
-        """An upstream that sent bytes unasked may do so again, and late enough to answer the next request."""
+        """Bytes came on an idle connection; the next ones could come late enough to answer a request."""
         self._distrusted_until = self._loop.time() + _DISTRUST_SECONDS
 
-    async def new(self) -> Line:
-        """Raises aiohttp's errors of connecting."""
-        line = Line(await self._connector.connect(self._peer, [], _NO_TIMEOUT), self._distrust)
-        self._resolver.prefer(line.address)
-        return line
+    async def connect(self) -> Connection:
+        """A new connection; raises the errors of ``Connector.connect``."""
+        connection = Connection(await self._connector.connect(), self._distrust)
+        if self._is_closed:  # while this connection was being opened
+            connection.close()
+            raise ConnectionAbortedError("the pool was closed in the meantime")
+        self._open.add(connection)
+        return connection
 
-    def rest(self, line: Line) -> None:
-        """Keep a connection whose reply was read; it ends at once if the upstream said so, or sent more than that."""
-        if not line.rest():
-            line.end()
+    def release(self, connection: Connection) -> None:
+        """Keep a connection whose reply is complete. It is closed if the upstream demands that, or sent more bytes."""
+        if not connection.end_exchange():
+            connection.close()
             return
-        line.rests_since = self._loop.time()
-        self._resting.append(line)
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
         if self._expiry is None:
-            self._expiry = self._loop.call_later(_REST, self._expire)
+            self._expiry = self._loop.call_later(_IDLE_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        """End what rests for too long; those at the front rest longest."""
-        until = self._loop.time() - _REST
-        expired = [line for line in self._resting if line.rests_since <= until]
-        self._resting = self._resting[len(expired) :]
-        for line in expired:
-            line.end()
+        until = self._loop.time() - _IDLE_SECONDS
+        expired = [connection for connection in self._idle if connection.idle_since <= until]
+        self._idle = self._idle[len(expired) :]  # sorted: the expired ones come first
+        for connection in expired:
+            connection.close()
         self._expiry = None
-        if self._resting:
-            self._expiry = self._loop.call_at(self._resting[0].rests_since + _REST, self._expire)
+        if self._idle:
+            self._expiry = self._loop.call_at(self._idle[0].idle_since + _IDLE_SECONDS, self._expire)
 
-    async def close(self) -> None:
-        """End every connection, also under an exchange."""
-        if self._expiry:
+    def close(self) -> None:
+        """Close every connection, also busy ones."""
+        self._is_closed = True
+        if self._expiry:  # the timer would keep the pool in memory
             self._expiry.cancel()
-        for line in self._resting:
-            line.end()
-        self._resting.clear()
-        await self._connector.close()
+        for connection in self._open:
+            connection.abort()
+        self._idle.clear()
 
 
-def _rests_since(line: Line) -> float:
-    return line.rests_since
-
-
-class _Connector(TCPConnector):
-    """Makes connections, and keeps none."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        super().__init__(resolver=resolver, use_dns_cache=False, limit=0, force_close=True)
-        self._factory = partial(_wire, self._loop)
-
-
-def _wire(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return _Wire(loop)
+def _idle_since(connection: Connection) -> float:
+    return connection.idle_since

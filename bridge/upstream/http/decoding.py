@@ -1,4 +1,4 @@
-"""A reply's content: gathered within bounds, and unpacked from gzip."""
+"""The content of a reply: collected up to a limit, and decompressed from gzip."""
 
 import zlib
 from collections.abc import Iterator
@@ -6,22 +6,22 @@ from typing import Final
 
 from bridge.errors import UnusableReply
 
-_GZIP: Final = 16 + zlib.MAX_WBITS
-_FREE_MEMBERS: Final = 1024
-_MEMBER_BYTES: Final = 1024
-"""Gzip members past the first ``_FREE_MEMBERS`` have this size on average. An empty member of 20 bytes costs as much
-time as a page of text."""
+_GZIP: Final = 16 + zlib.MAX_WBITS  # 16: with the header and the checksum of gzip
+_MAX_SMALL_MEMBERS: Final = 1024
+_MIN_MEMBER_BYTES: Final = 1024
+"""Minimum average size of gzip members after the first ``_MAX_SMALL_MEMBERS``. To decompress an empty member of 20 bytes
+takes as long as a page of text."""
 _JOINED_PARTS: Final = 1024
 """So many parts are joined into one: an object for each byte would take 50 times the memory."""
-_UNPACKED_ON_ARRIVAL: Final = 128 * 1024
-_UNPACKED_AT_ONCE: Final = 256 * 1024
-_PACKED_AT_ONCE: Final = 64 * 1024
-_LARGE: Final = 1024 * 1024
-"""To join that many bytes takes a millisecond."""
+_EAGER_BYTES: Final = 128 * 1024
+_DECOMPRESSED_BYTES_AT_ONCE: Final = 256 * 1024
+_COMPRESSED_BYTES_AT_ONCE: Final = 64 * 1024
+_LARGE_BYTES: Final = 1024 * 1024
+"""To join so many bytes takes a millisecond."""
 
 
 class _Parts:
-    """Bytes as they come."""
+    """A buffer of bytes: few objects, however small the parts."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -46,71 +46,74 @@ class _Parts:
 
 
 class Content:
-    """Gathers content of at most ``limit`` bytes, as it comes and as it is unpacked.
+    """Collects content. ``limit`` is the maximum size in bytes, both compressed and decompressed.
 
-    Gzip is read as RFC 1952 says: members follow one another, each must end, and nothing else may
-    follow. What cannot be read raises ``UnusableReply``, which carries ``status``. ``codings`` are the
-    words of Content-Encoding and Transfer-Encoding; the chunks are undone already.
+    Gzip is decoded by RFC 1952: a sequence of complete members, and nothing after them. Content that cannot be decoded
+    raises ``UnusableReply`` with ``status``. ``codings`` are the values of Content-Encoding and Transfer-Encoding; the
+    parser has removed the chunks.
 
-    64 KiB of gzip may be 64 MiB of content. So only the first ``_UNPACKED_ON_ARRIVAL`` bytes are unpacked as they come.
-    The rest waits for ``finish``.
+    64 KiB of gzip may hold 64 MiB of content. So only the first ``_EAGER_BYTES`` are decompressed in ``feed``, on the
+    event loop. ``finish`` decompresses the others, and may run in a thread.
     """
 
     def __init__(self, limit: int, codings: str, status: int) -> None:
         self._limit = limit
         self._status = status
         self._received = 0
-        self._plain = _Parts()
-        self._packed = _Parts()
+        self._decoded = _Parts()
+        self._compressed = _Parts()
         self._members = 0
         self._member: zlib._Decompress | None = None
-        words = codings.lower().replace(" ", "").split(",")
-        self._packings = [word for word in words if word not in ("", "identity", "chunked")]
+        names = codings.lower().replace(" ", "").split(",")
+        self._codings = [name for name in names if name not in ("", "identity", "chunked")]
 
     def feed(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > self._limit:
             raise self._too_large()
-        if not self._packings:
-            self._plain.append(data)
-        elif self._packings in (["gzip"], ["x-gzip"]):
-            if self._received <= _UNPACKED_ON_ARRIVAL:
-                data = self._unpack(data, _UNPACKED_ON_ARRIVAL)
-            if data:
-                self._packed.append(data)
-        else:
-            raise self._bad_encoding("it is encoded in another way than gzip, or more than once")
+        if not self._codings:
+            self._decoded.append(data)
+        elif self._codings in (["gzip"], ["x-gzip"]):
+            if self._received <= _EAGER_BYTES:
+                data = self._decompress(data, _EAGER_BYTES)
+            if data:  # the bound is reached, so later data is not decompressed before this
+                self._compressed.append(data)
+        else:  # not before the first byte: a reply without content may have any Content-Encoding
+            raise self._bad_encoding("it has another encoding than gzip, or more than one")
 
     @property
     def is_large(self) -> bool:
         """Whether ``finish`` may take more than a millisecond."""
-        return self._packed.size > 0 or self._plain.size > _LARGE
+        return self._compressed.size > 0 or self._decoded.size > _LARGE_BYTES
 
     def finish(self) -> bytes:
-        """The whole content. For the longest parts of the work the interpreter's lock is free."""
-        for data in self._packed.slices(_PACKED_AT_ONCE):
-            self._unpack(data, self._limit)
+        """The whole content. zlib and ``join`` release the GIL for most of the time."""
+        # In slices: at each call zlib copies the input that it leaves, which would take quadratic time.
+        for data in self._compressed.slices(_COMPRESSED_BYTES_AT_ONCE):
+            self._decompress(data, self._limit)
         if self._member is not None:
             raise self._bad_encoding("its gzip data ends too early")
-        self._packed = _Parts()
-        return self._plain.joined()
+        self._compressed = _Parts()
+        return self._decoded.joined()
 
-    def _unpack(self, data: bytes, until: int) -> bytes:
-        """Unpack until there are more than ``until`` bytes; returns the data that is left."""
-        while data and self._plain.size <= until:
+    def _decompress(self, data: bytes, until: int) -> bytes:
+        """Decompress until there are more than ``until`` bytes; returns the remaining data."""
+        while data and self._decoded.size <= until:
             if self._member is None:
                 self._members += 1
-                if self._members > _FREE_MEMBERS + self._received // _MEMBER_BYTES:
+                if self._members > _MAX_SMALL_MEMBERS + self._received // _MIN_MEMBER_BYTES:
                     raise self._bad_encoding("its gzip data has too many small members")
                 self._member = zlib.decompressobj(_GZIP)
-            room = self._limit - self._plain.size
+            room = self._limit - self._decoded.size
             try:
-                part = self._member.decompress(data, min(room + 1, _UNPACKED_AT_ONCE))
+                # one byte more than allowed is enough to know that it is too large
+                part = self._member.decompress(data, min(room + 1, _DECOMPRESSED_BYTES_AT_ONCE))
             except zlib.error as error:
                 raise self._bad_encoding("its gzip data is damaged") from error
             if len(part) > room:
                 raise self._too_large()
-            self._plain.append(part)
+            self._decoded.append(part)
+            # the first is set if the output was bounded, the second if the member has ended
             data = self._member.unconsumed_tail or self._member.unused_data
             if self._member.eof:
                 self._member = None
@@ -118,7 +121,7 @@ class Content:
 
     def _too_large(self) -> UnusableReply:
         message = f"The reply of the API server is larger than maxBytes allows: {self._limit} bytes."
-        advice = "Ask for less, if this tool's arguments can; else tell the user."
+        advice = "Ask for less, if this tool's arguments can; otherwise tell the user."
         return UnusableReply("reply-too-large", message, self._status, advice=advice)
 
     def _bad_encoding(self, why: str) -> UnusableReply:

@@ -1,139 +1,117 @@
-"""One pool: messages go out on connections to one origin, and replies come back."""
+"""Sends requests to one origin, on pooled connections, and reads their replies."""
 
 import asyncio
 import ssl
-from base64 import b64encode
-from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
+from typing import NamedTuple
 
 import httpx
-from aiohttp import ClientError, ClientRequest
-from aiohttp.http_exceptions import HttpProcessingError
-from yarl import URL
 
-from bridge import __version__
-from bridge.egress import host_refusal
 from bridge.exchange import Reply
 from bridge.upstream.http import failures
-from bridge.upstream.http.addresses import Resolver
-from bridge.upstream.http.connection import Line, Lines
+from bridge.upstream.http.addresses import Lookup
+from bridge.upstream.http.connecting import Connector, proxy_authorization
+from bridge.upstream.http.connection import Connection, ConnectionPool
 from bridge.upstream.http.reply_reader import READING, WAITING, Progress
-
-USER_AGENT: Final = f"restbridge/{__version__}"
 
 
 class Message(NamedTuple):
-    """A request as it leaves: ``target`` and ``headers`` are sent as they are; these are whole lines.
+    """A request as it is sent: ``target`` and ``headers`` leave unchanged; ``headers`` are complete lines.
 
-    ``fresh``: not on a connection that was at rest, as the upstream may be closing it, and the request could
-    not be repeated. ``connect`` is in seconds; of the reply's content ``limit`` bytes are taken.
+    ``needs_new_connection``: the request cannot be repeated. The upstream may be closing an idle connection, so none
+    is used. ``connect_timeout`` is in seconds. ``limit`` is the maximum size of the reply's content, in bytes.
     """
 
     method: bytes
     target: bytes
     headers: bytes
     content: bytes
-    fresh: bool
-    connect: float
+    needs_new_connection: bool
+    connect_timeout: float
     limit: int
 
 
 class Transport:
-    """Sends to ``origin``, directly or through ``proxy`` (http, with user and password if need be).
+    """Sends to ``origin``, directly or through ``proxy``; for both and ``context`` see ``Connector``.
 
-    Must be made where the event loop runs. ``settle`` is for ``Lines``.
+    Must be created inside a running event loop. ``settle`` is for ``ConnectionPool``.
     """
 
     def __init__(
-        self,
-        origin: str,
-        proxy: str | None,
-        context: ssl.SSLContext | None,
-        resolver: Resolver,
-        settle: float,
+        self, origin: str, proxy: str | None, context: ssl.SSLContext | None, lookup: Lookup, settle: float
     ) -> None:
-        url = URL(origin, encoded=True)
-        self.calls = 0
-        self._proxied = proxy is not None
-        self._absolute = origin.encode() if proxy and not context else b""
-        through = URL(proxy, encoded=True) if proxy else None
-        hosts = (each.raw_host or "" for each in (url, through) if each)
-        self._is_refused = any(host_refusal(host, proxied=self._proxied) for host in hosts)
-        credentials = {"Proxy-Authorization": _basic(through)} if through and through.raw_user else {}
-        lines = [f"{name}: {value}\r\n" for name, value in credentials.items() if self._absolute]
-        self._extra = "".join(lines).encode()
-        # aiohttp would add Host to the headers, which are part of its key for connections at rest
-        headers = {"Host": url.host_port_subcomponent or "", "User-Agent": USER_AGENT, **credentials}
-        peer = ClientRequest(
-            "GET",
-            url,
-            loop=asyncio.get_running_loop(),
-            ssl=context or True,
-            proxy=through.with_user(None) if through else None,
-            proxy_headers=headers if through else None,
-        )
-        self._lines = Lines(peer, resolver, settle)
+        self.active_calls = 0
+        self._is_proxied = proxy is not None
+        self._absolute_form, self._proxy_headers = b"", b""
+        # A proxy reads requests to http, so it gets the whole URL (RFC 9112 3.2.2). Others are in a tunnel.
+        if proxy and not context:
+            self._absolute_form = origin.encode()
+            self._proxy_headers = proxy_authorization(proxy).encode()
+        self._pool = ConnectionPool(Connector(origin, proxy, context, lookup), settle)
 
     async def send(self, message: Message, progress: Progress) -> Reply:
-        """The whole reply; raises httpx's errors with the codes of ``failures``, and ``UnusableReply``."""
-        if not message.fresh and (line := self._lines.rested()):
-            reply = await self._exchange_again(line, message, progress)
+        """The complete reply; raises httpx's errors with the codes of ``failures``, and ``UnusableReply``."""
+        if not message.needs_new_connection and (connection := self._pool.take_idle()):
+            reply = await self._exchange_on_idle(connection, message, progress)
             if reply:
                 return reply
         return await self._exchange(await self._connect(message, progress), message, progress)
 
-    async def _connect(self, message: Message, progress: Progress) -> Line:
-        if self._is_refused:
-            raise httpx.ConnectError("address-refused")
+    async def _connect(self, message: Message, progress: Progress) -> Connection:
         progress.phase = "connecting"
         try:
-            async with asyncio.timeout(message.connect):
-                return await self._lines.new()
-        except TimeoutError as error:
+            async with asyncio.timeout(message.connect_timeout):
+                return await self._pool.connect()
+        except TimeoutError as error:  # also ETIMEDOUT of the kernel, which is an OSError
             raise httpx.ConnectTimeout("connect-timeout") from error
-        except (ClientError, HttpProcessingError, OSError) as error:
-            raise failures.while_connecting(error, proxied=self._proxied) from error
+        except OSError as error:
+            raise failures.while_connecting(error, is_proxied=self._is_proxied) from error
 
-    async def _exchange_again(self, line: Line, message: Message, progress: Progress) -> Reply | None:
-        """None if nothing of a reply came: the upstream may end a connection at rest while a request is on its way.
+    async def _exchange_on_idle(
+        self, connection: Connection, message: Message, progress: Progress
+    ) -> Reply | None:
+        """None if no reply came, or a 408: the request then goes to a new connection.
 
-        Another connection is then no retry. Neither is it after 408, which is said to the connection, not to us
-        (RFC 9110 15.5.9).
+        The upstream may have closed the idle connection while the request was on its way. A 408 reports that the
+        connection was idle for too long (RFC 9110 15.5.9). So the new connection is no retry.
         """
         try:
-            reply = await self._exchange(line, message, progress)
+            reply = await self._exchange(connection, message, progress)
         except httpx.TransportError:
             if progress.phase == READING:
                 raise
             return None
         return None if reply.status == 408 else reply
 
-    async def _exchange(self, line: Line, message: Message, progress: Progress) -> Reply:
-        method, target, headers, content, fresh, _, limit = message
-        head = b"%s %s%s HTTP/1.1\r\n%s%s\r\n" % (method, self._absolute, target, self._extra, headers)
-        is_answered, was_sent = False, progress.sent
+    async def _exchange(self, connection: Connection, message: Message, progress: Progress) -> Reply:
+        method, target, headers, content, needs_new_connection, _, limit = message
+        head = b"%s %s%s HTTP/1.1\r\n%s%s\r\n" % (
+            method,
+            self._absolute_form,
+            target,
+            self._proxy_headers,
+            headers,
+        )
+        is_complete, was_sent = False, progress.sent
         progress.phase, progress.sent = WAITING, True
         try:
-            arrived = await line.ask(head + content, limit, progress, has_content=method != b"HEAD")
-            reply = await arrived.reply()
-            if reply.status == 407 and self._absolute:  # most likely from the proxy (RFC 9110 15.5.8)
+            # one write: in two, even a small request would be two packets, as Nagle's algorithm is off
+            received = await connection.send(head + content, limit, progress, has_content=method != b"HEAD")
+            reply = await received.reply()
+            if reply.status == 407 and self._absolute_form:  # most likely from the proxy (RFC 9110 15.5.8)
                 raise httpx.ProxyError("proxy-failed credentials")
-            is_answered = True
+            is_complete = True
         except httpx.TransportError as fault:
             if str(fault).startswith(failures.WITHOUT_PROCESSING):
                 progress.sent = was_sent
             raise
         finally:
-            if fresh or not is_answered:
-                line.end()
-        if not fresh:
-            self._lines.rest(line)
+            # Calls that need a new connection take no idle one. If theirs were kept, the pool would fill.
+            if needs_new_connection or not is_complete:
+                connection.close()
+        if not needs_new_connection:
+            self._pool.release(connection)
         return reply
 
-    async def aclose(self) -> None:
-        await self._lines.close()
-
-
-def _basic(proxy: URL) -> str:
-    pair = b"%s:%s" % (unquote_to_bytes(proxy.raw_user or ""), unquote_to_bytes(proxy.raw_password or ""))
-    return f"Basic {b64encode(pair).decode()}"
+    def close(self) -> None:
+        """Close every connection; calls that still run fail."""
+        self._pool.close()

@@ -1,7 +1,7 @@
-"""A server as the SDK's tutorial has it: httpx, no more. ``python sdk.py new|shared PORT|stdio UPSTREAM [NAME…]``.
+"""A server like that in the tutorial of the SDK, with httpx. ``python sdk.py new|shared PORT|stdio UPSTREAM [NAME…]``.
 
-``new`` makes a client for each call, as the tutorial does; ``shared`` keeps one. The tool is list_products,
-and copies of it under the names given.
+``new`` makes a client for each call, as the tutorial does; ``shared`` uses one client. The tools are list_products
+and copies of it with the given names.
 """
 
 import sys

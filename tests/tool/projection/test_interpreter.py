@@ -60,7 +60,7 @@ EXPRESSIONS = st.recursive(NAMES | st.just("@") | LITERALS, _composed, max_leave
 
 
 def selected(expression: str, document: Json) -> tuple[Selection, Json]:
-    selection = Selection.of(Parser().parse(expression).parsed)
+    selection = Selection.compile(Parser().parse(expression).parsed)
     try:
         return selection, selection.select(document, Budget(MAX_STEPS))
     except (JMESPathError, TypeError) as problem:
@@ -68,7 +68,7 @@ def selected(expression: str, document: Json) -> tuple[Selection, Json]:
 
 
 @pytest.mark.parametrize("expression", ["[{a}] == [{b}]", "contains([[{a}]], [{b}])"])
-def test_a_comparison_that_nothing_can_interrupt_is_short(expression: str) -> None:
+def test_one_comparison_is_within_the_budget(expression: str) -> None:
     document: Json = {"a": [1] * 70_000, "b": [1.0] * 70_000}
     once, often = (expression.format(a=",".join("a" * times), b=",".join("b" * times)) for times in (1, 12))
     assert selected(once, document)[1] is True
@@ -81,7 +81,7 @@ def test_a_comparison_that_nothing_can_interrupt_is_short(expression: str) -> No
 @example("a[]", {"a": [[1], 2, [3]]})
 @example("[].{z: a.b.c, a: a, c: x.y}", [{"a": {"b": {"c": 1}}, "x": [2]}, 3, None, {"a": 0}])
 @example("{a: b.c, a: d}", {"b": {"c": 1}, "d": 2})
-def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> None:
+def test_a_projection_selects_the_same_as_jmespath(expression: str, document: Json) -> None:
     try:
         expected = jmespath.search(expression, document)
     except (JMESPathError, TypeError) as problem:
@@ -91,14 +91,14 @@ def test_it_selects_what_jmespath_selects(expression: str, document: Json) -> No
 
 @settings(max_examples=180)
 @given(EXPRESSIONS, DOCUMENTS)
-def test_nothing_grows_beyond_what_was_foreseen(expression: str, document: Json) -> None:
+def test_no_result_is_larger_than_its_computed_maximum(expression: str, document: Json) -> None:
     selection, value = selected(expression, document)
-    measure = Budget(MAX_STEPS).written
+    measure = Budget(MAX_STEPS).json_size
     assert measure(document) <= 3 * len(codec.encode(document))
     if not isinstance(value, type):
         assert not measure(value) > selection.factor * measure(document) + selection.extra
 
 
-def test_what_doubles_at_every_step_is_measured_before_it_is_written() -> None:
+def test_a_result_that_doubles_at_every_step_is_measured_before_it_is_encoded() -> None:
     doubling = Projection.compile(" | ".join(["[@, @]"] * 15))
     assert len(codec.encode(doubling.apply(1, size=1))) > 2**15

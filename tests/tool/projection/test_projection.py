@@ -1,3 +1,4 @@
+import sys
 import tracemalloc
 
 import jmespath
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.codec import encode
 from bridge.diagnostics import InvalidSpec
 from bridge.errors import UnusableReply
 from bridge.spec import Json
@@ -98,11 +100,11 @@ def test_an_expression_selects(expression: str, result: Json) -> None:
         ([], None),
     ],
 )
-def test_to_number_reads_json_numbers_alone(text: Json, number: Json) -> None:
+def test_to_number_accepts_only_json_numbers(text: Json, number: Json) -> None:
     assert apply("to_number(@)", text) == number
 
 
-def test_text_in_an_expression_is_clean_of_lone_surrogates() -> None:
+def test_lone_surrogates_in_an_expression_are_replaced() -> None:
     assert apply('{"\\ud800": `"\\ud800"`}', {}) == {"\ufffd": "\ufffd"}
 
 
@@ -112,23 +114,23 @@ def test_text_in_an_expression_is_clean_of_lone_surrogates() -> None:
         ("", None, "cannot be read"),
         ("a == `x`", 5, "write 'x' for a text"),
         ("a == `['x']`", 5, 'write texts in "double quotes"'),
-        ("`NaN`", 0, "NaN is no JSON number"),
+        ("`NaN`", 0, "NaN is not a JSON number"),
         ('`{"a": 1, "a": 2}`', 0, "more than once"),
-        ("a | lenght(@)", 4, "lenght() is no function of JMESPath; did you mean length?"),
-        ("nonsense(@)", 0, "nonsense() is no function of JMESPath; see https://jmespath.org"),
-        ("length(a, b)", 0, "length() is given 2, expected 1 parameter"),
-        ("[length(a), length(a, b)]", 12, "length() is given 2"),
-        ("items[?length(a)] | length(a, b)", 20, "length() is given 2"),
-        ("items[?length(a, b)].length(a)", 7, "length() is given 2"),
-        ("(length)(a, b)", 7, "length() is given 2"),
-        ("not_null()", 0, "not_null() is given 0, expected at least 1 parameter"),
-        ("sort_by(items)", 0, "sort_by() is given 1, expected 2 parameters"),
-        ("sort_by(items, price)", 15, "parameter 2 of sort_by() is an expression; put & before it"),
-        ("length(&a)", 7, "parameter 1 of length() is a value; take the & off"),
-        ("not_null([a, b], &c)", 17, "parameter 2 of not_null() is a value"),
-        ("&a", None, "& makes an expression"),
-        ("[&a]", 1, "& makes an expression"),
-        ("a[::0]", 4, "a slice's step is not 0"),
+        ("a | lenght(@)", 4, "lenght() is not a JMESPath function; did you mean length?"),
+        ("nonsense(@)", 0, "nonsense() is not a JMESPath function; see https://jmespath.org"),
+        ("length(a, b)", 0, "length() has 2 parameters, expected 1"),
+        ("[length(a), length(a, b)]", 12, "length() has 2"),
+        ("items[?length(a)] | length(a, b)", 20, "length() has 2"),
+        ("items[?length(a, b)].length(a)", 7, "length() has 2"),
+        ("(length)(a, b)", 7, "length() has 2"),
+        ("not_null()", 0, "not_null() has no parameters, expected at least 1"),
+        ("sort_by(items)", 0, "sort_by() has 1 parameter, expected 2"),
+        ("sort_by(items, price)", 15, "parameter 2 of sort_by() must be an expression; put & before it"),
+        ("length(&a)", 7, "parameter 1 of length() must be a value; remove the &"),
+        ("not_null([a, b], &c)", 17, "parameter 2 of not_null() must be a value"),
+        ("&a", None, "& is valid only in parameters"),
+        ("[&a]", 1, "& is valid only in parameters"),
+        ("a[::0]", 4, "found 0 as the step of a slice"),
         ("a" * 5000, None, "longer than 4096"),
         ("(" * 51 + "a" + ")" * 51, 50, "nested more than 50 deep"),
         ("[" * 4000, 50, "nested more than 50 deep"),
@@ -136,7 +138,7 @@ def test_text_in_an_expression_is_clean_of_lone_surrogates() -> None:
         ("||".join(["a"] * 200), None, "too many steps in a row"),
     ],
 )
-def test_a_wrong_expression_is_an_error_that_says_what_to_write(
+def test_an_invalid_expression_is_an_error_that_says_what_to_write(
     expression: str, offset: int | None, part: str
 ) -> None:
     with pytest.raises(InvalidSpec) as caught:
@@ -180,29 +182,50 @@ def test_a_key_that_was_probably_meant_as_a_value_is_a_warning(
         "sort_by(items, &price)",
     ],
 )
-def test_a_key_that_must_be_quoted_earns_no_warning(expression: str) -> None:
+def test_a_key_that_needs_quotes_has_no_warning(expression: str) -> None:
     assert Projection.compile(expression).warnings == ()
 
 
 @pytest.mark.parametrize(
     ("expression", "part"),
     [
-        ("sum(items)", 'sum() needs a list of numbers and got {"id":"p-1"'),
+        ("sum(items)", 'sum() needs a list of numbers, but got {"id":"p-1"'),
         ("sort_by(items, &active)", "sort_by() needs "),
-        ("join(', ', nothing)", "join() needs a list of texts and got null"),
-        ("merge(nothing, total)", "merge() needs an object and got null"),
-        ("merge(total, nothing)", "cannot be compared or computed with"),
-        ("max_by(items, &not_null(active, price))", "max_by() needs a number or a text and got true"),
-        ("max_by(items, &not_null(note, price))", "cannot be compared or computed with"),
-        ("contains(total.currency, `1`)", "cannot be compared or computed with"),
-        ("sum(`[1e308, 1e308]`)", "cannot be compared or computed with"),
-        ("avg([big, big]) | avg([@, `1e308`, `1e308`])", "cannot be compared or computed with"),
+        ("join(', ', nothing)", "join() needs a list of texts, but got null"),
+        ("merge(nothing, total)", "merge() needs an object, but got null"),
+        ("merge(total, nothing)", "cannot be compared or used in a function"),
+        ("max_by(items, &not_null(active, price))", "max_by() needs a number or a text, but got true"),
+        ("max_by(items, &not_null(note, price))", "cannot be compared or used in a function"),
+        ("contains(total.currency, `1`)", "cannot be compared or used in a function"),
+        ("sum(`[1e308, 1e308]`)", "cannot be compared or used in a function"),
+        ("avg([big, big]) | avg([@, `1e308`, `1e308`])", "cannot be compared or used in a function"),
     ],
 )
 def test_a_reply_that_does_not_fit_fails_with_a_sentence(expression: str, part: str) -> None:
     error = failure(expression)
     assert error.code == "projection-failed"
     assert part in str(error)
+
+
+@pytest.mark.parametrize("expression", ["sum(@)", "sum(@) | [@]", "length(sum(@))", "[0] | sum([@, @])"])
+def test_a_sum_that_cannot_be_encoded_fails_with_a_sentence(expression: str) -> None:
+    largest = int("9" * sys.get_int_max_str_digits())
+    assert encode(Projection.compile("[0]").apply([largest]))
+    error = failure(expression, [largest, largest])
+    assert error.code == "projection-failed"
+    assert "cannot be compared or used in a function" in str(error)
+
+
+@pytest.mark.parametrize(("times", "fits"), [(4, True), (5, True), (6, False), (39, False)])
+def test_a_result_that_is_nested_too_deep_fails_with_a_sentence(times: int, *, fits: bool) -> None:
+    expression = "|".join([f"{'[' * 50}@{']' * 50}"] * times)
+    projection = Projection.compile(expression)
+    if fits:
+        assert encode(projection.apply(1, size=1))
+        return
+    with pytest.raises(UnusableReply, match="its result is nested more than 250 deep") as caught:
+        projection.apply(1, size=1)
+    assert caught.value.code == "projection-failed"
 
 
 def failure_code(projection: Projection, document: Json) -> str:
@@ -250,7 +273,7 @@ def test_a_bomb_is_over_budget_before_it_takes_memory(expression: str, document:
     assert code == "projection-too-large"
 
 
-def test_a_deep_document_is_no_crash() -> None:
+def test_a_deep_document_does_not_crash() -> None:
     document: Json = 1
     for _ in range(5000):
         document = [document]
@@ -291,7 +314,7 @@ DOCUMENTS = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS, DOCUMENTS)
-def test_a_projection_answers_what_the_library_answers(expression: str, document: Json) -> None:
+def test_a_projection_gives_the_same_result_as_the_library(expression: str, document: Json) -> None:
     try:
         expected = jmespath.search(expression, document)
     except (jmespath.exceptions.JMESPathError, TypeError):
@@ -299,7 +322,7 @@ def test_a_projection_answers_what_the_library_answers(expression: str, document
     assert apply(expression, document) == expected
 
 
-def test_more_steps_than_are_allowed_here_leave_it_unfinished() -> None:
+def test_a_projection_is_unfinished_after_the_allowed_steps() -> None:
     projection = Projection.compile("[].[@, @]")
     with pytest.raises(Unfinished):
         projection.apply([1] * 100, steps=100)
@@ -322,13 +345,20 @@ def test_more_steps_than_are_allowed_here_leave_it_unfinished() -> None:
         ("", False),
     ],
 )
-def test_nothing_but_null_is_nothing(selected: Json, nothing: bool) -> None:  # noqa: FBT001 - a table's column
+def test_a_result_with_only_nulls_is_nothing(selected: Json, nothing: bool) -> None:  # noqa: FBT001 - a table's column
     assert is_nothing(selected) is nothing
 
 
-def test_long_lists_are_sorted_in_parts_that_are_merged() -> None:
+def test_long_lists_are_sorted_in_runs_and_merged() -> None:
     numbers = [n * 7919 % 25_000 for n in range(25_000)]
     assert Projection.compile("sort(@)").apply(numbers) == list(range(25_000))
     pairs: list[Json] = [{"n": n % 10, "at": at} for at, n in enumerate(numbers)]
     assert Projection.compile("sort_by(@, &n)").apply(pairs) == sorted(pairs, key=lambda pair: pair["n"])
     assert Projection.compile("sort(@)").apply([]) == Projection.compile("sort_by(@, &n)").apply([]) == []
+
+
+@pytest.mark.parametrize("expression", ["'\\\"" * 1300, '"a' * 2001, "a[?b == `1` && c == '2' && d == `x"])
+def test_an_unclosed_quote_is_found(expression: str) -> None:
+    with pytest.raises(InvalidSpec) as problem:
+        Projection.compile(expression)
+    assert [finding.code for finding in problem.value.findings] == ["bad-projection"]

@@ -8,19 +8,9 @@ from hypothesis import strategies as st
 
 from bridge.diagnostics import Findings
 from bridge.errors import InvalidCall
-from bridge.tool.request.body import Body, compile_body, compile_leftovers
-from bridge.tool.schema.arguments import Arguments
+from bridge.tool.request.body import Body, compile_body, compile_unplaced
+from tests.tool.request.test_nodes import ARGUMENTS
 
-ARGUMENTS = Arguments.compile(
-    {
-        "properties": {
-            "a": {"type": "string"},
-            "b": {"type": ["integer", "null"]},
-            "list": {"type": "array", "items": {"type": "string"}},
-            "object": {"type": "object"},
-        },
-    }
-)[0]
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
@@ -32,9 +22,9 @@ def compiled(written: Any, content_type: str) -> Body:
     return body
 
 
-def leftovers(names: tuple[str, ...], content_type: str) -> Body:
+def unplaced(names: tuple[str, ...], content_type: str) -> Body:
     findings = Findings()
-    body = compile_leftovers(names, content_type, ARGUMENTS, findings)
+    body = compile_unplaced(names, content_type, ARGUMENTS, findings)
     assert not list(findings)
     assert body
     return body
@@ -65,7 +55,7 @@ def leftovers(names: tuple[str, ...], content_type: str) -> Body:
         ({"value": "aGk=", "encoding": "base64"}, "image/png", {}, "hi"),
     ],
 )
-def test_a_body_is_built_as_its_content_type_says(
+def test_the_content_type_decides_how_a_body_is_built(
     written: Any, content_type: str, values: dict[str, Any], content: str | None
 ) -> None:
     built = compiled(written, content_type).build(values, {})
@@ -79,25 +69,25 @@ def test_a_body_is_built_as_its_content_type_says(
         (FORM, b"a=x&list=p&more=1"),
     ],
 )
-def test_leftovers_make_a_body_with_what_no_schema_names(content_type: str, content: bytes) -> None:
-    body = leftovers(("a", "b", "list"), content_type)
+def test_unplaced_and_undeclared_arguments_make_a_body(content_type: str, content: bytes) -> None:
+    body = unplaced(("a", "b", "list"), content_type)
     assert body.build({"a": "x", "list": ["p"]}, {"more": [1]}) == (content, content_type)
 
 
-def test_multipart_is_one_of_the_types() -> None:
+def test_multipart_is_a_supported_type() -> None:
     written = compiled({"a": "{a}"}, "multipart/form-data").build({"a": "x"}, {})
     assert written
-    assert written == leftovers(("a",), "multipart/form-data").build({"a": "x"}, {})
+    assert written == unplaced(("a",), "multipart/form-data").build({"a": "x"}, {})
     assert written[1].startswith("multipart/form-data; boundary=")
 
 
-def test_leftovers_that_are_all_absent_leave_an_empty_object() -> None:
-    assert leftovers(("a",), JSON).build({}, {}) == (b"{}", JSON)
-    assert compile_leftovers(("a",), "text/plain", ARGUMENTS, Findings()) is None
+def test_absent_unplaced_arguments_make_an_empty_object() -> None:
+    assert unplaced(("a",), JSON).build({}, {}) == (b"{}", JSON)
+    assert compile_unplaced(("a",), "text/plain", ARGUMENTS, Findings()) is None
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers()))
-def test_no_member_of_a_form_becomes_another(members: dict[str, Any]) -> None:
+def test_no_form_value_becomes_another_field(members: dict[str, Any]) -> None:
     body = compiled("{object}", FORM)
     try:
         built = body.build({"object": members}, {})
@@ -111,7 +101,7 @@ def test_no_member_of_a_form_becomes_another(members: dict[str, Any]) -> None:
 
 @settings(max_examples=40)
 @given(st.recursive(st.none() | st.integers() | st.text(st.characters(codec="utf-8")), st.lists))
-def test_json_leaves_as_it_came(value: Any) -> None:
+def test_json_values_are_sent_unchanged(value: Any) -> None:
     built = compiled({"k": "{object}"}, JSON).build({"object": value}, {})
     assert built
     assert json.loads(built[0]) == {"k": value}
@@ -127,7 +117,7 @@ def test_json_leaves_as_it_came(value: Any) -> None:
         ({"value": "{a}", "encoding": "base64"}, "image/png", {"a": "?"}, "not-base64"),
     ],
 )
-def test_what_a_body_cannot_carry_is_refused(
+def test_values_that_a_body_cannot_contain_are_refused(
     written: Any, content_type: str, values: dict[str, Any], code: str
 ) -> None:
     with pytest.raises(InvalidCall) as caught:
@@ -145,28 +135,28 @@ def test_what_a_body_cannot_carry_is_refused(
             "{list}",
             FORM,
             [
-                "body: a form is an object, and argument list may be something else; give it type: object [wrong-value]"
+                "body: a form needs an object, but argument list may be of another type; give it type: object [wrong-value]"
             ],
         ),
         (
             {"k": "{object}"},
             FORM,
             [
-                "body.k: argument object may be an object, and a form carries plain values and lists of them; flatten it, or send application/json [nested-value]"
+                "body.k: argument object may be an object, but a form carries only scalars and lists of scalars; flatten it, or send application/json [nested-value]"
             ],
         ),
         (
             "{object}",
             "text/plain",
             [
-                "body: argument object may be an array or object, and text/plain is sent as one text; give it another type, or send application/json [nested-value]"
+                "body: argument object may be an array or object, but text/plain is sent as a single text; give it another type, or send application/json [nested-value]"
             ],
         ),
         (
             {"value": ["a"], "encoding": "base64"},
             "image/png",
             [
-                "body.value: found an array or object, and image/png is sent as one text; write a text, or send application/json [nested-value]"
+                "body.value: found an array or object, but image/png is sent as a single text; write a text, or send application/json [nested-value]"
             ],
         ),
         (
@@ -174,12 +164,12 @@ def test_what_a_body_cannot_carry_is_refused(
             "image/png",
             [
                 'body.encodin: unknown key "encodin"; did you mean encoding? [unknown-key]',
-                'body.encoding: found "hex", expected base64, the one encoding there is [wrong-value]',
+                'body.encoding: found "hex", expected base64, the only encoding [wrong-value]',
             ],
         ),
     ],
 )
-def test_what_no_body_can_be_is_found_at_load(written: Any, content_type: str, found: list[str]) -> None:
+def test_an_invalid_body_is_reported_at_load(written: Any, content_type: str, found: list[str]) -> None:
     findings = Findings()
     compile_body(written, content_type, ARGUMENTS, findings, "body")
     assert [f"{'.'.join(map(str, f.route))}: {f.message} [{f.code}]" for f in findings] == found
@@ -194,5 +184,5 @@ def test_what_no_body_can_be_is_found_at_load(written: Any, content_type: str, f
         ("{a} {b}", "text/plain", [((), {"a", "b"}, False)]),
     ],
 )
-def test_a_body_tells_where_its_arguments_stand(written: Any, content_type: str, leaves: list[Any]) -> None:
+def test_a_body_lists_the_places_of_its_arguments(written: Any, content_type: str, leaves: list[Any]) -> None:
     assert list(compiled(written, content_type).leaves()) == leaves

@@ -11,7 +11,7 @@ from bridge.diagnostics import InvalidSpec
 from bridge.errors import InvalidCall
 from bridge.exchange import Request
 from bridge.spec import RequestSpec
-from bridge.tool.request.builder import MAX_URL, RequestTemplate
+from bridge.tool.request.builder import MAX_URL_BYTES, RequestTemplate
 from bridge.tool.schema.arguments import Arguments
 
 BASE = "http://shop.test:8100/api"
@@ -164,7 +164,7 @@ def test_a_request_is_built_from_all_its_parts() -> None:
     )
 
 
-def test_the_files_accept_stands_in_for_the_given_one() -> None:
+def test_the_accept_header_of_the_file_replaces_the_default() -> None:
     spec = {"headers": {"accept": "text/csv"}, "body": None, "method": "PUT"}
     assert built(spec, {}, only(id=TEXT)).headers == (
         ("accept", "text/csv"),
@@ -214,7 +214,7 @@ def test_an_argument_is_one_query_parameter_or_refused(
 
 
 @given(TEXTS, TEXTS)
-def test_arguments_in_headers_and_cookies_stay_in_their_line(text: str, other: str) -> None:
+def test_an_argument_cannot_leave_its_header_or_cookie(text: str, other: str) -> None:
     spec = {"url": "/x", "headers": {"X-A": "{v}"}, "cookies": {"a": "{v}", "b": "{w}"}}
     template = compiled(spec, only(v=TEXT, w=TEXT))
     try:
@@ -229,7 +229,7 @@ def test_arguments_in_headers_and_cookies_stay_in_their_line(text: str, other: s
 @pytest.mark.parametrize(
     "url", ["/x/{v}", "/x/a{v}", "/x/{+v}", "/x{/v}", "/x/{v:3}", "/{v}{w}", "/x{?v}", "/x{?v*}", "/{v,w}"]
 )
-def test_no_nasty_text_changes_origin_prefix_or_number_of_parts(url: str, text: str) -> None:
+def test_no_hostile_text_changes_origin_prefix_or_number_of_parts(url: str, text: str) -> None:
     template = compiled({"url": url}, only(v=TEXT) if "w" not in url else only(v=TEXT, w=TEXT))
     try:
         request = template.build({"v": text, "w": "."} if "w" in url else {"v": text})
@@ -241,7 +241,7 @@ def test_no_nasty_text_changes_origin_prefix_or_number_of_parts(url: str, text: 
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
-def test_leftovers_of_methods_without_body_go_into_the_query(method: str) -> None:
+def test_unplaced_arguments_go_into_the_query_if_the_method_has_no_body(method: str) -> None:
     schema = only(id=TEXT, q=TEXT, tags=SCHEMA["properties"]["tags"])
     request = built({"method": method}, {"q": "a b", "tags": ["x", "y"]}, schema)
     assert path_and_query(request) == "/x/o-1?q=a%20b&tags=x&tags=y"
@@ -249,7 +249,7 @@ def test_leftovers_of_methods_without_body_go_into_the_query(method: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-def test_leftovers_of_methods_with_body_go_into_the_body(method: str) -> None:
+def test_unplaced_arguments_go_into_the_body_if_the_method_has_one(method: str) -> None:
     request = built({"method": method}, {"q": None, "filter": {"a": 2**70}})
     assert path_and_query(request) == "/x/o-1"
     assert request.content == b'{"q":null,"filter":{"a":1180591620717411303424}}'
@@ -261,7 +261,7 @@ def test_leftovers_of_methods_with_body_go_into_the_body(method: str) -> None:
     assert (request.content, request.headers[-1][1]) == (b"n=1", "application/x-www-form-urlencoded")
 
 
-def test_no_argument_left_for_the_body_is_no_body() -> None:
+def test_without_unplaced_arguments_there_is_no_body() -> None:
     request = built({"method": "POST"}, {}, only(id=TEXT))
     assert request.content is None
     assert [name for name, _ in request.headers] == ["Accept"]
@@ -273,12 +273,12 @@ def test_no_argument_left_for_the_body_is_no_body() -> None:
     )
 
 
-def test_a_delete_may_have_a_body_that_is_written_out() -> None:
+def test_a_delete_may_have_an_explicit_body() -> None:
     request = built({"method": "DELETE", "body": {"reason": "{q}"}}, {"q": "x"}, only(id=TEXT, q=TEXT))
     assert request.content == b'{"reason":"x"}'
 
 
-def test_arguments_that_no_schema_names_are_leftovers_too() -> None:
+def test_undeclared_arguments_go_where_unplaced_ones_go() -> None:
     schema = only(id=TEXT) | {"additionalProperties": True}
     assert (
         path_and_query(built({"query": {"fixed": 1}}, {"a b": [1, 2]}, schema))
@@ -289,19 +289,19 @@ def test_arguments_that_no_schema_names_are_leftovers_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"fixed": 1}, 'argument "fixed" would set a parameter that is already sent'),
         ({"api_key": "stolen"}, 'argument "api_key" would set a parameter that is already sent'),
         ({"k": {"l": 1}}, 'argument "k" holds an array, object or null'),
     ],
 )
-def test_arguments_that_no_schema_names_are_plain_and_new(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidCall, match=said):
+def test_undeclared_arguments_are_scalars_with_new_names(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidCall, match=message):
         built({"query": {"fixed": 1}}, values, only(id=TEXT) | {"additionalProperties": True})
 
 
-def test_an_exploded_object_cannot_set_the_auths_parameter() -> None:
+def test_an_exploded_object_cannot_set_the_parameter_of_the_auth() -> None:
     spec = {"query": {"filter": {"value": "{filter}", "style": "form"}}}
     schema = only(id=TEXT, filter={"type": "object"})
     assert path_and_query(built(spec, {"filter": {"a": 1}}, schema)) == "/x/o-1?a=1"
@@ -309,7 +309,7 @@ def test_an_exploded_object_cannot_set_the_auths_parameter() -> None:
         built(spec, {"filter": {"api_key": 1}}, schema)
 
 
-def test_builtins_are_fixed_for_a_call_and_made_where_none_are_given() -> None:
+def test_builtins_are_the_same_in_a_whole_call_and_generated_if_not_given() -> None:
     spec = {
         "method": "POST",
         "url": "/x/{$uuid}?at={$now}",
@@ -334,7 +334,7 @@ CALLER: dict[str, Any] = {
 }
 
 
-def test_what_is_known_of_the_caller_is_put_in_and_nothing_is_sent_without_it() -> None:
+def test_nothing_is_sent_without_the_required_values_of_the_caller() -> None:
     spec = {
         "method": "POST",
         "url": "/of/{$caller}?mail={$caller.email}",
@@ -347,10 +347,10 @@ def test_what_is_known_of_the_caller_is_put_in_and_nothing_is_sent_without_it() 
     assert {("X-Level", "3"), ("X-Plain", "$caller")} <= set(request.headers)
     assert request.content == b'{"who":"ann/x"}'
     for caller, what in (
-        ({}, "who calls"),
-        (CALLER | {"$caller.email": None}, "the claim email of who calls"),
+        ({}, "the caller's identity"),
+        (CALLER | {"$caller.email": None}, "the claim email of the caller"),
     ):
-        with pytest.raises(InvalidCall, match=f"This tool needs to know {what}, and does not") as refused:
+        with pytest.raises(InvalidCall, match=f"This tool needs {what}, which is unknown") as refused:
             template.build({}, caller)
         assert refused.value.code == "unknown-caller"
     listed = compiled({"method": "GET", "url": "/x", "headers": {"X-List": "{$caller.list}"}}, {})
@@ -358,16 +358,29 @@ def test_what_is_known_of_the_caller_is_put_in_and_nothing_is_sent_without_it() 
         listed.build({}, CALLER)
 
 
-def test_a_url_past_its_bound_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("{{$caller}}", b"{$caller}"),
+        ("{{$caller.email}}", b"{$caller.email}"),
+        ("query Q($caller: ID) { user(id: $caller) }", b"query Q($caller: ID) { user(id: $caller) }"),
+    ],
+)
+def test_a_text_that_only_looks_like_the_caller_needs_none(text: str, sent: bytes) -> None:
+    template = compiled({"method": "POST", "url": "/graphql", "body": {"query": text}}, {})
+    assert template.build({}).content == b'{"query":"%s"}' % sent
+
+
+def test_a_url_over_its_limit_is_refused() -> None:
     schema = only(id=TEXT)
-    room = MAX_URL - len(f"{BASE}/x/")
-    assert len(built({}, {"id": "a" * room}, schema).url) == MAX_URL
-    with pytest.raises(InvalidCall, match="the URL would have 16385 bytes, and 16384 can be sent") as caught:
+    room = MAX_URL_BYTES - len(f"{BASE}/x/")
+    assert len(built({}, {"id": "a" * room}, schema).url) == MAX_URL_BYTES
+    with pytest.raises(InvalidCall, match="the URL would have 16385 bytes, the limit is 16384") as caught:
         built({}, {"id": "a" * (room + 1)}, schema)
     assert caught.value.code == "url-too-long"
 
 
-def test_placement_tells_where_each_argument_went() -> None:
+def test_placement_lists_where_each_argument_goes() -> None:
     template = compiled(
         {
             "method": "POST",
@@ -396,12 +409,12 @@ def test_placement_tells_where_each_argument_went() -> None:
     }
 
 
-def test_placement_tells_of_leftovers() -> None:
+def test_placement_includes_unplaced_arguments() -> None:
     schema = {"properties": {"a": TEXT, "b": TEXT}, "additionalProperties": True}
     values = {"a": "x", "more": 1}
-    expected = {"a": ("query (named nowhere)",), "b": (), "more": ("query (named nowhere)",)}
+    expected = {"a": ("query (by default)",), "b": (), "more": ("query (by default)",)}
     assert compiled({"url": "/x"}, schema).placement(values) == expected
-    expected = {"a": ("body (named nowhere)",), "b": (), "more": ("body (named nowhere)",)}
+    expected = {"a": ("body (by default)",), "b": (), "more": ("body (by default)",)}
     assert compiled({"method": "POST", "url": "/x"}, schema).placement(values) == expected
     whole = compiled({"method": "POST", "url": "/x", "body": "{a}"}, only(a=TEXT))
     assert whole.placement({"a": "x"}) == {"a": ("body",)}
@@ -424,7 +437,7 @@ def found(spec: dict[str, Any], schema: dict[str, Any] = SCHEMA, offset: int = 0
     ]
 
 
-def test_one_run_finds_everything() -> None:
+def test_one_run_reports_all_findings() -> None:
     lines = found(
         {
             "method": "POST",
@@ -461,35 +474,35 @@ def test_one_run_finds_everything() -> None:
             {"query": {"id": "{id}"}, "url": "/x?id=1"},
             only(id=TEXT),
             [
-                "request.query.id: the url writes the query parameter id already; keep one of the two [duplicate-parameter]"
+                "request.query.id: the url already sets the query parameter id; keep one of the two [duplicate-parameter]"
             ],
         ),
         (
             {"url": "/x?api_key={id}"},
             only(id=TEXT),
             [
-                "request.url:3: the query parameter api_key is where the upstream's auth puts its key; choose another [reserved-name]"
+                "request.url:3: the query parameter api_key is set by the upstream's auth; choose another [reserved-name]"
             ],
         ),
         (
             {"query": {"api_key": "{id}"}, "url": "/x"},
             only(id=TEXT),
             [
-                "request.query.api_key: the query parameter api_key is where the upstream's auth puts its key; choose another [reserved-name]"
+                "request.query.api_key: the query parameter api_key is set by the upstream's auth; choose another [reserved-name]"
             ],
         ),
         (
             {},
             only(id=TEXT, api_key=TEXT),
             [
-                "inputSchema.properties.api_key: the query parameter api_key is where the upstream's auth puts its key; choose another [reserved-name]"
+                "inputSchema.properties.api_key: the query parameter api_key is set by the upstream's auth; choose another [reserved-name]"
             ],
         ),
         (
             {"query": {"status": "{id}"}, "url": "/x"},
             only(id=TEXT, status=TEXT),
             [
-                "inputSchema.properties.status: argument status is named nowhere, and the query parameter status is taken; write {status} where it belongs [duplicate-parameter]"
+                "inputSchema.properties.status: argument status is not placed in the request, and the query parameter status is already set; write {status} where it belongs [duplicate-parameter]"
             ],
         ),
         (
@@ -510,7 +523,7 @@ def test_one_run_finds_everything() -> None:
             {"method": "POST", "body": {"k": "v"}},
             only(id=TEXT) | {"additionalProperties": True},
             [
-                "request.body: arguments that inputSchema lets pass without naming them would never be sent; set additionalProperties: false, or take the body out [never-sent]"
+                "request.body: arguments that inputSchema allows but does not declare would never be sent; set additionalProperties: false, or take the body out [never-sent]"
             ],
         ),
         (
@@ -524,14 +537,14 @@ def test_one_run_finds_everything() -> None:
             {"method": "POST", "contentType": "text/csv"},
             only(id=TEXT, note=TEXT),
             [
-                "request.contentType: {note} would never be sent, as text/csv has no names; write {note} into request.body [never-sent]"
+                "request.contentType: {note} would never be sent, because text/csv has no field names; write {note} into request.body [never-sent]"
             ],
         ),
         (
             {"method": "POST", "contentType": "text/csv"},
             only(id=TEXT) | {"additionalProperties": True},
             [
-                "request.contentType: arguments that inputSchema lets pass without naming them would never be sent, as text/csv has no names; set additionalProperties: false [never-sent]"
+                "request.contentType: arguments that inputSchema allows but does not declare would never be sent, because text/csv has no field names; set additionalProperties: false [never-sent]"
             ],
         ),
         *[
@@ -548,17 +561,17 @@ def test_one_run_finds_everything() -> None:
             {"method": "POST", "contentType": "application/x-www-form-urlencoded"},
             only(id=TEXT, filter={"type": "object"}),
             [
-                "inputSchema.properties.filter: argument filter may be an object, and a form carries plain values and lists of them; flatten it, or send application/json [nested-value]"
+                "inputSchema.properties.filter: argument filter may be an object, but a form carries only scalars and lists of scalars; flatten it, or send application/json [nested-value]"
             ],
         ),
     ],
 )
-def test_what_no_request_can_be_is_found_at_load(
+def test_an_invalid_request_is_reported_at_load(
     spec: dict[str, Any], schema: dict[str, Any], lines: list[str]
 ) -> None:
     assert found(spec, schema) == lines
 
 
-def test_offsets_count_from_the_beginning_of_the_files_text() -> None:
+def test_offsets_count_from_the_start_of_the_file() -> None:
     [line] = found({"url": "/{idd}"}, only(id=TEXT), offset=len("https://api.test"))
     assert line.startswith("request.url:17: ")

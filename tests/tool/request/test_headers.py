@@ -6,14 +6,20 @@ from hypothesis import strategies as st
 
 from bridge.diagnostics import Findings, InvalidSpec
 from bridge.errors import InvalidCall
-from bridge.tool.request.headers import Field, check_cookie, check_header, compile_fields, forwarded
+from bridge.tool.request.headers import (
+    FieldTemplate,
+    check_cookie,
+    check_header,
+    compile_fields,
+    forwarded_headers,
+)
 from bridge.tool.request.placeholders import Text
 from bridge.tool.schema.arguments import Arguments
 
 ARGUMENTS = Arguments.compile(
     {"properties": {"a": {"type": "string"}, "n": {"type": "integer"}, "l": {"type": "array", "items": {}}}}
 )[0]
-NO_TEXT = "may be an array or object, which has no text; give it another type in inputSchema, such as string"
+NO_TEXT = "may be an array or object, which cannot be written as text; give it another type in inputSchema, such as string"
 RESERVED = frozenset({"header x-key", "cookie key"})
 
 
@@ -35,12 +41,12 @@ def found(written: dict[str, Any], *, is_cookie: bool = False) -> list[str]:
         ("1", {}, "1"),
     ],
 )
-def test_a_header_is_written_from_its_text(text: str, values: dict[str, Any], value: str | None) -> None:
-    assert Field("X-A", Text.parse(text)).write(values) == value
+def test_a_header_is_rendered_from_its_text(text: str, values: dict[str, Any], value: str | None) -> None:
+    assert FieldTemplate("X-A", Text.parse(text)).write(values) == value
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("a\r\nX-Evil: 1", "holds a line break, tab or other control character; take it out"),
         ("a\nb", "holds a line break"),
@@ -54,32 +60,33 @@ def test_a_header_is_written_from_its_text(text: str, values: dict[str, Any], va
         ("€", "holds a character outside Latin-1; write it in ASCII"),
     ],
 )
-def test_what_cannot_stand_in_a_header_is_refused(value: str, said: str) -> None:
+def test_invalid_header_values_are_refused(value: str, message: str) -> None:
     with pytest.raises(
-        InvalidCall, match=f"argument a cannot stand in the header X-A: the value {said}"
+        InvalidCall, match=f"argument a cannot be sent in the header X-A: the value {message}"
     ) as caught:
-        Field("X-A", Text.parse("{a}")).write({"a": value})
+        FieldTemplate("X-A", Text.parse("{a}")).write({"a": value})
     assert caught.value.code == "unsafe-argument"
 
 
 @pytest.mark.parametrize("value", ["a b", " a", "a;b", "a,b", 'a"b', "a\\b", "a\u2003b"])
-def test_what_cannot_stand_in_a_cookie_is_refused(value: str) -> None:
+def test_invalid_cookie_values_are_refused(value: str) -> None:
     with pytest.raises(
-        InvalidCall, match="argument a cannot stand in the cookie c: the value holds a blank or one of"
+        InvalidCall, match="argument a cannot be sent in the cookie c: the value holds a blank or one of"
     ):
-        Field("c", Text.parse("{a}"), is_cookie=True).write({"a": value})
+        FieldTemplate("c", Text.parse("{a}"), is_cookie=True).write({"a": value})
 
 
-def test_a_lone_surrogate_is_no_header() -> None:
+def test_a_lone_surrogate_in_a_header_is_refused() -> None:
     with pytest.raises(InvalidCall) as caught:
-        Field("X-A", Text.parse("{a}")).write({"a": "\ud800"})
+        FieldTemplate("X-A", Text.parse("{a}")).write({"a": "\ud800"})
     assert caught.value.code == "not-unicode"
 
 
+@pytest.mark.slow
 @given(st.text() | st.text(st.sampled_from("a \t\r\n\0é€;")), st.booleans())
 def test_a_header_has_one_line_and_fits_latin_1(value: str, is_cookie: Any) -> None:
     try:
-        written = Field("f", Text.parse("{a}"), is_cookie).write({"a": value})
+        written = FieldTemplate("f", Text.parse("{a}"), is_cookie).write({"a": value})
     except InvalidCall:
         return
     assert written == value == value.strip()
@@ -95,7 +102,7 @@ def test_a_header_has_one_line_and_fits_latin_1(value: str, is_cookie: Any) -> N
         *("X-KEY", "x_key", "X.Key", "Content_Length", "Transfer_Encoding", "Proxy_Authorization"),
     ],
 )
-def test_headers_that_are_not_the_files_to_set_are_refused(name: str) -> None:
+def test_a_file_cannot_set_reserved_headers(name: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         check_header(name, "x", RESERVED)
     assert caught.value.findings[0].code == "reserved-name"
@@ -109,15 +116,15 @@ def test_a_header_or_cookie_name_is_a_token(name: str) -> None:
         assert caught.value.findings[0].code == "bad-name"
 
 
-def test_the_auth_alone_may_set_authorization() -> None:
+def test_only_the_auth_may_set_authorization() -> None:
     check_header("Authorization", "Token x", frozenset(), credentials=True)
     with pytest.raises(InvalidSpec, match="Host cannot be set here"):
         check_header("Host", "x", frozenset(), credentials=True)
 
 
-def test_a_callers_header_goes_on_under_its_exact_name_and_never_next_to_the_tools_own() -> None:
+def test_a_callers_header_is_forwarded_under_its_exact_name_unless_the_tool_sets_it() -> None:
     sent = [(b"x-real-name", b"bob"), (b"x_real_name", b"eve"), (b"x-role", b"admin")]
-    assert list(forwarded(["X-Real-Name", "X-Role"], sent, [("X_Role", "reader")])) == [
+    assert list(forwarded_headers(["X-Real-Name", "X-Role"], sent, [("X_Role", "reader")])) == [
         ("X-Real-Name", "bob")
     ]
 
@@ -146,20 +153,20 @@ def test_headers_of_a_file_are_compiled() -> None:
         (
             {"Content-Type": "text/plain"},
             [
-                "Content-Type: Content-Type cannot be set here: it stands as request.contentType in tool files; take it out [reserved-name] at key"
+                "Content-Type: Content-Type cannot be set here: tool files set it as request.contentType; take it out [reserved-name] at key"
             ],
         ),
         (
             {"X-Key": "{a}"},
-            ["X-Key: X-Key is where the upstream's auth puts its key; take it out [reserved-name] at key"],
+            ["X-Key: X-Key is set by the upstream's auth; take it out [reserved-name] at key"],
         ),
         (
             {"X-A": "a", "x-a": "b"},
-            ["x-a: x-a stands here as X-A already; keep one [duplicate-header] at key"],
+            ["x-a: x-a is already set here as X-A; keep one [duplicate-header] at key"],
         ),
         (
             {"X-A": "a", "X_A": "b"},
-            ["X_A: X_A stands here as X-A already; keep one [duplicate-header] at key"],
+            ["X_A: X_A is already set here as X-A; keep one [duplicate-header] at key"],
         ),
         ({"X-A": " {a}"}, ["X-A: the value begins or ends with a blank; take it off [wrong-value]"]),
         (
@@ -171,17 +178,17 @@ def test_headers_of_a_file_are_compiled() -> None:
             [
                 "X A: {aa} names no argument; did you mean {a}? [unknown-argument]",
                 f"X A: argument l {NO_TEXT} [not-text]",
-                'X A: "X A" is no header name; write letters, digits and hyphens [bad-name] at key',
+                'X A: "X A" is not a header name; write letters, digits and hyphens [bad-name] at key',
             ],
         ),
     ],
 )
-def test_what_no_header_may_be_is_found_at_load(written: dict[str, Any], lines: list[str]) -> None:
+def test_invalid_headers_are_reported_at_load(written: dict[str, Any], lines: list[str]) -> None:
     assert found(written) == lines
 
 
-def test_what_no_cookie_may_be_is_found_at_load() -> None:
+def test_invalid_cookies_are_reported_at_load() -> None:
     assert found({"key": "x", "c": "a b", "C": "{a}"}, is_cookie=True) == [
-        "key: key is where the upstream's auth puts its key; take it out [reserved-name] at key",
+        "key: key is set by the upstream's auth; take it out [reserved-name] at key",
         'c: the value holds a blank or one of ; , " \\; encode it [wrong-value]',
     ]

@@ -10,7 +10,7 @@ from bridge.tool.request.media import (
     write_bytes,
     write_json,
 )
-from bridge.tool.request.nodes import Constant, Whole
+from bridge.tool.request.nodes import ArgumentNode, ConstantNode
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_media_types_are_accepted(content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "said"),
+    ("content_type", "message"),
     [
         ("", "expected a media type"),
         ("json", "expected a media type"),
@@ -36,23 +36,23 @@ def test_media_types_are_accepted(content_type: str) -> None:
         ("text/plain\r\nX-Evil: 1", "expected a media type"),
         ("text/plain\n", "expected a media type"),
         ('text/plain; x="a\nb"', "expected a media type"),
-        ("multipart/form-data; boundary=x", "the boundary is chosen for each call"),
-        ("text/plain; charset=iso-8859-1", "texts are sent in UTF-8"),
-        ('text/plain; charset="latin1"', "texts are sent in UTF-8"),
+        ("multipart/form-data; boundary=x", "each call gets its own boundary"),
+        ("text/plain; charset=iso-8859-1", "text is always sent in UTF-8"),
+        ('text/plain; charset="latin1"', "text is always sent in UTF-8"),
     ],
 )
-def test_what_is_no_media_type_or_not_ours_to_write_is_refused(content_type: str, said: str) -> None:
-    with pytest.raises(InvalidSpec, match=said):
+def test_an_invalid_media_type_charset_or_boundary_is_refused(content_type: str, message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
         check_content_type(content_type)
 
 
-def test_json_is_known_by_its_suffix() -> None:
+def test_json_is_recognised_by_its_suffix() -> None:
     assert media_type("Application/JSON; x=1") == "application/json"
     assert is_json("application/merge-patch+json; charset=utf-8")
     assert not is_json("text/plain")
 
 
-def test_base64_stands_for_bytes() -> None:
+def test_base64_is_decoded_to_bytes() -> None:
     assert write_bytes("x", "AP8=\n", is_base64=True) == b"\0\xff"
     assert write_bytes("x", 5, is_base64=False) == b"5"
     for text in ("AP8", "A*==", "é"):
@@ -61,7 +61,7 @@ def test_base64_stands_for_bytes() -> None:
         assert caught.value.code == "not-base64"
 
 
-def test_what_json_cannot_say_is_not_sent() -> None:
+def test_values_that_json_cannot_express_are_refused() -> None:
     with pytest.raises(InvalidCall, match="cannot be written as JSON: a number is NaN") as caught:
         write_json({"a": float("nan")})
     assert caught.value.code == "unwritable-value"
@@ -69,13 +69,13 @@ def test_what_json_cannot_say_is_not_sent() -> None:
 
 def test_a_constant_in_base64_is_checked_at_load() -> None:
     findings = Findings()
-    check_base64({"encoding": "base64"}, Constant("AP8="), findings)
-    check_base64({"encoding": "base64"}, Whole("x"), findings)
-    check_base64({}, Constant("text"), findings)
-    check_base64({"encoding": "base64"}, Constant([]), findings)
+    check_base64({"encoding": "base64"}, ConstantNode("AP8="), findings)
+    check_base64({"encoding": "base64"}, ArgumentNode("x"), findings)
+    check_base64({}, ConstantNode("text"), findings)
+    check_base64({"encoding": "base64"}, ConstantNode([]), findings)
     assert not list(findings)
-    check_base64({"encoding": "base64"}, Constant("AP8"), findings, "body")
-    check_base64({"encoding": "hex"}, Constant("00"), findings, "body")
+    check_base64({"encoding": "base64"}, ConstantNode("AP8"), findings, "body")
+    check_base64({"encoding": "hex"}, ConstantNode("00"), findings, "body")
     assert [(f.route, f.code) for f in findings] == [
         (("body", "value"), "wrong-value"),
         (("body", "encoding"), "wrong-value"),

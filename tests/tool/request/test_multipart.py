@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bridge.diagnostics import Findings
 from bridge.errors import InvalidCall
-from bridge.tool.request.multipart import MultipartBody, compile_leftovers, compile_multipart
+from bridge.tool.request.multipart import MultipartBody, compile_multipart, compile_unplaced
 from bridge.tool.schema.arguments import Arguments
 
 ARGUMENTS = Arguments.compile(
@@ -37,7 +37,7 @@ def parts(built: tuple[bytes, str]) -> list[Message]:
     return message.get_payload() if message.is_multipart() else []  # type: ignore[return-value]
 
 
-def test_parts_are_written_as_rfc_7578_has_them() -> None:
+def test_parts_are_written_as_in_rfc_7578() -> None:
     body = compiled(
         {
             "title": "Report {a}",
@@ -68,16 +68,16 @@ def test_parts_are_written_as_rfc_7578_has_them() -> None:
     assert content.decode() == "".join([*lines, f"--{boundary}--\r\n"])
 
 
-def test_what_is_absent_is_no_part() -> None:
+def test_an_absent_argument_makes_no_part() -> None:
     body = compiled({"a": "{a}", "f": {"value": "{n}", "filename": "{a}"}, "l": "{list}"})
     assert parts(body.build({}, {})) == []
     [part] = parts(body.build({"n": 1, "list": []}, {}))
     assert part.get_filename() is None
 
 
-def test_leftovers_are_parts() -> None:
+def test_unplaced_arguments_become_parts() -> None:
     findings = Findings()
-    body = compile_leftovers(("a", "list", "object"), ARGUMENTS, findings, "inputSchema", "properties")
+    body = compile_unplaced(("a", "list", "object"), ARGUMENTS, findings, "inputSchema", "properties")
     assert [(f.code, f.route) for f in findings] == [
         ("nested-value", ("inputSchema", "properties", "object"))
     ]
@@ -89,7 +89,7 @@ def test_leftovers_are_parts() -> None:
 
 
 @given(st.text(), st.text(st.sampled_from('a"\\;=\r\n-é')) | st.text())
-def test_no_value_or_file_name_becomes_a_part_or_a_header(value: str, filename: str) -> None:
+def test_no_value_or_file_name_becomes_another_part_or_header(value: str, filename: str) -> None:
     body = compiled({"f": {"value": "{a}", "filename": "{name}"}})
     try:
         built = body.build({"a": value, "name": filename}, {})
@@ -103,7 +103,7 @@ def test_no_value_or_file_name_becomes_a_part_or_a_header(value: str, filename: 
     assert head.count(b'"') == 4
 
 
-def test_the_boundary_stands_in_no_part() -> None:
+def test_no_part_contains_the_boundary() -> None:
     body = compiled({"a": "{a}"})
     _, content_type = body.build({"a": "x"}, {})
     boundary = content_type.removeprefix("multipart/form-data; boundary=")
@@ -112,8 +112,8 @@ def test_the_boundary_stands_in_no_part() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\r\nX: 1", "\0"])
-def test_names_with_controls_are_refused(name: str) -> None:
-    with pytest.raises(InvalidCall, match="the name of a part would hold a control character") as caught:
+def test_names_with_control_characters_are_refused(name: str) -> None:
+    with pytest.raises(InvalidCall, match="the name of a part would contain a control character") as caught:
         compiled({}).build({}, {name: 1})
     assert caught.value.code == "unsafe-argument"
 
@@ -127,8 +127,8 @@ def test_names_with_controls_are_refused(name: str) -> None:
             {"f": {"value": "{object}", "filename": "{list}", "contentType": "png"}},
             [
                 'body.f.contentType: found "png", expected a media type such as application/json [wrong-value]',
-                "body.f.filename: argument list may be an array or object, which has no text; give it another type in inputSchema, such as string [not-text]",
-                "body.f.value: argument object may be an object, and a form carries plain values and lists of them; flatten it, or write {value: …, contentType: application/json} in request.body [nested-value]",
+                "body.f.filename: argument list may be an array or object, which cannot be written as text; give it another type in inputSchema, such as string [not-text]",
+                "body.f.value: argument object may be an object, but a form carries only scalars and lists of scalars; flatten it, or write {value: …, contentType: application/json} in request.body [nested-value]",
             ],
         ),
         (
@@ -138,19 +138,19 @@ def test_names_with_controls_are_refused(name: str) -> None:
                 'body.f: the key value is missing; add it with what to send, such as "{argument}" [missing-key]',
                 "body.f.contentType: found 2, expected a text [wrong-value]",
                 "body.f.filename: found 1, expected a text [wrong-value]",
-                'body.f.encoding: found "hex", expected base64, the one encoding there is [wrong-value]',
+                'body.f.encoding: found "hex", expected base64, the only encoding [wrong-value]',
             ],
         ),
-        ({"a\n": "x"}, ["body.a\n: a part's name holds no control characters; take them out [bad-name]"]),
+        ({"a\n": "x"}, ["body.a\n: a part name cannot contain control characters; take them out [bad-name]"]),
     ],
 )
-def test_what_no_part_can_be_is_found_at_load(written: Any, found: list[str]) -> None:
+def test_invalid_parts_are_reported_at_load(written: Any, found: list[str]) -> None:
     findings = Findings()
     compile_multipart(written, ARGUMENTS, findings, "body")
     assert [f"{'.'.join(map(str, f.route))}: {f.message} [{f.code}]" for f in findings] == found
 
 
-def test_parts_tell_where_their_arguments_stand() -> None:
+def test_parts_list_the_places_of_their_arguments() -> None:
     body = compiled({"f": {"value": "{a}", "filename": "{n}.txt"}, "g": {"value": "x", "filename": "y"}})
     leaves = [(*route, *names) for route, names, _ in body.leaves()]
     assert leaves == [("f", "a"), ("f", "filename", "n")]

@@ -3,7 +3,14 @@ from typing import Any
 import pytest
 
 from bridge.diagnostics import Findings
-from bridge.tool.request.nodes import ABSENT, Constant, check_flat, check_words, compile_structure, names
+from bridge.tool.request.nodes import (
+    ABSENT,
+    ConstantNode,
+    argument_names,
+    check_flat,
+    check_keys,
+    compile_node,
+)
 from bridge.tool.schema.arguments import Arguments
 
 ARGUMENTS = Arguments.compile(
@@ -20,7 +27,7 @@ ARGUMENTS = Arguments.compile(
 
 def compiled(value: Any) -> Any:
     findings = Findings()
-    node = compile_structure(value, ARGUMENTS, findings)
+    node = compile_node(value, ARGUMENTS, findings)
     assert not list(findings)
     return node
 
@@ -43,7 +50,7 @@ def compiled(value: Any) -> Any:
         ({"k": "a {{a}}", "n": None, "f": 1.0}, {}, {"k": "a {a}", "n": None, "f": 1.0}),
     ],
 )
-def test_placeholders_keep_their_type_and_what_is_absent_vanishes(
+def test_placeholders_keep_their_type_and_absent_ones_are_left_out(
     written: Any, values: dict[str, Any], built: Any
 ) -> None:
     node = compiled(written)
@@ -52,23 +59,23 @@ def test_placeholders_keep_their_type_and_what_is_absent_vanishes(
 
 
 @pytest.mark.parametrize("written", [1, None, "x", [], {}, {"a": [{"b": "c"}, None]}])
-def test_what_holds_no_argument_is_constant(written: Any) -> None:
-    assert compiled(written) == Constant(written)
+def test_a_value_without_arguments_is_constant(written: Any) -> None:
+    assert compiled(written) == ConstantNode(written)
 
 
-def test_a_structure_tells_where_its_arguments_stand() -> None:
+def test_a_node_lists_the_places_of_its_arguments() -> None:
     node = compiled({"k": ["x", "{a}", "{a} {b}"], "l": "{b}"})
     assert list(node.leaves()) == [
         (("k", 1), {"a"}, True),
         (("k", 2), {"a", "b"}, False),
         (("l",), {"b"}, True),
     ]
-    assert names(node) == {"a", "b"}
+    assert argument_names(node) == {"a", "b"}
 
 
-def test_what_is_wrong_is_found_at_its_route() -> None:
+def test_a_finding_has_the_route_of_its_value() -> None:
     findings = Findings()
-    compile_structure({"k": [1, "{aa}"], "l": {"m": "x{list}"}}, ARGUMENTS, findings, "body")
+    compile_node({"k": [1, "{aa}"], "l": {"m": "x{list}"}}, ARGUMENTS, findings, "body")
     assert [(f.code, f.route, f.offset) for f in findings] == [
         ("unknown-argument", ("body", "k", 1), 0),
         ("not-text", ("body", "l", "m"), 1),
@@ -76,30 +83,31 @@ def test_what_is_wrong_is_found_at_its_route() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "is_flat"),
+    ("written", "found"),
     [
-        ("{a}", True),
-        ("{list}", True),
-        (["{a}", 1], True),
-        ([], True),
-        (None, True),
-        ("{object}", False),
-        ({}, False),
-        ({"k": "{a}"}, False),
-        (["{list}"], False),
-        ([["{a}"]], False),
-        ([{}], False),
+        ("{a}", None),
+        ("{list}", None),
+        (["{a}", 1], None),
+        ([], None),
+        (None, None),
+        ("{object}", "argument object may be an object"),
+        ({}, "found an object"),
+        ({"k": "{a}"}, "found an object"),
+        (["{list}"], "found an array or object in a list"),
+        ([["{a}"]], "found an array or object in a list"),
+        ([{}], "found an array or object in a list"),
     ],
 )
-def test_a_form_carries_plain_values_and_lists_of_them(written: Any, is_flat: Any) -> None:
+def test_a_form_contains_scalars_and_lists_of_scalars(written: Any, found: str | None) -> None:
     findings = Findings()
     check_flat(compiled(written), ARGUMENTS, findings)
-    assert [finding.code for finding in findings] == ([] if is_flat else ["nested-value"])
+    rest = "but a form carries only scalars and lists of scalars; flatten it, or send application/json"
+    assert [finding.message for finding in findings] == ([f"{found}, {rest}"] if found else [])
 
 
-def test_the_words_of_a_mapping_are_held_against_the_known_ones() -> None:
+def test_the_keys_of_a_mapping_are_checked() -> None:
     findings = Findings()
-    check_words({"file_name": 1}, ("value", "filename"), findings, "body")
+    check_keys({"file_name": 1}, ("value", "filename"), findings, "body")
     assert [f"{f.route}: {f.message} [{f.code}]" for f in findings] == [
         "('body', 'file_name'): unknown key \"file_name\"; did you mean filename? [unknown-key]",
         "('body',): the key value is missing; add it with what to send, such as \"{argument}\" [missing-key]",

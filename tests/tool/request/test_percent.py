@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import InvalidCall
-from bridge.tool.request.percent import encode, encode_form, encode_path, encode_segment, leads_elsewhere
+from bridge.tool.request.percent import encode, encode_form, encode_path, encode_segment, has_path_traversal
 
 TEXTS = st.text(st.sampled_from("./\\%2eEfF5cC;ab ?#é")) | st.text()
 
@@ -35,7 +35,7 @@ def refused(text: str, why: str, code: str = "unsafe-argument") -> None:
         ("..a", "..a"),
     ],
 )
-def test_a_plain_value_is_one_segment_with_every_byte_but_unreserved_encoded(text: str, encoded: str) -> None:
+def test_a_value_is_one_segment_in_which_only_unreserved_bytes_are_literal(text: str, encoded: str) -> None:
     assert encode_segment("id", text) == encoded
 
 
@@ -78,16 +78,16 @@ def test_dot_segments_are_refused(text: str) -> None:
         "%2e%3bx",
     ],
 )
-def test_what_decoding_would_change_into_more_is_refused(text: str) -> None:
+def test_values_that_decode_to_more_than_one_segment_are_refused(text: str) -> None:
     refused(text, "looks percent-encoded")
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r", "\0", "a\tb", "\x7f"])
-def test_controls_are_refused(text: str) -> None:
+def test_control_characters_are_refused(text: str) -> None:
     refused(text, "control character")
 
 
-def test_what_is_empty_or_no_unicode_is_refused() -> None:
+def test_empty_values_and_lone_surrogates_are_refused() -> None:
     refused("", "is empty")
     refused("\ud800", "not valid Unicode", "not-unicode")
 
@@ -117,7 +117,7 @@ def test_a_path_keeps_its_slashes_and_nothing_else(text: str) -> None:
         return
     assert unquote(path) == text
     assert path.count("/") == text.count("/")
-    assert not leads_elsewhere(f"/{path}")
+    assert not has_path_traversal(f"/{path}")
 
 
 @pytest.mark.parametrize("text", ["/a", "a/", "a//b", "/"])
@@ -155,11 +155,11 @@ def test_a_path_has_no_empty_segments(text: str) -> None:
         ("/a/%ef%bc%8e%20%e2%84%85", False),
     ],
 )
-def test_a_whole_path_is_judged_as_servers_may_decode_it(path: str, leads: bool) -> None:  # noqa: FBT001 - a table
-    assert leads_elsewhere(path) is leads
+def test_a_whole_path_is_checked_as_servers_may_decode_it(path: str, leads: bool) -> None:  # noqa: FBT001 - a table
+    assert has_path_traversal(path) is leads
 
 
-def test_a_query_refuses_controls_and_a_form_carries_them() -> None:
+def test_control_characters_are_refused_in_a_query_and_allowed_in_a_form() -> None:
     assert encode("q", "a&b=c d+é") == "a%26b%3Dc%20d%2B%C3%A9"
     assert encode("q", "") == ""
     with pytest.raises(InvalidCall, match="argument q holds a line break"):

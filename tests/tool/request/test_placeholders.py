@@ -55,22 +55,21 @@ def test_any_text_can_be_written_by_doubling_the_braces_of_its_placeholders(text
         assert Text.parse(doubled).render({}) == text
 
 
-def test_a_text_tells_its_arguments() -> None:
+def test_a_text_knows_its_arguments() -> None:
     text = Text.parse("{id} {$now} {user-id}")
     assert text.names == {"id", "user-id"}
     assert [part.offset for part in text.placeholders] == [0, 5, 12]
-    assert not text.constant
-    assert text.whole is None
-    assert text.sample == "xxxx xxxxxx xxxxxxxxx"
-    assert Text.parse("{{id}}").constant
+    assert not text.is_constant
+    assert text.whole_argument is None
+    assert Text.parse("{{id}}").is_constant
 
 
 @pytest.mark.parametrize(("text", "whole"), [("{id}", "id"), ("{id} ", None), ("{$uuid}", None), ("", None)])
-def test_a_text_of_one_argument_alone_is_that_argument(text: str, whole: str | None) -> None:
-    assert Text.parse(text).whole == whole
+def test_a_text_of_a_single_argument_is_that_argument(text: str, whole: str | None) -> None:
+    assert Text.parse(text).whole_argument == whole
 
 
-NO_TEXT = "may be an array or object, which has no text; give it another type in inputSchema, such as string"
+NO_TEXT = "may be an array or object, which cannot be written as text; give it another type in inputSchema, such as string"
 
 
 @pytest.mark.parametrize(
@@ -97,14 +96,14 @@ NO_TEXT = "may be an array or object, which has no text; give it another type in
         ),
     ],
 )
-def test_what_cannot_be_filled_in_is_found_at_its_brace(text: str, found: list[str]) -> None:
+def test_an_invalid_placeholder_is_reported_at_its_brace(text: str, found: list[str]) -> None:
     findings = Findings()
     with findings.at():
         Text.parse(text).check(ARGUMENTS)
     assert [f"{f.offset}: {f.message} [{f.code}]" for f in findings] == found
 
 
-def test_near_words_are_searched_for_some_of_many_placeholders() -> None:
+def test_only_the_first_unknown_placeholders_get_a_hint() -> None:
     findings = Findings()
     with findings.at():
         Text.parse("{idd} " * 30).check(ARGUMENTS)
@@ -126,7 +125,7 @@ def test_near_words_are_searched_for_some_of_many_placeholders() -> None:
         (1e-7, "1e-7"),
     ],
 )
-def test_scalars_have_the_text_that_json_gives_them_without_empty_fractions(value: Any, text: str) -> None:
+def test_scalars_are_written_as_json_without_empty_fractions(value: Any, text: str) -> None:
     assert to_text("x", value).replace("+", "") == text
 
 
@@ -141,20 +140,20 @@ def test_scalars_have_the_text_that_json_gives_them_without_empty_fractions(valu
         pytest.param(10**5000, "unwritable-value", id="long"),
     ],
 )
-def test_what_has_no_text_is_refused(value: Any, code: str) -> None:
+def test_values_without_a_text_form_are_refused(value: Any, code: str) -> None:
     with pytest.raises(InvalidCall, match="argument x") as caught:
         to_text("x", value)
     assert caught.value.code == code
 
 
-def test_a_lone_surrogate_has_no_bytes() -> None:
+def test_a_lone_surrogate_cannot_be_encoded() -> None:
     with pytest.raises(InvalidCall, match="argument x is not valid Unicode") as caught:
         to_utf8("x", "a\ud800")
     assert caught.value.code == "not-unicode"
     assert to_utf8("x", "é") == "é".encode()
 
 
-def test_types_are_known_of_arguments_alone() -> None:
+def test_only_arguments_have_schema_types() -> None:
     assert may_be(ARGUMENTS, "tags", "array")
     assert not may_be(ARGUMENTS, "id", "array", "object")
     assert not may_be(ARGUMENTS, "$uuid", "object")

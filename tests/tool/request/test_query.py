@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from bridge.diagnostics import Findings
 from bridge.errors import InvalidCall
-from bridge.tool.request.query import Claims, Parameter, Style, check_argument, compile_entry, write_unnamed
+from bridge.tool.request.query import (
+    ClaimedNames,
+    Parameter,
+    Style,
+    check_argument,
+    compile_entry,
+    write_undeclared,
+)
 from bridge.tool.schema.arguments import Arguments
 
 ARGUMENTS = Arguments.compile(
@@ -28,8 +35,8 @@ LIST = ["blue", "black", "brown"]
 OBJECT = {"R": 100, "G": 200, "B": 150}
 
 
-def claims(*taken: str) -> Claims:
-    return Claims(frozenset(taken))
+def claims(*taken: str) -> ClaimedNames:
+    return ClaimedNames(frozenset(taken))
 
 
 def compiled(value: Any, values: dict[str, Any]) -> str:
@@ -62,9 +69,7 @@ def compiled(value: Any, values: dict[str, Any]) -> str:
         ("form", True, [None], ""),
     ],
 )
-def test_styles_are_written_as_openapi_has_them(
-    style: Style, *, explode: bool, value: Any, written: str
-) -> None:
+def test_styles_are_written_as_in_openapi(style: Style, *, explode: bool, value: Any, written: str) -> None:
     pairs = Parameter("color", style, explode).write("c", value, claims())
     assert "&".join(pairs) == written
 
@@ -110,7 +115,7 @@ def test_no_value_becomes_another_parameter(text: str, texts: list[str]) -> None
     assert parsed == [("q[x]&", each) for each in (text, *texts)]
 
 
-def test_names_that_come_with_a_call_never_repeat_one_that_is_sent() -> None:
+def test_names_from_a_call_never_repeat_a_parameter() -> None:
     shared = claims("admin")
     exploded = Parameter("filter", "form")
     assert exploded.write("filter", {"a": 1}, shared) == ["a=1"]
@@ -123,7 +128,7 @@ def test_names_that_come_with_a_call_never_repeat_one_that_is_sent() -> None:
 
 
 @pytest.mark.parametrize("value", [[[1]], [{}], {"a": [1]}])
-def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
+def test_values_that_a_query_cannot_contain_are_refused(value: Any) -> None:
     with pytest.raises(InvalidCall, match="argument x holds an array, object or null") as caught:
         Parameter("color").write("x", value, claims())
     assert caught.value.code == "nested-argument"
@@ -137,7 +142,7 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         (
             "x{list}",
             [
-                "query.color: argument list may be an array or object, which has no text; give it another type in inputSchema, such as string [not-text]"
+                "query.color: argument list may be an array or object, which cannot be written as text; give it another type in inputSchema, such as string [not-text]"
             ],
         ),
         (None, ["query.color: null is never sent; write a value, or take the key out [wrong-value]"]),
@@ -148,7 +153,7 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         (
             {"a": "{text}"},
             [
-                "query.color: expected the keys value, style or explode; put what is here under value [missing-key]"
+                "query.color: expected the keys value, style or explode; move this under the key value [missing-key]"
             ],
         ),
         (
@@ -172,7 +177,7 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         (
             {"value": "{list}", "style": "pipeDelimited", "explode": True},
             [
-                "query.color.explode: pipeDelimited writes one pair, and OpenAPI does not explode it; take explode out, or use form [wrong-value]"
+                "query.color.explode: pipeDelimited writes one pair, which OpenAPI cannot explode; take out explode, or use form [wrong-value]"
             ],
         ),
         (
@@ -188,21 +193,19 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         (
             {"value": "{any}", "style": "deepObject"},
             [
-                "query.color.value: deepObject writes objects, and argument any may be something else; give it type: object [wrong-value]"
+                "query.color.value: deepObject needs an object, but argument any may be of another type; give it type: object [wrong-value]"
             ],
         ),
         (
             {"value": ["a"], "style": "deepObject"},
             [
-                "query.color.value: deepObject writes objects; write an object here, or take the style out [wrong-value]"
+                "query.color.value: deepObject needs an object; write an object here, or take out the style [wrong-value]"
             ],
         ),
         *[
             (
                 {"value": value, "style": "form"},
-                [
-                    f"query.color.value.{key}: {what}, and a query carries none inside another; flatten it [nested-value]"
-                ],
+                [f"query.color.value.{key}: {what}, but a query cannot nest them; flatten it [nested-value]"],
             )
             for value, key, what in [
                 (["{list}"], 0, "argument list may be an array or object"),
@@ -214,7 +217,7 @@ def test_what_pairs_cannot_carry_is_refused(value: Any) -> None:
         ],
     ],
 )
-def test_what_cannot_be_written_is_found_at_load(written: Any, found: list[str]) -> None:
+def test_an_invalid_query_is_reported_at_load(written: Any, found: list[str]) -> None:
     findings = Findings()
     compile_entry("color", written, ARGUMENTS, findings, "query", "color")
     assert [f"{'.'.join(map(str, f.route))}: {f.message} [{f.code}]" for f in findings] == found
@@ -223,24 +226,26 @@ def test_what_cannot_be_written_is_found_at_load(written: Any, found: list[str])
 @pytest.mark.parametrize(
     ("name", "codes"), [("text", []), ("list", []), ("object", ["no-style"]), ("any", ["no-style"])]
 )
-def test_an_argument_without_a_style_is_no_object(name: str, codes: list[str]) -> None:
+def test_an_object_argument_needs_a_style(name: str, codes: list[str]) -> None:
     findings = Findings()
     check_argument(name, None, ARGUMENTS, findings)
     assert [finding.code for finding in findings] == codes
 
 
-def test_what_no_schema_names_becomes_pairs() -> None:
-    assert [*write_unnamed({"a[]": [1, 2], "b": None}, claims("x"))] == ["a%5B%5D=1", "a%5B%5D=2"]
+def test_undeclared_arguments_become_pairs() -> None:
+    assert [*write_undeclared({"a[]": [1, 2], "b": None}, claims("x"))] == ["a%5B%5D=1", "a%5B%5D=2"]
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ({"x": 1}, 'argument "x" would set a parameter that is already sent'),
         ({"y": {"k": 1}}, 'argument "y" holds an array, object or null'),
         ({"y\n": 1}, r'argument "y\\n" holds a line break'),
     ],
 )
-def test_what_no_schema_names_is_plain_and_new(members: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidCall, match=said):
-        list(write_unnamed(members, claims("x")))
+def test_undeclared_arguments_in_a_query_are_scalars_with_new_names(
+    members: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidCall, match=message):
+        list(write_undeclared(members, claims("x")))

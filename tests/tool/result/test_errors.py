@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import pytest
 
@@ -16,10 +17,10 @@ def reply(status: int, body: Json = None, content_type: str = "application/json"
     return Reply(status, {"content-type": content_type}, content)
 
 
-def told(
+def error_for(
     answer: Reply, errors: dict[str, Json] | None = None, retry_after: float | None = None
 ) -> StatusError:
-    specs = {key: ErrorSpec.model_validate(words) for key, words in (errors or {}).items()}
+    specs = {key: ErrorSpec.model_validate(spec) for key, spec in (errors or {}).items()}
     projections = {key: Projection.compile(spec.jmespath) for key, spec in specs.items() if spec.jmespath}
     return status_error(answer, specs, projections, REQUEST, retry_after)
 
@@ -38,19 +39,19 @@ def told(
         (599, "The API failed: GET /api/orders/o-1 was answered 599. Try again later"),
         (302, "The API answered with a redirect: "),
         (304, "The API answered that nothing was modified: "),
-        (206, "The API's answer is none that this tool takes for a success: "),
+        (206, "The API answered with a status that this tool does not accept: "),
     ],
 )
-def test_a_status_is_told_with_what_was_asked_and_what_to_do(status: int, text: str) -> None:
-    error = told(reply(status))
+def test_a_status_error_names_the_request_and_what_to_do(status: int, text: str) -> None:
+    error = error_for(reply(status))
     assert str(error).startswith(text)
     assert (error.code, error.status, error.retry_after) == (f"http-{status}", status, None)
     assert "10.0.0.7" not in str(error)
     assert "secret" not in str(error)
 
 
-def test_a_redirect_is_told_with_where_it_leads_but_not_with_its_query() -> None:
-    error = told(Reply(301, {"location": "https://api.example/orders/?token=secret"}, b""))
+def test_a_redirect_error_names_the_location_without_its_query() -> None:
+    error = error_for(Reply(301, {"location": "https://api.example/orders/?token=secret"}, b""))
     assert "was answered 301. It leads to https://api.example/orders/. It is not followed" in str(error)
 
 
@@ -58,22 +59,20 @@ def test_a_redirect_is_told_with_where_it_leads_but_not_with_its_query() -> None
     ("status", "text"),
     [(404, "Not there."), (410, "Client error."), (500, "Something else!"), (302, "Something else!")],
 )
-def test_the_tool_file_has_the_first_word_and_the_exact_status_before_the_class(
-    status: int, text: str
-) -> None:
+def test_the_tool_file_comes_first_and_an_exact_status_before_its_class(status: int, text: str) -> None:
     errors = {
         "default": {"message": "Something else!"},
         "4xx": {"message": "Client error"},
         "404": {"message": "Not there."},
     }
-    assert str(told(reply(status), errors)) == text
+    assert str(error_for(reply(status), errors)) == text
 
 
-def test_the_upstream_is_quoted_unless_the_file_says_no() -> None:
+def test_the_upstreams_message_is_quoted_unless_the_file_disables_it() -> None:
     answer = reply(404, {"detail": "no order o-1"})
-    assert str(told(answer)).endswith(" The API says: no order o-1")
-    assert str(told(answer, {"404": {"message": "No."}})) == "No. The API says: no order o-1"
-    assert str(told(answer, {"404": {"message": "No.", "upstream": False}})) == "No."
+    assert str(error_for(answer)).endswith(" The API says: no order o-1")
+    assert str(error_for(answer, {"404": {"message": "No."}})) == "No. The API says: no order o-1"
+    assert str(error_for(answer, {"404": {"message": "No.", "upstream": False}})) == "No."
 
 
 @pytest.mark.parametrize(
@@ -87,17 +86,17 @@ def test_the_upstream_is_quoted_unless_the_file_says_no() -> None:
 )
 def test_the_file_may_choose_what_is_quoted(expression: str, text: str) -> None:
     answer = reply(404, {"problems": [{"text": "bad id"}], "detail": "not this"})
-    assert str(told(answer, {"4xx": {"message": "No.", "jmespath": expression}})) == text
+    assert str(error_for(answer, {"4xx": {"message": "No.", "jmespath": expression}})) == text
 
 
-def test_the_file_may_choose_that_under_a_sentence_of_ours() -> None:
-    error = told(reply(404, {"why": "no order"}), {"404": {"jmespath": "why"}})
+def test_the_file_may_choose_what_is_quoted_after_a_default_sentence() -> None:
+    error = error_for(reply(404, {"reason": "no order"}), {"404": {"jmespath": "reason"}})
     assert str(error).startswith("Resource not found: GET /api/orders/o-1 was answered 404.")
     assert str(error).endswith("The API says: no order")
 
 
-def test_how_long_to_wait_is_told() -> None:
-    error = told(reply(429), retry_after=4.2)
+def test_the_error_says_how_long_to_wait() -> None:
+    error = error_for(reply(429), retry_after=4.2)
     assert "The API asks to wait 5 seconds." in str(error)
     assert error.retry_after == 4.2
     assert error_result(error).meta == {"restbridge/error": "http-429", "restbridge/status": 429}
@@ -132,10 +131,20 @@ def test_how_long_to_wait_is_told() -> None:
         ({"detail": "x" * 1000}, "application/json", "x" * 500 + "…"),
     ],
 )
-def test_the_upstreams_own_message_is_found_bounded_and_visible(
+def test_the_upstreams_message_is_extracted_limited_and_visible(
     body: Json, content_type: str, message: str | None
 ) -> None:
     assert upstream_message(reply(400, body, content_type)) == message
+
+
+def test_only_the_start_of_a_long_message_is_processed() -> None:
+    answer = reply(500, " \n a" * 500_000, "text/plain")
+    tracemalloc.start()
+    try:
+        assert upstream_message(answer) == "a " * 250 + "…"
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_error_is_a_result_with_its_code() -> None:
@@ -146,7 +155,7 @@ def test_an_error_is_a_result_with_its_code() -> None:
     assert result.meta == {"restbridge/error": "invalid-arguments"}
 
 
-def test_what_was_carried_out_is_said_first() -> None:
+def test_an_executed_request_is_mentioned_first() -> None:
     result = error_result(UnusableReply("result-drift", "It departs."), executed=201, data='{"id":1}')
     assert [block["text"] for block in result.content] == [
         "The request was carried out (201). Do not repeat it. It departs.",
@@ -155,7 +164,7 @@ def test_what_was_carried_out_is_said_first() -> None:
     assert result.meta == {"restbridge/error": "result-drift", "restbridge/executed": True}
 
 
-def test_what_may_have_been_carried_out_is_said_too() -> None:
+def test_a_possibly_executed_request_is_mentioned() -> None:
     result = error_result(NotAnswered("cut", "The reply was cut."), executed="unknown")
     assert result.content[0]["text"] == (
         "The reply was cut. It may have been carried out; check before repeating."

@@ -1,4 +1,4 @@
-"""Schemas, and values of the kind that is slow to validate against them; all of it from one source of chance."""
+"""Random schemas, and random values that are slow to validate against them; a seed repeats them."""
 
 import random
 from typing import Final
@@ -58,7 +58,7 @@ def pattern(dice: random.Random, depth: int = 1) -> str:
 
 
 def schema(dice: random.Random) -> dict[str, Json]:
-    """Of arguments: an object with three properties, and definitions that may refer to each other."""
+    """A schema of arguments: an object with three properties, and definitions that may refer to each other."""
     return {
         "type": "object",
         "properties": {name: _schema(dice, 3) for name in NAMES[:3]},
@@ -67,18 +67,18 @@ def schema(dice: random.Random) -> dict[str, Json]:
 
 
 def _schema(dice: random.Random, depth: int) -> dict[str, Json]:
-    made: dict[str, Json] = {}
+    generated: dict[str, Json] = {}
     for keyword in dice.sample(KEYWORDS, dice.randint(1, 3)):
-        made |= _keyword(dice, keyword, depth)
-    return made
+        generated |= _keyword(dice, keyword, depth)
+    return generated
 
 
 def _keyword(dice: random.Random, keyword: str, depth: int) -> dict[str, Json]:  # noqa: C901, PLR0911, PLR0912 - a table
     def inner() -> Json:
         return _schema(dice, depth - 1) if depth else dice.choice([{}, {"type": "string"}, {"const": 1.5}])
 
-    def several(most: int = 4) -> list[Json]:
-        return [inner() for _ in range(dice.randint(1, most))]
+    def several(maximum: int = 4) -> list[Json]:
+        return [inner() for _ in range(dice.randint(1, maximum))]
 
     match keyword:
         case "type":
@@ -127,7 +127,7 @@ def scalar(dice: random.Random) -> Json:
 
 
 def value(dice: random.Random, size: int, depth: int = 0) -> Json:  # noqa: PLR0911 - a table
-    """A value of some ``size`` bytes as JSON."""
+    """A value of about ``size`` bytes as JSON."""
     if size < 50 or depth > 50:
         return (
             scalar(dice) if size > 5000 or dice.random() < 0.2 else dice.choice([1, 1.5, "a", 2**64 + size])

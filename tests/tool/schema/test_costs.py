@@ -1,4 +1,4 @@
-"""What validation may cost. No test takes the time: what is accepted is held to the budget by the walk that is exact."""
+"""Costs of validation. No test measures time: a second, exact walk proves that accepted values are within the budget."""
 
 import random
 from collections.abc import Sequence
@@ -13,7 +13,15 @@ from bridge.diagnostics import InvalidSpec, Route
 from bridge.errors import InvalidCall, UnusableReply
 from bridge.spec import Json
 from bridge.tool.schema.arguments import MAX_BYTES, Arguments, OutputSchema, Unchecked
-from bridge.tool.schema.costs import LIMIT_NS, MAX_PARTS, MAX_VISITS, QUICK_NS, SLOW_NUMBER, Costs, TooCostly
+from bridge.tool.schema.costs import (
+    LIMIT_NS,
+    MAX_STATE_PARTS,
+    MAX_VISITS,
+    QUICK_NS,
+    SLOW_NUMBER,
+    Costs,
+    TooCostly,
+)
 from bridge.tool.schema.patterns import nanoseconds_per_byte
 from bridge.tool.schema.structure import MAX_SUBSCHEMAS, Schema
 from tests.tool.schema import hostile
@@ -27,12 +35,12 @@ def costs(schema: dict[str, Json]) -> Costs:
 
 
 def cost(schema: dict[str, Json], value: Json) -> int:
-    """What the walk says, to a thousandth."""
-    counted, low, high = costs(schema), 0, 10**13
+    """The cost that the walk computes, in nanoseconds, exact to a thousandth."""
+    computed, low, high = costs(schema), 0, 10**13
     while high - low > max(1, low // 1000):
         middle = (low + high) // 2
         try:
-            counted.require(value, middle)
+            computed.require(value, middle)
             high = middle
         except TooCostly:
             low = middle
@@ -40,7 +48,7 @@ def cost(schema: dict[str, Json], value: Json) -> int:
 
 
 @pytest.mark.parametrize(
-    ("schema", "little", "much"),
+    ("schema", "cheap", "costly"),
     [
         ({"pattern": "a"}, "b" * 10, "b" * 1000),
         ({"pattern": "a"}, "b" * 1000, "中" * 1000),
@@ -70,12 +78,12 @@ def cost(schema: dict[str, Json], value: Json) -> int:
         ({"unevaluatedProperties": False, "anyOf": [{}, {}]}, {}, {"a": 1, "b": 2}),
     ],
 )
-def test_a_value_costs_what_it_makes_a_keyword_do(schema: dict[str, Json], little: Json, much: Json) -> None:
-    assert 2 * cost(schema, little) < cost(schema, much)
+def test_a_value_costs_the_work_that_it_causes(schema: dict[str, Json], cheap: Json, costly: Json) -> None:
+    assert 2 * cost(schema, cheap) < cost(schema, costly)
 
 
 @pytest.mark.parametrize(
-    ("schema", "dearer"),
+    ("schema", "costlier"),
     [
         ({"items": {"const": 1}}, {"items": {"const": 1.5}}),
         ({"items": {"const": 1.5}}, {"items": {"const": 1e-300}}),
@@ -98,52 +106,54 @@ def test_a_value_costs_what_it_makes_a_keyword_do(schema: dict[str, Json], littl
         ),
     ],
 )
-def test_a_schema_costs_what_it_asks_of_each_value(schema: dict[str, Json], dearer: dict[str, Json]) -> None:
+def test_a_schema_costs_the_work_that_it_causes_for_each_value(
+    schema: dict[str, Json], costlier: dict[str, Json]
+) -> None:
     value = [{"a": 1}] * 100
-    assert 2 * cost(schema, value) < cost(dearer, value)
-    assert costs(dearer).free < costs(schema).free
+    assert 2 * cost(schema, value) < cost(costlier, value)
+    assert costs(costlier).free_bytes < costs(schema).free_bytes
 
 
 class Counting(Schema):
-    """Counts how often it is asked what looks at the same value."""
+    """Counts the calls of ``in_place``."""
 
-    __slots__ = ("asked",)
+    __slots__ = ("calls",)
 
     def __init__(self, root: dict[str, Json]) -> None:
         super().__init__(root)
-        self.asked = 0
+        self.calls = 0
 
     def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
-        self.asked += 1
+        self.calls += 1
         return super().in_place(route)
 
 
 def _multiplied(leaf: dict[str, Json]) -> dict[str, Json]:
-    """``leaf`` looks at each of the arguments 1600 times."""
+    """A schema in which ``leaf`` applies to each argument 1600 times."""
     definitions = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 40} for n in range(2)}
     argument: dict[str, Json] = {"$ref": "#/$defs/a0"}
     return {"properties": {"a": argument, "b": argument}, "$defs": definitions | {"a2": leaf}}
 
 
-def test_ways_that_multiply_are_counted_without_a_step_for_each() -> None:
+def test_references_that_multiply_are_counted_without_a_step_for_each_path() -> None:
     schema = Counting(_multiplied({"properties": {f"q{n}": True for n in range(1500)}}))
-    counted, before = Costs(schema, len), schema.asked
-    counted.require({"a": {f"q{n}": 1 for n in range(10)}, "b": {}})
-    assert schema.asked - before < 10 * len(schema.positions)
+    computed, before = Costs(schema, len), schema.calls
+    computed.require({"a": {f"q{n}": 1 for n in range(10)}, "b": {}})
+    assert schema.calls - before < 10 * len(schema.subschemas)
     with pytest.raises(TooCostly):
         Costs(Schema(_multiplied({"const": 1.5})), len).require({"a": 1e-300})
 
 
-def test_unevaluated_in_many_places_is_counted_in_few_steps() -> None:
+def test_many_unevaluated_keywords_are_counted_in_few_steps() -> None:
     many = {"allOf": [{"minLength": n} for n in range(MAX_SUBSCHEMAS // 4)]}
-    asking: dict[str, Json] = {"unevaluatedProperties": True, "$ref": "#/$defs/many"}
-    schema = Counting({"properties": {f"p{n}": asking for n in range(500)}, "$defs": {"many": many}})
+    unevaluated: dict[str, Json] = {"unevaluatedProperties": True, "$ref": "#/$defs/many"}
+    schema = Counting({"properties": {f"p{n}": unevaluated for n in range(500)}, "$defs": {"many": many}})
     Costs(schema, len)
-    assert schema.asked < 10 * len(schema.positions)
+    assert schema.calls < 10 * len(schema.subschemas)
 
 
 def _choices(length: int) -> dict[str, Json]:
-    """A value's states are the sets of places that ``length`` steps through ``a`` and ``b`` lead to: up to 2**length."""
+    """A schema that needs up to 2**length states, one for each path of ``length`` steps through ``a`` and ``b``."""
     definitions: dict[str, Json] = {
         f"s{n}": {"properties": {key: {"$ref": f"#/$defs/s{n + 1}"} for key in "ab"}}
         for n in range(1, length)
@@ -158,31 +168,31 @@ def _tree(depth: int) -> Json:
     return {name: _tree(depth - 1) for name in "ab"} if depth else {}
 
 
-def test_a_value_that_needs_too_many_states_is_refused_each_time_and_few_are_kept() -> None:
-    counted = costs(_choices(20))
+def test_a_value_that_needs_too_many_states_is_refused_each_time_and_few_states_are_cached() -> None:
+    computed = costs(_choices(20))
     for start in ("ab", "ba", "aa", "bb"):
         small: Json = {"r": {start[0]: {start[1]: _tree(4)}}}
         large: Json = {"r": {start[0]: {start[1]: _tree(13)}}}
-        assert not counted.is_quick(small)
+        assert not computed.is_quick(small)
         for _ in range(2):
-            counted.require(small)
-            assert counted.is_quick(small)
+            computed.require(small)
+            assert computed.is_quick(small)
             with pytest.raises(TooCostly):
-                counted.require(large, 10 * LIMIT_NS)
-            assert counted.kept <= 2 * MAX_PARTS
+                computed.require(large, 10 * LIMIT_NS)
+            assert computed.cached_parts <= 2 * MAX_STATE_PARTS
 
 
-def test_the_states_of_names_are_among_those_that_are_passed() -> None:
+def test_the_states_of_property_names_count_towards_the_limit() -> None:
     many: dict[str, Json] = {"allOf": [{"minLength": n} for n in range(1000)]}
     arguments: dict[str, Json] = {f"p{n}": {"propertyNames": {"$ref": "#/$defs/many"}} for n in range(30)}
-    counted = costs({"properties": arguments, "$defs": {"many": many}})
-    counted.require({"p0": {"a": 1}})
+    computed = costs({"properties": arguments, "$defs": {"many": many}})
+    computed.require({"p0": {"a": 1}})
     with pytest.raises(TooCostly):
-        counted.require({name: {"a": 1} for name in arguments})
-    assert counted.kept <= 2 * MAX_PARTS
+        computed.require({name: {"a": 1} for name in arguments})
+    assert computed.cached_parts <= 2 * MAX_STATE_PARTS
 
 
-def test_a_quick_check_makes_no_state() -> None:
+def test_a_quick_check_creates_no_state() -> None:
     compiled, _ = Arguments.compile({"properties": {name: {"items": {"multipleOf": 0.01}} for name in "ab"}})
     compiled.check({})
     numbers = [1.25] * 300
@@ -193,7 +203,7 @@ def test_a_quick_check_makes_no_state() -> None:
         assert compiled.check(arguments, quick=True) == arguments
 
 
-def test_what_no_subschema_looks_at_costs_nothing() -> None:
+def test_a_value_without_a_subschema_costs_nothing() -> None:
     schema: dict[str, Json] = {"properties": {"a": {"type": "string"}}}
     assert cost(schema, {"b": [1] * 1000}) == cost(schema, {"b": 1})
 
@@ -207,7 +217,7 @@ def test_a_reference_that_closes_a_cycle_is_followed_once_for_each_value() -> No
     assert costs(twice).bound.visits < 20
 
 
-def test_a_cycle_of_one_value_ends() -> None:
+def test_a_cycle_of_references_for_one_value_ends() -> None:
     a: Json = {"anyOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/b"}]}
     b: Json = {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}
     assert cost({"$ref": "#/$defs/a", "$defs": {"a": a, "b": b}}, "x") < 10_000
@@ -228,7 +238,7 @@ def test_references_that_multiply_on_the_way_down_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "arguments", "said"),
+    ("schema", "arguments", "message"),
     [
         (
             {"type": "string", "pattern": SLOW},
@@ -245,25 +255,25 @@ def test_references_that_multiply_on_the_way_down_are_refused() -> None:
             "a" * 3000,
             "q is longer than the 0 char",
         ),
-        ({"uniqueItems": True}, [BIG + n for n in range(2000)], "q holds more values than can be checked"),
-        ({"items": {"multipleOf": 0.01}}, [1.23] * 100_000, "q holds more values than can be checked"),
+        ({"uniqueItems": True}, [BIG + n for n in range(2000)], "q has more values than can be checked"),
+        ({"items": {"multipleOf": 0.01}}, [1.23] * 100_000, "q has more values than can be checked"),
     ],
 )
-def test_arguments_that_cannot_be_checked_in_time_are_refused_by_name(
-    schema: Json, arguments: Json, said: str
+def test_an_error_names_the_argument_that_cannot_be_checked_in_time(
+    schema: Json, arguments: Json, message: str
 ) -> None:
     compiled, _ = Arguments.compile({"properties": {"q": schema, "other": {"type": "string"}}})
-    with pytest.raises(InvalidCall, match=said) as caught:
+    with pytest.raises(InvalidCall, match=message) as caught:
         compiled.check({"other": "x", "q": arguments})
     assert caught.value.code == "arguments-too-large"
 
 
-def test_arguments_that_only_together_cannot_be_checked_are_refused() -> None:
+def test_arguments_that_are_too_costly_only_together_are_refused() -> None:
     names = "abcd"
     compiled, _ = Arguments.compile({"properties": {name: {"items": {"multipleOf": 0.01}} for name in names}})
     part = [1.23] * 1200
     compiled.check({"a": part})
-    with pytest.raises(InvalidCall, match="The arguments together hold more than can be checked"):
+    with pytest.raises(InvalidCall, match="The arguments together have more values than can be checked"):
         compiled.check(dict.fromkeys(names, part))
 
 
@@ -282,9 +292,9 @@ def test_a_large_text_and_a_long_list_are_still_checked() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_a_quick_check_is_done_or_says_that_it_takes_longer(size: int) -> None:
+def test_a_quick_check_succeeds_or_raises_unchecked(size: int) -> None:
     compiled, _ = Arguments.compile({"properties": {"q": {"type": "string", "maxLength": 10**6}}})
-    with pytest.raises(Unchecked):  # as the validator is not built yet
+    with pytest.raises(Unchecked):  # the validator is not built yet
         compiled.check({"q": "a"}, quick=True)
     compiled.check({"q": "a"})
     if size > 1000:
@@ -294,7 +304,7 @@ def test_a_quick_check_is_done_or_says_that_it_takes_longer(size: int) -> None:
         assert compiled.check({"q": "a" * size}, quick=True)
 
 
-def test_a_quick_check_leaves_what_is_wrong_to_one_with_more_time() -> None:
+def test_a_quick_check_does_not_explain_violations() -> None:
     compiled, _ = Arguments.compile({"properties": {"q": {"type": "string"}}})
     compiled.check({})
     with pytest.raises(Unchecked):
@@ -305,7 +315,7 @@ def test_a_quick_check_leaves_what_is_wrong_to_one_with_more_time() -> None:
     ("numbers", "is_quick"),
     [([1.5] * 20, True), ([1e-300] * 300, False), ([1.5] * 3000, False), ([1] * 50, True)],
 )
-def test_numbers_that_are_slow_to_compare_are_looked_at_before_a_quick_check(
+def test_a_quick_check_first_computes_the_cost_of_slow_numbers(
     numbers: Json,
     is_quick: bool,  # noqa: FBT001 - a table's column
 ) -> None:
@@ -318,7 +328,7 @@ def test_numbers_that_are_slow_to_compare_are_looked_at_before_a_quick_check(
             compiled.check({"q": numbers}, quick=True)
 
 
-def test_defaults_are_part_of_what_is_checked() -> None:
+def test_the_cost_of_a_default_is_checked() -> None:
     schema: dict[str, Json] = {"properties": {"q": {"pattern": SLOW, "default": "a" * 2000}}}
     with pytest.raises(InvalidSpec, match="the default is too large to be checked in time; shorten it"):
         Arguments.compile(schema)
@@ -340,7 +350,7 @@ def test_a_reply_that_cannot_be_checked_in_time_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "is_slow"),
+    ("content", "is_slow"),
     [
         (b'[1,"a",2e]', True),
         (b"[1.5]", True),
@@ -349,15 +359,14 @@ def test_a_reply_that_cannot_be_checked_in_time_is_refused() -> None:
         (b"[123456789]", False),
     ],
 )
-def test_slow_numbers_are_seen_in_json(written: bytes, is_slow: bool) -> None:  # noqa: FBT001 - a table's column
-    assert bool(SLOW_NUMBER.search(written)) is is_slow
+def test_slow_numbers_are_found_in_json(content: bytes, is_slow: bool) -> None:  # noqa: FBT001 - a table's column
+    assert bool(SLOW_NUMBER.search(content)) is is_slow
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from([300, 3000, 30_000, 150_000]))
-def test_whatever_a_schema_and_arguments_are_no_more_is_validated_than_the_budget_allows(
-    seed: int, size: int
-) -> None:
+def test_no_validation_exceeds_its_budget_for_any_schema_and_arguments(seed: int, size: int) -> None:
     dice = random.Random(seed)  # noqa: S311 - it only throws dice
     schema = hostile.schema(dice)
     try:
@@ -382,14 +391,14 @@ def _pattern_cost(pattern: str) -> int:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**9))
-def test_the_bound_that_is_known_at_load_is_no_less_than_what_the_walk_finds(seed: int) -> None:
+def test_the_bound_computed_at_load_is_at_least_the_cost_of_the_walk(seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311 - it only throws dice
     schema: dict[str, Any] = hostile.schema(dice)
-    counted = Costs(Schema(schema), _pattern_cost)
+    computed = Costs(Schema(schema), _pattern_cost)
     for size in (10, 100, 1000, MAX_BYTES // 100):
         value = hostile.arguments(dice, size)
         content = codec.encode(value)
-        if len(content) <= counted.always_free:
-            counted.require(value, QUICK_NS)
-        if len(content) <= counted.free and not SLOW_NUMBER.search(content):
-            counted.require(value, QUICK_NS)
+        if len(content) <= computed.always_free_bytes:
+            computed.require(value, QUICK_NS)
+        if len(content) <= computed.free_bytes and not SLOW_NUMBER.search(content):
+            computed.require(value, QUICK_NS)

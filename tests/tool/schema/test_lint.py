@@ -66,7 +66,7 @@ def found(schema: dict[str, Json]) -> list[tuple[str, str, Route]]:
         ),
     ],
 )
-def test_what_no_client_or_library_could_use_is_an_error(
+def test_a_schema_that_no_client_or_library_can_use_is_an_error(
     schema: dict[str, Json], code: str, route: Route
 ) -> None:
     assert found(schema) == [("error", code, route)]
@@ -85,7 +85,7 @@ def test_what_no_client_or_library_could_use_is_an_error(
         ({"properties": {"created[gte]": {}}}, "unusual-argument-name", ("properties", "created[gte]")),
     ],
 )
-def test_what_some_clients_stumble_over_is_a_warning(
+def test_a_schema_that_some_clients_cannot_use_is_a_warning(
     schema: dict[str, Json], code: str, route: Route
 ) -> None:
     assert found(schema) == [("warning", code, route)]
@@ -102,11 +102,11 @@ def test_what_some_clients_stumble_over_is_a_warning(
         {"properties": {"a": {"$ref": "#"}}, "$defs": []},
     ],
 )
-def test_the_rest_is_taken(schema: dict[str, Json]) -> None:
+def test_other_schemas_have_no_findings(schema: dict[str, Json]) -> None:
     assert found(schema) == []
 
 
-def test_a_nearly_right_reference_or_keyword_is_named() -> None:
+def test_a_similar_reference_or_keyword_is_suggested() -> None:
     findings = Findings()
     lint.check(Schema({"$ref": "#/$defs/Ordr", "$defs": {"Order": {"minLenght": 1}}}), findings)
     first, second = (finding.message for finding in findings)
@@ -114,7 +114,7 @@ def test_a_nearly_right_reference_or_keyword_is_named() -> None:
     assert second.endswith("did you mean minLength?")
 
 
-def test_near_words_are_searched_for_some_of_many_mistakes() -> None:
+def test_suggestions_are_made_only_for_the_first_mistakes() -> None:
     names = [f"name{number}" for number in range(30)]
     wrong: list[dict[str, Json]] = [
         {"properties": {"name": {}}, "required": names, "additionalProperties": False},

@@ -4,7 +4,7 @@ import pytest
 
 from bridge.diagnostics import InvalidSpec, Route
 from bridge.spec import Json
-from bridge.tool.schema.structure import TYPES, Schema, without_children
+from bridge.tool.schema.structure import TYPES, Schema, without_subschemas
 
 TREE: dict[str, Json] = {
     "properties": {
@@ -19,8 +19,8 @@ TREE: dict[str, Json] = {
 }
 
 
-def test_every_subschema_has_a_route_and_plain_data_has_none() -> None:
-    assert set(Schema(TREE).positions) == {
+def test_every_subschema_has_a_route_and_other_values_have_none() -> None:
+    assert set(Schema(TREE).subschemas) == {
         (),
         ("properties", "a"),
         ("properties", "b"),
@@ -45,6 +45,9 @@ def test_every_subschema_has_a_route_and_plain_data_has_none() -> None:
         ("#item", ("properties", "b", "items")),
         ("#/$defs/A/anyOf/2", None),
         ("#/$defs/A/anyOf/x", None),
+        ("#/$defs/A/anyOf/-1", None),
+        ("#/$defs/A/anyOf/\u0660", None),
+        pytest.param(f"#/$defs/A/anyOf/{'9' * 5000}", None, id="too many digits for an int"),
         ("#/$defs/A/anyOf/0/type/x", None),
         ("#/$defs/B", None),
         ("#/const/properties/no", None),
@@ -54,7 +57,7 @@ def test_every_subschema_has_a_route_and_plain_data_has_none() -> None:
         (5, None),
     ],
 )
-def test_a_reference_leads_to_a_subschema_or_nowhere(reference: Json, route: Route | None) -> None:
+def test_a_reference_points_to_a_subschema_or_to_nothing(reference: Json, route: Route | None) -> None:
     assert Schema(TREE).follow(reference) == route
 
 
@@ -65,11 +68,11 @@ def test_a_reference_leads_to_a_subschema_or_nowhere(reference: Json, route: Rou
         {"properties": {"a": 5}, "allOf": [3], "$ref": 7, "$anchor": 8},
     ],
 )
-def test_a_broken_schema_can_be_walked_too(broken: dict[str, Json]) -> None:
-    assert list(Schema(broken).positions) == [()]
+def test_an_invalid_schema_can_be_walked(broken: dict[str, Json]) -> None:
+    assert list(Schema(broken).subschemas) == [()]
 
 
-def test_names_are_gathered_through_references_combinators_and_cycles() -> None:
+def test_names_are_collected_through_references_combinators_and_cycles() -> None:
     schema = Schema(
         {
             "properties": {"a": {"type": "string"}},
@@ -98,7 +101,7 @@ def test_names_are_gathered_through_references_combinators_and_cycles() -> None:
         ({"$ref": "#", "required": ["a"]}, {"a"}),
     ],
 )
-def test_a_name_is_required_if_no_valid_value_lacks_it(schema: dict[str, Json], required: set[str]) -> None:
+def test_a_name_is_required_if_every_valid_value_has_it(schema: dict[str, Json], required: set[str]) -> None:
     assert Schema(schema).required() == required
 
 
@@ -119,15 +122,15 @@ def test_a_name_is_required_if_no_valid_value_lacks_it(schema: dict[str, Json], 
         ({"not": {"type": "string"}, "oneOf": [True]}, TYPES),
     ],
 )
-def test_the_types_of_a_value_are_known_through_references_and_combinators(
+def test_types_are_derived_through_references_and_combinators(
     schema: dict[str, Json], types: frozenset[str]
 ) -> None:
     assert Schema(schema).types(()) == types
 
 
-def test_children_can_be_taken_out() -> None:
+def test_subschemas_can_be_replaced_by_true() -> None:
     schema = {"properties": {"a": {"type": 5}, "b": 5}, "allOf": [{}, 3], "not": {"x": 1}, "type": ["x"]}
-    assert without_children(schema) == {
+    assert without_subschemas(schema) == {
         "properties": {"a": True, "b": 5},
         "allOf": [True, 3],
         "not": True,
@@ -147,15 +150,15 @@ def test_a_schema_that_is_too_deep_or_too_wide_is_refused() -> None:
         assert [finding.code for finding in caught.value.findings] == ["schema-too-large"]
 
 
-def test_types_and_required_names_are_learned_once_where_ways_multiply() -> None:
-    looks = 0
+def test_types_and_required_names_are_derived_once_if_references_multiply() -> None:
+    calls = 0
 
     class Counting(Schema):
         __slots__ = ()
 
         def in_place(self, route: Route) -> Sequence[tuple[str, Route]]:
-            nonlocal looks
-            looks += 1
+            nonlocal calls
+            calls += 1
             return super().in_place(route)
 
     definitions: dict[str, Json] = {
@@ -167,4 +170,4 @@ def test_types_and_required_names_are_learned_once_where_ways_multiply() -> None
     for n in range(400):
         assert schema.types(("properties", f"p{n}")) == {"string"}
         assert schema.required(("properties", f"p{n}")) == {"x"}
-    assert looks < 10 * len(schema.positions)
+    assert calls < 10 * len(schema.subschemas)

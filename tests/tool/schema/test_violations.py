@@ -4,15 +4,16 @@ import pytest
 
 from bridge.diagnostics import Route
 from bridge.spec import Json
+from bridge.tool.quoting import excerpt, place, pointer
 from bridge.tool.schema.arguments import _Library
 from bridge.tool.schema.structure import Schema
-from bridge.tool.schema.violations import excerpt, find, place, pointer
+from bridge.tool.schema.violations import find
 
 PET = {"required": ["kind"], "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}}
 CAR = {"required": ["kind"], "properties": {"kind": {"const": "car"}, "wheels": {"type": "integer"}}}
 
 
-def told(schema: dict[str, Json], value: Json) -> list[str]:
+def violations(schema: dict[str, Json], value: Json) -> list[str]:
     tree = Schema(schema)
     return [f"{place(found.path)}: {found.text}" for found in find(tree, _Library(tree), value)]
 
@@ -30,7 +31,7 @@ def told(schema: dict[str, Json], value: Json) -> list[str]:
         ({"exclusiveMaximum": 5}, 5, "5 is not less than 5"),
         ({"minimum": 7}, 5, "5 is less than the minimum of 7"),
         ({"exclusiveMinimum": 5}, 5, "5 is not more than 5"),
-        ({"multipleOf": 0.5}, 5.2, "5.2 is no multiple of 0.5"),
+        ({"multipleOf": 0.5}, 5.2, "5.2 is not a multiple of 0.5"),
         ({"maxLength": 2}, "abc", '"abc" is 3 characters long, more than 2'),
         ({"minLength": 2}, "a", '"a" is 1 characters long, less than 2'),
         ({"pattern": "^o-[0-9]+$"}, "1001", '"1001" does not match the pattern ^o-[0-9]+$'),
@@ -38,10 +39,10 @@ def told(schema: dict[str, Json], value: Json) -> list[str]:
         ({"format": "hostname"}, "-", '"-" is not a valid hostname'),
         ({"maxItems": 1}, [1, 2], "it has 2 items, more than 1"),
         ({"minItems": 1}, [], "it has 0 items, less than 1"),
-        ({"uniqueItems": True}, [1, 1], "[1,1] holds an item twice"),
+        ({"uniqueItems": True}, [1, 1], "[1,1] contains equal items"),
         ({"maxProperties": 0}, {"a": 1}, "it has 1 properties, more than 0"),
         ({"minProperties": 1}, {}, "it has 0 properties, less than 1"),
-        ({"not": {"type": "null"}}, None, "null is of a kind that is not allowed"),
+        ({"not": {"type": "null"}}, None, "null matches a form that is not allowed"),
         ({"not": {"type": "null"}, "minimum": 7}, 5, "5 is less than the minimum of 7"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, 5, "5 is not null"),
         ({"allOf": [True, {"minimum": 7}]}, 5, "5 is less than the minimum of 7"),
@@ -54,33 +55,35 @@ def told(schema: dict[str, Json], value: Json) -> list[str]:
         ({"if": {"minimum": 7}, "then": False, "allOf": [False]}, 5, "must not be given"),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 5, "5 is not null or a string"),
         ({"anyOf": [{"type": "string"}, {"minimum": 7}]}, 5, "5 is less than the minimum of 7"),
-        ({"anyOf": [{"maximum": 1}, {"minimum": 7}]}, 5, "5 is not any of the forms that are allowed"),
-        ({"oneOf": [{"maximum": 7}, {"maximum": 9}]}, 5, "5 fits 2 forms of which it may fit only one"),
+        ({"anyOf": [{"maximum": 1}, {"minimum": 7}]}, 5, "5 matches none of the allowed forms"),
+        (
+            {"oneOf": [{"maximum": 7}, {"maximum": 9}]},
+            5,
+            "5 matches 2 of the allowed forms, expected exactly 1",
+        ),
         ({"anyOf": [{"required": ["a"]}, {"required": ["b", "c"]}]}, {}, "{} lacks a or b and c"),
-        ({"contains": {"type": "null"}}, [1], "[1] has no item of the kind that it must contain"),
-        ({"contains": True, "maxContains": 1}, [1, 2], "[1,2] does not fit its schema as a whole"),
-        ({"unevaluatedItems": False}, [1], "[1] does not fit its schema as a whole"),
+        ({"contains": {"type": "null"}}, [1], "[1] contains no item of the required form"),
+        ({"contains": True, "maxContains": 1}, [1, 2], "[1,2] does not match its schema"),
+        ({"unevaluatedItems": False}, [1], "[1] does not match its schema"),
     ],
 )
-def test_a_rule_that_is_broken_is_told_with_the_value(
-    schema: dict[str, Json], value: Json, text: str
-) -> None:
-    assert told(schema, value) == [f": {text}"]
+def test_a_violation_says_the_value_and_the_rule(schema: dict[str, Json], value: Json, text: str) -> None:
+    assert violations(schema, value) == [f": {text}"]
 
 
 @pytest.mark.parametrize(
     ("schema", "value", "texts"),
     [
-        ({"required": ["a", "b"]}, {}, ["a: is required, and missing", "b: is required, and missing"]),
-        ({"dependentRequired": {"a": ["b"], "x": ["y"]}}, {"a": 1}, ["b: is required, and missing"]),
+        ({"required": ["a", "b"]}, {}, ["a: is required, but missing", "b: is required, but missing"]),
+        ({"dependentRequired": {"a": ["b"], "x": ["y"]}}, {"a": 1}, ["b: is required, but missing"]),
         (
             {"dependentSchemas": {"a": {"required": ["b"]}, "x": False}},
             {"a": 1},
-            ["b: is required, and missing"],
+            ["b: is required, but missing"],
         ),
         ({"properties": {"a": {"type": "null"}, "b": True}}, {"a": 1}, ["a: 1 is not null"]),
         ({"patternProperties": {"^x": {"type": "null"}}}, {"x1": 1, "y": 1}, ["x1: 1 is not null"]),
-        ({"propertyNames": {"maxLength": 1}}, {"ab": 1, "c": 1}, ["ab: is not a name that is allowed here"]),
+        ({"propertyNames": {"maxLength": 1}}, {"ab": 1, "c": 1}, ["ab: is not an allowed name here"]),
         (
             {"properties": {"a": {}}, "patternProperties": {"^x": {}}, "additionalProperties": False},
             {"a": 1, "x": 1, "b": 1},
@@ -96,7 +99,7 @@ def test_a_rule_that_is_broken_is_told_with_the_value(
         (
             {"allOf": [{"patternProperties": {"^x": {}}}, True], "unevaluatedProperties": False},
             {"a": 1},
-            [': {"a":1} does not fit its schema as a whole'],
+            [': {"a":1} does not match its schema'],
         ),
         (
             {
@@ -104,7 +107,7 @@ def test_a_rule_that_is_broken_is_told_with_the_value(
                 "unevaluatedProperties": False,
             },
             {"a": 2, "b": 2},
-            [': {"a":2,"b":2} does not fit its schema as a whole'],
+            [': {"a":2,"b":2} does not match its schema'],
         ),
         ({"items": {"type": "null"}}, [None, 1, 2], ["[1]: 1 is not null", "[2]: 2 is not null"]),
         (
@@ -116,7 +119,7 @@ def test_a_rule_that_is_broken_is_told_with_the_value(
         (
             {"anyOf": [PET, CAR]},
             {"kind": "bus"},
-            [': {"kind":"bus"} is not any of the forms that are allowed'],
+            [': {"kind":"bus"} matches none of the allowed forms'],
         ),
         ({"anyOf": [PET, CAR]}, {}, [": {} lacks kind"]),
         ({"allOf": [{"$ref": "#/$defs/a"}] * 3, "$defs": {"a": {"type": "null"}}}, 5, [": 5 is not null"]),
@@ -131,22 +134,22 @@ def test_a_rule_that_is_broken_is_told_with_the_value(
             [": 5 is not null"],
         ),
         ({"items": False}, [1] * 9, [f"[{index}]: must not be given" for index in range(5)]),
-        ({"required": list("abcdefg")}, {}, [f"{name}: is required, and missing" for name in "abcde"]),
+        ({"required": list("abcdefg")}, {}, [f"{name}: is required, but missing" for name in "abcde"]),
         ({"type": "string"}, "fits", []),
     ],
 )
-def test_what_departs_inside_is_told_at_its_place(
+def test_a_violation_inside_a_value_has_its_path(
     schema: dict[str, Json], value: Json, texts: list[str]
 ) -> None:
-    assert told(schema, value) == texts
+    assert violations(schema, value) == texts
 
 
-def test_items_until_2019_are_told_one_by_one() -> None:
+def test_items_up_to_draft_2019_09_are_searched_one_by_one() -> None:
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "items": [{"type": "null"}, {"type": "string"}],
     }
-    assert told(schema, [None, 5]) == ["[1]: 5 is not a string"]
+    assert violations(schema, [None, 5]) == ["[1]: 5 is not a string"]
 
 
 def test_a_place_is_written_for_models_and_as_a_pointer() -> None:
@@ -164,48 +167,48 @@ def test_a_place_is_written_for_models_and_as_a_pointer() -> None:
         (list(range(100)), "[" + ",".join(map(str, range(20))) + "]"),
     ],
 )
-def test_of_a_large_value_only_the_beginning_is_shown(value: Json, text: str) -> None:
+def test_only_the_start_of_a_large_value_is_quoted(value: Json, text: str) -> None:
     assert excerpt(value) == text
 
 
-def test_a_search_that_takes_too_long_says_what_it_found_so_far() -> None:
+def test_a_search_that_takes_too_long_returns_what_it_found_so_far() -> None:
     schema: dict[str, Json] = {"properties": {name: {"type": "null"} for name in "abc"}}
     tree = Schema(schema)
     value = dict.fromkeys("abc", 5)
     for ticks, found in (
         ([0, 0, 0, 9], ["a: 5 is not null"]),
-        ([0, 0, 9], [': {"a":5,"b":5,"c":5} does not fit its schema as a whole']),
+        ([0, 0, 9], [': {"a":5,"b":5,"c":5} does not match its schema']),
     ):
         search = find(tree, _Library(tree), value, clock=iter(ticks).__next__)
         assert [f"{place(each.path)}: {each.text}" for each in search] == found
 
 
 class Names(dict[str, Json]):
-    """An object that counts which of its names are looked at."""
+    """An object that counts how many of its names are read."""
 
-    looked_at = 0
+    read_names = 0
 
     def __iter__(self) -> Iterator[str]:
         for name in list(self.keys()):
-            self.looked_at += 1
+            self.read_names += 1
             yield name
 
 
-class Never:
-    """Nothing is valid."""
+class NothingIsValid:
+    """A library for which no value is valid."""
 
-    def fits(self, route: Route, value: Json) -> bool:
+    def is_valid_at(self, route: Route, value: Json) -> bool:
         del route, value
         return False
 
-    def keeps(self, keyword: str, operand: Json, value: Json) -> bool:
+    def satisfies(self, keyword: str, operand: Json, value: Json) -> bool:
         del operand, value
         return keyword == "type"
 
 
 @pytest.mark.parametrize("keyword", ["additionalProperties", "unevaluatedProperties"])
-def test_no_more_names_are_compared_than_are_told(keyword: str) -> None:
+def test_the_search_stops_reading_names_after_the_last_violation(keyword: str) -> None:
     value = Names({f"n{number}": 0 for number in range(900)})
     tree = Schema({"properties": {"name": {}}, keyword: False})
-    assert len(find(tree, Never(), value)) == 5
-    assert value.looked_at <= 10
+    assert len(find(tree, NothingIsValid(), value)) == 5
+    assert value.read_names <= 10

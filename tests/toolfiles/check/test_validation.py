@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from bridge.diagnostics import Finding, Findings, InvalidSpec, nearest
-from bridge.spec import Json, Method, ToolSpec, UpstreamSpec, Words
+from bridge.spec import Json, Method, SpecModel, ToolSpec, UpstreamSpec
 from bridge.toolfiles.check.validation import PRIVATE, validate, validate_tool, validate_upstream
 
 REQUEST = {"method": "GET", "url": "/x"}
@@ -16,7 +16,7 @@ UPSTREAM = {"baseUrl": "http://localhost", "auth": {"type": "none"}}
 
 
 def found(value: dict[str, Json], *, name: str = "get_thing") -> list[Finding]:
-    """What is wrong with a tool, or with an upstream if it has a baseUrl."""
+    """The findings for a tool, or for an upstream if it has a baseUrl."""
     try:
         if "baseUrl" in value:
             return list(validate_upstream(name, value)[1])
@@ -25,25 +25,25 @@ def found(value: dict[str, Json], *, name: str = "get_thing") -> list[Finding]:
         return list(problem.findings)
 
 
-def test_near_words_are_searched_for_some_of_many_unknown_keys() -> None:
+def test_similar_keys_are_suggested_for_the_first_unknown_keys_only() -> None:
     many = [finding.message for finding in found(TOOL | {f"descriptio{n}": "" for n in range(30)})]
     assert sum("did you mean description?" in message for message in many) == 20
-    assert sum("take it out, or let it begin with x-" in message for message in many) == 10
+    assert sum("remove it, or let it begin with x-" in message for message in many) == 10
 
 
-def test_no_near_word_is_searched_among_long_ones() -> None:
+def test_long_words_are_not_compared() -> None:
     assert nearest("descriptionn", ["description" * 100, "description"]) == "description"
     assert nearest("description" * 100, ["description" * 100]) is None
 
 
-def test_a_right_file_becomes_a_spec() -> None:
+def test_a_valid_file_becomes_a_spec() -> None:
     spec, warnings = validate_tool("get_thing", TOOL)
     assert (spec.description, spec.request.method, spec.name) == ("Get a thing.", "GET", None)
     assert not warnings
     assert validate_upstream("shop", UPSTREAM)[0].base_url == "http://localhost"
 
 
-def test_keys_that_begin_with_x_are_the_operators_where_keys_are_words() -> None:
+def test_keys_that_begin_with_x_are_ignored_among_keys_of_the_format() -> None:
     assert not found(
         TOOL
         | {"x-owner": None, "request": REQUEST | {"x-why": {}}, "retries": {"x-a": 1}}
@@ -53,7 +53,7 @@ def test_keys_that_begin_with_x_are_the_operators_where_keys_are_words() -> None
     assert not found(UPSTREAM | {"auth": {"type": "none", "x-ticket": 12}})
 
 
-def test_keys_that_begin_with_x_are_kept_where_keys_are_the_operators() -> None:
+def test_keys_that_begin_with_x_are_kept_among_keys_of_the_operator() -> None:
     inner = {"x-a": "b"}
     spec, _ = validate_tool(
         "get_thing",
@@ -65,7 +65,7 @@ def test_keys_that_begin_with_x_are_kept_where_keys_are_the_operators() -> None:
     assert (*kept, spec.input_schema, spec.meta) == (inner,) * 6
 
 
-def test_null_is_the_operators_inside_query_body_schemas_and_meta() -> None:
+def test_null_is_allowed_inside_query_body_schemas_and_meta() -> None:
     inner = {"a": None, "b": [None]}
     request = REQUEST | {"query": inner, "body": inner}
     assert not found(TOOL | {"request": request, "inputSchema": inner, "outputSchema": inner, "_meta": inner})
@@ -73,13 +73,13 @@ def test_null_is_the_operators_inside_query_body_schemas_and_meta() -> None:
 
 @pytest.mark.parametrize("value", [None, [], {}, "x", 5, 1.5, True])
 @pytest.mark.parametrize("key", [str(field.alias) for field in ToolSpec.model_fields.values()])
-def test_a_wrong_value_of_any_key_is_told_at_that_key(key: str, value: Json) -> None:
+def test_an_invalid_value_is_reported_at_its_key(key: str, value: Json) -> None:
     for finding in found(TOOL | {key: value}):
         assert finding.route[:1] == (key,)
         assert finding.message
 
 
-def test_no_message_holds_what_may_be_a_secret() -> None:
+def test_no_message_quotes_a_possible_secret() -> None:
     secret = "hunter2hunter2"
     for value in (secret, 5, [secret], {"type": secret}, {"type": "http", "scheme": secret}, {secret: 1}):
         for key in PRIVATE:
@@ -87,12 +87,27 @@ def test_no_message_holds_what_may_be_a_secret() -> None:
                 assert secret not in finding.message or finding.code == "unknown-key"
 
 
-def test_a_kind_of_mistake_that_no_word_is_known_for_is_told_all_the_same() -> None:
-    class Later(Words):
+def test_an_error_type_without_a_message_of_its_own_is_reported_too() -> None:
+    class Later(SpecModel):
         even: int = Field(multiple_of=2)
 
     with pytest.raises(InvalidSpec, match="found 3, expected another value"):
         validate(Later, {"even": 3}, Findings())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"timeout": "30s\n"},
+        {"maxBytes": "1kB\n"},
+        {"scopes": ["a\n"]},
+        {"response": {"validStatus": ["2xx\n"]}},
+        {"errors": {"404\n": "x"}},
+    ],
+)
+def test_a_value_with_a_line_break_at_its_end_is_refused(more: dict[str, Json]) -> None:
+    (finding,) = found(TOOL | more)
+    assert finding.code == "wrong-value"
 
 
 def test_no_key_and_no_value_breaks_the_line_of_its_message() -> None:
@@ -101,12 +116,12 @@ def test_no_key_and_no_value_breaks_the_line_of_its_message() -> None:
 
 
 @pytest.mark.parametrize("word", get_args(Method))
-def test_a_word_in_the_wrong_case_is_named(word: str) -> None:
+def test_a_value_in_the_wrong_case_gets_a_suggestion(word: str) -> None:
     (finding,) = found(TOOL | {"request": {"method": word.lower(), "url": "/x"}})
     assert finding.message.endswith(f"did you mean {word}?")
 
 
-def keys(model: type[Words]) -> list[str]:
+def keys(model: type[SpecModel]) -> list[str]:
     return [str(field.alias) for field in model.model_fields.values()]
 
 
@@ -128,7 +143,7 @@ JSON = st.recursive(
 
 @settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from([*keys(ToolSpec), *keys(UpstreamSpec), "b"]), JSON, max_size=6))
-def test_whatever_a_file_says_is_a_spec_or_findings(value: dict[str, Json]) -> None:
+def test_any_value_becomes_a_spec_or_findings(value: dict[str, Json]) -> None:
     for judge in (validate_tool, validate_upstream):
         with suppress(InvalidSpec):
             judge("name", value)

@@ -1,17 +1,17 @@
-"""Texts that are read without looking closely, and those that are not."""
+"""Which texts the fast reader accepts, and which it leaves to the full parser."""
 
 import pytest
-from ruamel.yaml.main import CParser  # type: ignore[attr-defined]
+import yaml
 
 from bridge.spec import Json
-from bridge.toolfiles.text import fast_reader as quick
+from bridge.toolfiles.text import fast_reader
 
 
 def read(text: str) -> dict[str, Json]:
-    return quick.read(CParser(text).get_event)
+    return fast_reader.read(yaml.CSafeLoader(text).get_event)
 
 
-def test_what_is_usual_is_read() -> None:
+def test_a_simple_text_is_read() -> None:
     text = "404: {a: [1, 'x', \"y\"], b: null_}\n\"\": ''\nempty:\nlong: |\n  one\n  two\nlist:\n- -1.5\n- true\n"
     assert read(text) == {
         "404": {"a": [1, "x", "y"], "b": "null_"},
@@ -47,11 +47,11 @@ def test_what_is_usual_is_read() -> None:
         "a: [[[[[[[[[[[[[[[[[[[[[[b]]]]]]]]]]]]]]]]]]]]]]\n",
     ],
 )
-def test_what_is_unusual_is_left_to_a_closer_look(text: str) -> None:
-    with pytest.raises(quick.Unusual):
+def test_an_unusual_text_is_left_to_the_full_parser(text: str) -> None:
+    with pytest.raises(fast_reader.Unusual):
         read(text)
 
 
-def test_equal_short_texts_are_held_once() -> None:
+def test_equal_short_texts_share_one_object() -> None:
     value = read("one: {type: string}\ntwo: {type: string}\n")
     assert value["one"]["type"] is value["two"]["type"]

@@ -7,21 +7,16 @@ from pathlib import Path
 import pytest
 
 from bridge.diagnostics import Finding
+from bridge.toolfiles.place import Directories, FileStat, Folder, OutsideBytes, Place, Signature
 from bridge.toolfiles.text.document import MAX_BYTES
-from bridge.toolfiles.watch import scan as files
+from bridge.toolfiles.watch import scan
 from bridge.toolfiles.watch.scan import (
-    MAX_FOLDERS,
-    MAX_WATCHED,
-    Directories,
-    Folder,
-    Look,
-    OutsideBytes,
-    Place,
-    Signature,
-    look,
+    MAX_FOLDER_DEPTH,
+    MAX_WATCHED_FOLDERS,
+    files_at,
     read,
-    spoken_of,
-    survey,
+    scan_directories,
+    stat_file,
     watchable,
 )
 
@@ -39,12 +34,12 @@ def place(path: Path, root: Path | None = None) -> Place:
 
 def relatives(*roots: Path, upstreams: Path | None = None) -> list[tuple[int, str]]:
     directories = Directories(tuple(map(str, roots)), str(upstreams) if upstreams else None)
-    return sorted((seen.rank, seen.relative) for seen in survey(directories).looks)
+    return sorted((found.rank, found.relative) for found in scan_directories(directories).stats)
 
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Run as somebody whom permissions bind: root may read everything."""
+    """Run as a user without root's permissions, since root may read everything."""
     if os.geteuid():
         yield
         return
@@ -61,9 +56,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-# --- which files count ---
 
 
 def test_files_lie_flat_or_in_folders(tmp_path: Path) -> None:
@@ -84,18 +76,18 @@ def test_files_lie_flat_or_in_folders(tmp_path: Path) -> None:
         *("4913", "#a.yaml#", "README.md", "a.json", "yaml", "a.yaml.tmp"),
     ],
 )
-def test_what_editors_and_others_leave_is_no_tool_file(tmp_path: Path, name: str) -> None:
+def test_files_that_editors_and_tools_leave_behind_are_not_tool_files(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     assert relatives(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["a.yml", "a.YAML", "a.upstream.yml"])
-def test_a_name_that_nearly_fits_earns_a_warning(tmp_path: Path, name: str) -> None:
+def test_a_file_name_with_another_suffix_gets_a_warning(tmp_path: Path, name: str) -> None:
     there = place(write(tmp_path / name))
-    (seen,) = survey(Directories((str(tmp_path),))).looks.values()
-    assert isinstance(seen, Finding)
-    assert (seen.code, seen.severity) == ("rename", "warning")
-    assert look(there) == seen
+    (stat,) = scan_directories(Directories((str(tmp_path),))).stats.values()
+    assert isinstance(stat, Finding)
+    assert (stat.code, stat.severity) == ("rename", "warning")
+    assert stat_file(there) == stat
 
 
 def test_a_config_map_counts_once(tmp_path: Path) -> None:
@@ -122,7 +114,7 @@ def test_a_folder_counts_once_however_it_is_reached(tmp_path: Path) -> None:
     assert relatives(tmp_path, tmp_path / "real") == [(1, "a.yaml")]
 
 
-def test_a_link_takes_no_folder_from_its_own_place(tmp_path: Path) -> None:
+def test_a_folder_is_found_at_its_own_path_and_not_at_a_link_to_it(tmp_path: Path) -> None:
     write(tmp_path / "billing" / "more" / "a.yaml")
     (tmp_path / "aaa").mkdir()
     (tmp_path / "aaa" / "link").symlink_to("../billing/more")
@@ -134,12 +126,12 @@ def test_a_link_to_a_folder_outside_is_not_entered(tmp_path: Path, target: str) 
     write(tmp_path / "elsewhere" / "a.yaml")
     (tmp_path / "tools.d").mkdir()
     (tmp_path / "tools.d" / "link").symlink_to(tmp_path / target)
-    found = survey(Directories((str(tmp_path / "tools.d"),)))
-    assert found.looks == {}
-    assert {where.relative: finding.code for where, finding in found.blind.items()} == {
+    found = scan_directories(Directories((str(tmp_path / "tools.d"),)))
+    assert found.stats == {}
+    assert {where.relative: finding.code for where, finding in found.folder_problems.items()} == {
         "link/": "outside-folder"
     }
-    assert not found.sees(Place(0, "link/a.yaml", str(tmp_path / "tools.d")))
+    assert not found.is_absent(Place(0, "link/a.yaml", str(tmp_path / "tools.d")))
 
 
 def test_a_directory_may_itself_be_behind_a_link(tmp_path: Path) -> None:
@@ -149,7 +141,7 @@ def test_a_directory_may_itself_be_behind_a_link(tmp_path: Path) -> None:
     assert not is_outside(place(tmp_path / "tools.d/more/a.yaml", tmp_path / "tools.d"))
 
 
-def test_a_file_behind_a_link_is_read_and_known_as_outside(tmp_path: Path) -> None:
+def test_a_file_behind_a_link_is_read_and_marked_as_outside(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere.yaml")
     (tmp_path / "tools.d").mkdir()
     (tmp_path / "tools.d" / "a.yaml").symlink_to("../elsewhere.yaml")
@@ -183,7 +175,7 @@ def test_a_file_behind_a_link_may_belong_to_another_directory_or_hold_secrets(
     )
 
 
-def test_a_link_takes_no_folder_from_the_directory_of_upstream_files(tmp_path: Path) -> None:
+def test_a_link_cannot_take_a_folder_from_the_directory_of_upstream_files(tmp_path: Path) -> None:
     write(tmp_path / "hosts" / "more" / "one.upstream.yaml")
     (tmp_path / "team").symlink_to("hosts/more")
     assert relatives(tmp_path, upstreams=tmp_path / "hosts") == [(1, "more/one.upstream.yaml")]
@@ -196,24 +188,24 @@ def is_outside(where: Place, directories: Directories | None = None) -> bool:
     return isinstance(found[1], OutsideBytes)
 
 
-def test_where_the_system_does_not_say_where_an_open_file_lies_its_path_does(tmp_path: Path) -> None:
+def test_without_proc_the_path_of_an_open_file_is_resolved(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml")
     (tmp_path / "link").symlink_to("a.yaml")
-    assert files._real_path(-1, str(tmp_path / "link")) == os.path.realpath(tmp_path / "a.yaml")
+    assert scan._real_path(-1, str(tmp_path / "link")) == os.path.realpath(tmp_path / "a.yaml")
 
 
-def test_folders_within_each_other_are_bounded(tmp_path: Path) -> None:
-    deepest = "f/" * MAX_FOLDERS
+def test_the_depth_of_folders_is_limited(tmp_path: Path) -> None:
+    deepest = "f/" * MAX_FOLDER_DEPTH
     write(tmp_path / deepest / "a.yaml")
     write(tmp_path / deepest / "f" / "f" / "a.yaml")
-    found = survey(Directories((str(tmp_path),)))
-    assert [where.relative for where in found.looks] == [f"{deepest}a.yaml"]
-    assert [(where.relative, each.code) for where, each in found.blind.items()] == [
+    found = scan_directories(Directories((str(tmp_path),)))
+    assert [where.relative for where in found.stats] == [f"{deepest}a.yaml"]
+    assert [(where.relative, each.code) for where, each in found.folder_problems.items()] == [
         (f"{deepest}f/", "too-deep")
     ]
 
 
-def test_files_and_folders_are_bounded_and_those_of_another_directory_are_seen(tmp_path: Path) -> None:
+def test_the_number_of_entries_is_limited_for_each_directory(tmp_path: Path) -> None:
     for name in ("full/more", "zzz", "other"):
         (tmp_path / name).mkdir(parents=True)
     for number in range(10):
@@ -222,18 +214,18 @@ def test_files_and_folders_are_bounded_and_those_of_another_directory_are_seen(t
     write(tmp_path / "zzz" / "a.yaml")
     write(tmp_path / "other" / "a.yaml")
     root, other = str(tmp_path), str(tmp_path / "other")
-    found = survey(Directories((root, other), max_entries=10))
-    assert list(found.looks) == [Place(1, "a.yaml", other)]
-    assert [(where.relative, each.code) for where, each in found.blind.items()] == [
+    found = scan_directories(Directories((root, other), max_entries=10))
+    assert list(found.stats) == [Place(1, "a.yaml", other)]
+    assert [(where.relative, each.code) for where, each in found.folder_problems.items()] == [
         ("full/", "too-many-files")
     ]
     for name in ("full/a.yaml", "full/more/a.yaml", "zzz/a.yaml"):
-        assert not found.sees(Place(0, name, root))
-    assert found.sees(Place(0, "a.yaml", root))
+        assert not found.is_absent(Place(0, name, root))
+    assert found.is_absent(Place(0, "a.yaml", root))
     assert {folder.relative for folder in found.folders if folder.rank == 0} == {""}
 
 
-def test_links_that_cannot_be_followed_to_a_folder_are_no_files(tmp_path: Path) -> None:
+def test_broken_links_without_a_yaml_suffix_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("nothing")
     assert relatives(tmp_path) == []
@@ -247,7 +239,7 @@ def test_the_upstreams_directory_may_lie_within_a_tools_directory(tmp_path: Path
     assert relatives(tmp_path / "hosts", upstreams=tmp_path / "hosts") == [(0, "b.upstream.yaml")]
 
 
-def test_what_lies_in_a_tools_directory_within_the_upstreams_directory_is_not_in_the_latter(
+def test_files_of_a_tools_directory_inside_the_upstreams_directory_belong_only_to_the_former(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "a.upstream.yaml")
@@ -258,29 +250,29 @@ def test_what_lies_in_a_tools_directory_within_the_upstreams_directory_is_not_in
     ]
 
 
-def test_a_directory_that_is_missing_or_none_hides_its_files(tmp_path: Path) -> None:
+def test_files_of_a_missing_directory_are_not_reported_as_absent(tmp_path: Path) -> None:
     write(tmp_path / "file")
     missing, no_folder, there = (str(tmp_path / name) for name in ("missing", "file", ""))
-    found = survey(Directories((missing, no_folder, there)))
-    assert [where.directory for where in found.blind] == [missing, no_folder]
-    assert not found.sees(Place(0, "a.yaml", missing))
-    assert not found.sees(Place(1, "more/a.yaml", no_folder))
-    assert found.sees(Place(2, "a.yaml", there))
+    found = scan_directories(Directories((missing, no_folder, there)))
+    assert [where.directory for where in found.folder_problems] == [missing, no_folder]
+    assert not found.is_absent(Place(0, "a.yaml", missing))
+    assert not found.is_absent(Place(1, "more/a.yaml", no_folder))
+    assert found.is_absent(Place(2, "a.yaml", there))
 
 
-def test_a_folder_that_may_not_be_listed_hides_its_files_alone(open_folder: Path) -> None:
+def test_only_the_files_of_an_unreadable_folder_are_not_reported_as_absent(open_folder: Path) -> None:
     closed = write(open_folder / "closed" / "a.yaml").parent
     write(open_folder / "b.yaml")
     closed.chmod(0)
     with another_user():
-        found = survey(Directories((str(open_folder),)))
+        found = scan_directories(Directories((str(open_folder),)))
     closed.chmod(0o755)
-    assert [(where.relative, finding.message) for where, finding in found.blind.items()] == [
-        ("closed/", "this process may not list the folder; mend its permissions")
+    assert [(where.relative, finding.message) for where, finding in found.folder_problems.items()] == [
+        ("closed/", "this process may not list the folder; fix its permissions")
     ]
-    assert [seen.relative for seen in found.looks] == ["b.yaml"]
-    assert not found.sees(Place(0, "closed/a.yaml", str(open_folder)))
-    assert found.sees(Place(0, "closed.yaml", str(open_folder)))
+    assert [seen.relative for seen in found.stats] == ["b.yaml"]
+    assert not found.is_absent(Place(0, "closed/a.yaml", str(open_folder)))
+    assert found.is_absent(Place(0, "closed.yaml", str(open_folder)))
 
 
 def folders(rank: int, *relatives: str) -> set[Folder]:
@@ -288,15 +280,15 @@ def folders(rank: int, *relatives: str) -> set[Folder]:
 
 
 def test_few_folders_are_all_watched() -> None:
-    few = folders(0, *(f"{number}/" for number in range(MAX_WATCHED)))
+    few = folders(0, *(f"{number}/" for number in range(MAX_WATCHED_FOLDERS)))
     assert watchable(few) == few
 
 
-def test_many_folders_of_one_team_take_no_watch_from_the_others() -> None:
+def test_many_folders_of_one_team_do_not_use_up_the_watches_of_others() -> None:
     many = folders(0, "", "a/", *(f"a/{number}/" for number in range(5000)))
     others = folders(0, "b/", "b/x/", "b/x/y/", "z/") | folders(1, "", "c/")
     chosen = watchable(many | others)
-    assert len(chosen) == MAX_WATCHED
+    assert len(chosen) == MAX_WATCHED_FOLDERS
     assert chosen >= others
     tops = folders(0, *(f"{number}/" for number in range(5000)))
     assert watchable(tops | folders(1, "", "c/", "c/x/")) >= folders(1, "", "c/", "c/x/")
@@ -341,88 +333,85 @@ def dangling(path: Path) -> None:
 
 
 REFUSED = [
-    (pipe, "not-a-file", "found a pipe, expected a regular file; rename it, or take it out"),
-    (device, "not-a-file", "found a device, expected a regular file; rename it, or take it out"),
-    (folder, "not-a-file", "found a folder, expected a regular file; rename it, or take it out"),
+    (pipe, "not-a-file", "found a pipe, expected a regular file; rename or remove it"),
+    (device, "not-a-file", "found a device, expected a regular file; rename or remove it"),
+    (folder, "not-a-file", "found a folder, expected a regular file; rename or remove it"),
     (sparse, "too-large", f"found 104857600 bytes, expected at most {MAX_BYTES}; split the file"),
-    (loop, "unreadable", "its link leads back to itself; mend the link"),
-    (dangling, "unreadable", "its link leads to nothing; mend the link"),
+    (loop, "unreadable", "the link leads back to itself; fix the link"),
+    (dangling, "unreadable", "found a link to a file that does not exist; fix the link"),
 ]
 
 
 @pytest.mark.parametrize(("make", "code", "message"), REFUSED)
-def test_what_is_no_readable_file_is_told_without_opening_it(
+def test_an_unreadable_file_is_reported_without_opening_it(
     tmp_path: Path, make: Callable[[Path], None], code: str, message: str
 ) -> None:
     make(tmp_path / "a.yaml")
-    (seen,) = survey(Directories((str(tmp_path),))).looks.values()
-    assert seen == look(place(tmp_path / "a.yaml")) == Finding(code, message)
+    (stat,) = scan_directories(Directories((str(tmp_path),))).stats.values()
+    assert stat == stat_file(place(tmp_path / "a.yaml")) == Finding(code, message)
 
 
 @pytest.mark.parametrize("make", [make for make, *_ in REFUSED if make is not dangling])
-def test_what_became_no_readable_file_in_this_moment_is_told_without_blocking(
+def test_a_file_that_just_became_unreadable_is_reported_without_blocking(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "a.yaml")
-    told = read(place(tmp_path / "a.yaml"))
-    assert told is not None
-    assert told[0] == told[1] == look(place(tmp_path / "a.yaml"))
+    found = read(place(tmp_path / "a.yaml"))
+    assert found is not None
+    assert found[0] == found[1] == stat_file(place(tmp_path / "a.yaml"))
 
 
-def test_a_file_that_the_kernel_makes_up_is_told(tmp_path: Path) -> None:
+def test_a_file_that_the_kernel_generates_is_reported(tmp_path: Path) -> None:
     kernel(tmp_path / "a.yaml")
-    told = read(place(tmp_path / "a.yaml"))
-    assert told
-    assert isinstance(told[1], Finding)
-    assert (told[1].code, told[0]) == ("not-a-file", look(place(tmp_path / "a.yaml")))
+    found = read(place(tmp_path / "a.yaml"))
+    assert found
+    assert isinstance(found[1], Finding)
+    assert (found[1].code, found[0]) == ("not-a-file", stat_file(place(tmp_path / "a.yaml")))
 
 
-def test_a_file_that_may_not_be_read_is_told(open_folder: Path) -> None:
+def test_a_file_without_read_permission_is_reported(open_folder: Path) -> None:
     path = write(open_folder / "a.yaml")
     path.chmod(0)
     with another_user():
-        told = read(place(path))
-    unreadable = Finding("unreadable", "this process may not read it; mend its permissions")
-    assert told == (unreadable, unreadable)
+        found = read(place(path))
+    unreadable = Finding("unreadable", "this process may not read the file; fix its permissions")
+    assert found == (unreadable, unreadable)
 
 
-def test_a_folder_that_may_not_be_entered_hides_a_file(open_folder: Path) -> None:
+def test_a_file_in_a_folder_that_may_not_be_entered_is_unreadable(open_folder: Path) -> None:
     path = write(open_folder / "closed" / "a.yaml")
     path.parent.chmod(0)
     with another_user():
-        told = look(place(path))
+        found = stat_file(place(path))
     path.parent.chmod(0o755)
-    assert isinstance(told, Finding)
-    assert told.code == "unreadable"
+    assert isinstance(found, Finding)
+    assert found.code == "unreadable"
 
 
-# --- reading ---
-
-
-def test_a_file_is_read_with_what_it_is_known_by(tmp_path: Path) -> None:
+def test_reading_returns_the_stat_and_the_bytes(tmp_path: Path) -> None:
     there = place(write(tmp_path / "a.yaml"))
-    assert read(there) == (look(there), b"a: b\n")
-    assert isinstance(look(there), Signature)
+    assert read(there) == (stat_file(there), b"a: b\n")
+    assert isinstance(stat_file(there), Signature)
 
 
-def test_a_file_that_is_gone_is_neither_seen_nor_read(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_stat_and_no_bytes(tmp_path: Path) -> None:
     there = Place(0, "a.yaml", str(tmp_path))
-    assert look(there) is None
-    assert look(there._replace(relative="a.yml")) is None
+    assert stat_file(there) is None
+    assert stat_file(there._replace(relative="a.yml")) is None
     assert read(there) is None
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_taken(
+def test_a_file_that_grows_while_it_is_read_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.yaml")
-    judge = files._judge
+    checked = scan._checked
 
-    def grow(status: os.stat_result) -> Look:
+    def grow(status: os.stat_result) -> FileStat:
         path.write_text(path.read_text() + "c: d\n")
-        return judge(status)
+        return checked(status)
 
-    monkeypatch.setattr(files, "_judge", grow)
+    monkeypatch.setattr(scan, "_checked", grow)
     assert read(place(path)) is None
 
 
@@ -434,36 +423,33 @@ def test_a_file_that_grows_while_it_is_read_is_not_taken(
         lambda path: write(path.with_name("b")).replace(path),
     ],
 )
-def test_what_a_file_is_known_by_moves_with_it_at_the_same_size_and_time(
+def test_the_stat_differs_after_a_change_with_the_same_size_and_time(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     path = write(tmp_path / "a.yaml")
     os.utime(path, ns=(1, 1))
-    before = look(place(path))
+    before = stat_file(place(path))
     change(path)
     os.utime(path, ns=(1, 1))
-    assert look(place(path)) != before
+    assert stat_file(place(path)) != before
 
 
-# --- events ---
-
-
-def test_an_event_of_a_tool_file_names_it(tmp_path: Path) -> None:
+def test_an_event_of_a_tool_file_leads_to_its_place(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml")
     write(tmp_path / "more" / "b.yaml")
     directories = Directories((str(tmp_path),))
-    folders = survey(directories).folders
+    folders = scan_directories(directories).folders
     paths = [str(tmp_path / name) for name in ("a.yaml", "more/b.yaml", "new.yaml")]
-    assert spoken_of(paths, directories, folders) == {
+    assert files_at(paths, directories, folders) == {
         Place(0, name, str(tmp_path)) for name in ("a.yaml", "more/b.yaml", "new.yaml")
     }
 
 
-def test_an_event_in_the_upstreams_directory_names_the_file_there(tmp_path: Path) -> None:
+def test_an_event_in_the_upstreams_directory_leads_to_the_place_there(tmp_path: Path) -> None:
     write(tmp_path / "hosts" / "b.upstream.yaml")
     directories = Directories((str(tmp_path),), str(tmp_path / "hosts"))
     path = str(tmp_path / "hosts" / "b.upstream.yaml")
-    found = spoken_of([path], directories, survey(directories).folders)
+    found = files_at([path], directories, scan_directories(directories).folders)
     assert found == {Place(1, "b.upstream.yaml", str(tmp_path / "hosts"))}
 
 
@@ -471,22 +457,22 @@ def test_an_event_in_the_upstreams_directory_names_the_file_there(tmp_path: Path
     "name",
     ["4913", "a.yaml~", ".a.yaml.swp", ".git/index", ".git/a.yaml", ".new.yaml", "gone.tmp", "README.md"],
 )
-def test_an_event_of_another_file_moves_nothing(tmp_path: Path, name: str) -> None:
+def test_an_event_of_another_file_is_ignored(tmp_path: Path, name: str) -> None:
     write(tmp_path / "README.md")
     write(tmp_path / ".git" / "index")
     write(tmp_path / ".new.yaml")
     directories = Directories((str(tmp_path),))
-    assert spoken_of([str(tmp_path / name)], directories, survey(directories).folders) == set()
+    assert files_at([str(tmp_path / name)], directories, scan_directories(directories).folders) == set()
 
 
 @pytest.mark.parametrize("name", ["", "folder", "was_folder", "..data", "link", "a.yml", "new_folder/a.yaml"])
-def test_an_event_that_may_have_moved_any_file_names_none(tmp_path: Path, name: str) -> None:
+def test_an_event_that_may_affect_any_file_asks_for_a_scan(tmp_path: Path, name: str) -> None:
     write(tmp_path / "was_folder" / "a.yaml")
     directories = Directories((str(tmp_path),))
-    folders = survey(directories).folders
+    folders = scan_directories(directories).folders
     (tmp_path / "was_folder").rename(tmp_path / "folder")
     (tmp_path / "..data").symlink_to("folder")
     (tmp_path / "link").symlink_to("nothing")
     write(tmp_path / "a.yml")
     write(tmp_path / "new_folder" / "a.yaml")
-    assert spoken_of([str(tmp_path / name)], directories, folders) is None
+    assert files_at([str(tmp_path / name)], directories, folders) is None

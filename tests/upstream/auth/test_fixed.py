@@ -30,18 +30,18 @@ ENVIRON = {"SECRET": "s3cret+/token", "PASSWORD": "pä:ss", "KEY": "a b&c=d/é"}
         ),
     ],
 )
-async def test_credentials_leave_in_their_header(
+async def test_credentials_are_sent_in_their_header(
     caller: Caller, faulty: Faulty, auth: Json, header: tuple[str, str]
 ) -> None:
     await caller.send(upstream(faulty.url, environ=ENVIRON, auth=auth))
-    assert header in faulty.heard[0].headers
+    assert header in faulty.exchanges[0].headers
 
 
-async def test_a_cookie_key_joins_the_tools_cookies(caller: Caller, faulty: Faulty) -> None:
+async def test_a_cookie_key_is_added_to_the_cookies_of_the_tool(caller: Caller, faulty: Faulty) -> None:
     auth = {"type": "apiKey", "in": "cookie", "name": "session", "value": "${env:SECRET}"}
     to = upstream(faulty.url, environ=ENVIRON, auth=auth)
     await caller.send(to, headers=(("cookie", "lang=de"),))
-    cookies = [value for name, value in faulty.heard[0].headers if name.lower() == "cookie"]
+    cookies = [value for name, value in faulty.exchanges[0].headers if name.lower() == "cookie"]
     assert cookies == ["lang=de; session=s3cret+/token"]
 
 
@@ -52,14 +52,14 @@ async def test_a_cookie_key_joins_the_tools_cookies(caller: Caller, faulty: Faul
         ("/ok?q=%2e+&x", "/ok?q=%2e+&x&api%20key=a%20b%26c%3Dd%2F%C3%A9"),
     ],
 )
-async def test_a_query_key_is_added_and_the_rest_stays_as_it_was(
+async def test_a_query_key_is_appended_to_an_unchanged_query(
     caller: Caller, faulty: Faulty, path: str, target: str
 ) -> None:
     auth = {"type": "apiKey", "in": "query", "name": "api key", "value": "${env:KEY}"}
     await caller.send(upstream(faulty.url, environ=ENVIRON, auth=auth), path)
-    assert faulty.heard[0].target == target
+    assert faulty.exchanges[0].target == target
 
 
-async def test_without_auth_no_credentials_leave(caller: Caller, faulty: Faulty) -> None:
+async def test_without_auth_no_credentials_are_sent(caller: Caller, faulty: Faulty) -> None:
     await caller.send(upstream(faulty.url))
-    assert {name for name, _ in faulty.heard[0].headers} == {"Host", "User-Agent", "Accept-Encoding"}
+    assert {name for name, _ in faulty.exchanges[0].headers} == {"Host", "User-Agent", "Accept-Encoding"}

@@ -7,15 +7,15 @@ from bridge.upstream.http.addresses import AddressRefusedError, Resolver, look_u
 MANY: Final = [f"10.0.{number >> 8}.{number & 255}" for number in range(4000)]
 
 
-def test_the_operating_system_knows_this_machine() -> None:
+def test_the_operating_system_resolves_loopback() -> None:
     assert "127.0.0.1" in look_up("127.0.0.1", 80)
 
 
 @pytest.mark.anyio
 async def test_of_many_addresses_the_first_64_are_used() -> None:
-    resolver = Resolver(lambda _host, _port: MANY)
+    resolver = Resolver(lambda _host, _port: MANY, "x.test", 80)
     for _ in range(2):
-        assert [found["host"] for found in await resolver.resolve("x.test", 80)] == MANY[:64]
+        assert await resolver.addresses() == MANY[:64]
 
 
 @pytest.mark.anyio
@@ -27,8 +27,8 @@ async def test_one_refused_address_refuses_a_name_without_another_look_up(before
         asked.append(host)
         return [*MANY[:before], "169.254.169.254", *MANY]
 
-    resolver = Resolver(lookup)
+    resolver = Resolver(lookup, "x.test", 80)
     for _ in range(2):
         with pytest.raises(AddressRefusedError):
-            await resolver.resolve("x.test", 80)
+            await resolver.addresses()
     assert asked == ["x.test"]

@@ -10,21 +10,21 @@ from bridge.upstream.http.decoding import Content
 
 
 def content(codings: str, *parts: bytes, limit: int = 1000) -> bytes:
-    gathered = Content(limit, codings, 200)
+    collected = Content(limit, codings, 200)
     for part in parts:
-        gathered.feed(part)
-    return gathered.finish()
+        collected.feed(part)
+    return collected.finish()
 
 
 @settings(max_examples=60)
 @given(st.lists(st.binary(max_size=300), max_size=4), st.integers(1, 50))
-def test_gzip_members_in_pieces_of_any_size_are_the_whole(members: list[bytes], size: int) -> None:
+def test_gzip_members_in_pieces_of_any_size_are_joined(members: list[bytes], size: int) -> None:
     data = b"".join(map(gzip.compress, members))
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     assert content("gzip", *pieces, limit=10_000) == b"".join(members)
 
 
-def test_gzip_comes_in_as_many_pieces_as_the_network_likes() -> None:
+def test_gzip_can_arrive_byte_by_byte() -> None:
     data = gzip.compress(b"one") + gzip.compress(b"two")
     assert content("gzip", *(data[at : at + 1] for at in range(len(data)))) == b"onetwo"
 
@@ -39,7 +39,7 @@ def test_gzip_that_is_cut_anywhere_is_refused(data: bytes, where: st.DataObject)
 
 
 @pytest.mark.parametrize("codings", ["", ",", "identity,chunked", "Identity"])
-def test_plain_content_stays_as_it_is(codings: str) -> None:
+def test_content_without_coding_is_unchanged(codings: str) -> None:
     assert content(codings, b"a", b"", b"b") == b"ab"
 
 
@@ -49,7 +49,7 @@ def test_gzip_has_several_spellings(codings: str) -> None:
 
 
 @pytest.mark.parametrize("codings", ["br", "deflate", "zstd", "gzip,gzip", "gzip, br", "compress"])
-def test_another_coding_is_refused_unless_there_is_nothing_to_decode(codings: str) -> None:
+def test_another_coding_is_refused_unless_the_content_is_empty(codings: str) -> None:
     assert content(codings) == b""
     with pytest.raises(UnusableReply) as caught:
         content(codings, gzip.compress(b"x"))
@@ -57,7 +57,7 @@ def test_another_coding_is_refused_unless_there_is_nothing_to_decode(codings: st
 
 
 @pytest.mark.parametrize("codings", ["", "gzip"])
-def test_the_limit_is_what_may_be_read(codings: str) -> None:
+def test_the_limit_holds_for_decompressed_content(codings: str) -> None:
     data = bytes(1000)
     assert content(codings, gzip.compress(data) if codings else data) == data
     with pytest.raises(UnusableReply) as caught:
@@ -66,31 +66,31 @@ def test_the_limit_is_what_may_be_read(codings: str) -> None:
     assert "1000 bytes" in str(caught.value)
 
 
-def test_the_limit_holds_for_the_wire_too() -> None:
+def test_the_limit_holds_for_compressed_content_too() -> None:
     empty = gzip.compress(b"")
     with pytest.raises(UnusableReply, match="larger"):
         content("gzip", *[empty] * 100)
 
 
-def test_a_bomb_is_not_unpacked_before_it_has_come() -> None:
+def test_a_gzip_bomb_is_not_decompressed_on_the_event_loop() -> None:
     limit = 16_000_000
     bomb = gzip.compress(bytes(limit))
-    gathered = Content(limit, "gzip", 200)
+    collected = Content(limit, "gzip", 200)
     tracemalloc.start()
     try:
-        gathered.feed(bomb)
+        collected.feed(bomb)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-    assert gathered.is_large
-    assert gathered.finish() == bytes(limit)
+    assert collected.is_large
+    assert collected.finish() == bytes(limit)
 
 
 @pytest.mark.parametrize(("size", "is_large"), [(1000, False), (1_100_000, True)])
-def test_content_is_large_past_one_mebibyte(*, size: int, is_large: bool) -> None:
-    gathered = Content(2_000_000, "", 200)
+def test_content_is_large_above_one_mebibyte(*, size: int, is_large: bool) -> None:
+    collected = Content(2_000_000, "", 200)
     for _ in range(2000):
-        gathered.feed(b"x" * (size // 2000))
-    gathered.feed(b"x" * (size % 2000))
-    assert gathered.is_large == is_large
-    assert gathered.finish() == b"x" * size
+        collected.feed(b"x" * (size // 2000))
+    collected.feed(b"x" * (size % 2000))
+    assert collected.is_large == is_large
+    assert collected.finish() == b"x" * size

@@ -24,19 +24,19 @@ ONCE: Json = {"max": 0}
 
 @pytest.fixture
 async def local() -> AsyncIterator[Caller]:
-    """A caller for whom every name leads to this machine."""
+    """A caller for whom every name resolves to loopback."""
     client = Client(lookup=lambda _host, _port: ["127.0.0.1"])
     yield Caller(client)
     await client.aclose()
 
 
-async def failure(caller: Caller, url: str, **words: Json) -> BridgeError:
+async def failure(caller: Caller, url: str, **keys: Json) -> BridgeError:
     with anyio.fail_after(30), pytest.raises(BridgeError) as caught:
-        await caller.send(upstream(url, retries=ONCE, **words), method="POST")
+        await caller.send(upstream(url, retries=ONCE, **keys), method="POST")
     return caught.value
 
 
-async def test_a_name_leads_to_its_address_and_stays_in_the_request(local: Caller, faulty: Faulty) -> None:
+async def test_a_name_is_resolved_and_stays_in_the_host_header(local: Caller, faulty: Faulty) -> None:
     reply = await local.send(upstream(f"http://shop.test:{faulty.port}"), "/echo")
     assert f"\r\nHost: shop.test:{faulty.port}\r\n".encode() in reply.content
 
@@ -51,7 +51,7 @@ async def test_a_metadata_address_is_never_contacted(caller: Caller, host: str) 
 
 
 @pytest.mark.parametrize("found", ["fd00:ec2::254", "2002:a9fe:a9fe::1", "fe80::1%eth0"])
-async def test_a_name_that_leads_to_a_metadata_address_is_refused(faulty: Faulty, found: str) -> None:
+async def test_a_name_that_resolves_to_a_metadata_address_is_refused(faulty: Faulty, found: str) -> None:
     client = Client(lookup=lambda _host, _port: ["127.0.0.1", found])
     error = await failure(Caller(client), f"http://shop.test:{faulty.port}")
     assert (type(error), error.code) == (NotSent, "address-refused")
@@ -60,7 +60,7 @@ async def test_a_name_that_leads_to_a_metadata_address_is_refused(faulty: Faulty
 
 
 @pytest.mark.parametrize("found", [OSError("no such host"), UnicodeError("label too long"), None])
-async def test_a_name_that_leads_nowhere_is_said_so(found: Exception | None) -> None:
+async def test_a_name_without_addresses_is_reported(found: Exception | None) -> None:
     def lookup(_host: str, _port: int) -> list[str]:
         if found:
             raise found
@@ -73,22 +73,22 @@ async def test_a_name_that_leads_nowhere_is_said_so(found: Exception | None) -> 
     await client.aclose()
 
 
-async def test_an_address_is_looked_up_once_in_a_while(faulty: Faulty) -> None:
-    asked: list[str] = []
+async def test_addresses_are_cached(faulty: Faulty) -> None:
+    names: list[str] = []
 
     def lookup(host: str, _port: int) -> list[str]:
-        asked.append(host)
+        names.append(host)
         return ["127.0.0.1"]
 
     client = Client(lookup=lookup)
     for _ in range(3):
         await Caller(client).send(upstream(f"http://shop.test:{faulty.port}"), method="POST")
-    assert (asked, faulty.connections) == (["shop.test"], 3)
+    assert (names, faulty.connections) == (["shop.test"], 3)
     await client.aclose()
 
 
 async def test_the_address_that_answered_last_is_tried_first(faulty: Faulty) -> None:
-    """Another listens on the first address only later, when it is not asked any more."""
+    """The listener on the first address starts later, when that address is no longer tried."""
     client = Client(lookup=lambda _host, _port: ["127.0.0.2", "127.0.0.1"])
     to = upstream(f"http://shop.test:{faulty.port}")
     await Caller(client).send(to, method="POST")
@@ -101,7 +101,7 @@ async def test_the_address_that_answered_last_is_tried_first(faulty: Faulty) -> 
     await client.aclose()
 
 
-async def test_a_look_up_that_hangs_holds_up_its_own_upstream_alone(faulty: Faulty) -> None:
+async def test_a_look_up_that_hangs_delays_only_its_own_upstream(faulty: Faulty) -> None:
     answered = threading.Event()
 
     def lookup(host: str, _port: int) -> list[str]:
@@ -129,31 +129,30 @@ async def test_a_look_up_that_hangs_holds_up_its_own_upstream_alone(faulty: Faul
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """An address where TCP is there, and nobody says a word."""
+    """An address that accepts TCP connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_a_time_out_says_when_it_was_still_connecting(caller: Caller, silent: str) -> None:
+async def test_a_timeout_while_connecting_says_so(caller: Caller, silent: str) -> None:
     with anyio.fail_after(30), pytest.raises(NotSent, match="while connecting") as caught:
         await caller.send(upstream(f"https://{silent}"), within=0.05)
     assert caught.value.code == "timeout"
 
 
-async def test_a_connection_attempt_has_its_own_bound(caller: Caller, silent: str) -> None:
+async def test_a_connection_attempt_has_its_own_timeout(caller: Caller, silent: str) -> None:
     error = await failure(caller, f"https://{silent}", timeout={"connect": "20ms"})
     assert (type(error), error.code) == (NotSent, "connect-timeout")
 
 
-async def test_a_port_that_nobody_may_use_is_a_failed_connection(caller: Caller) -> None:
+async def test_an_address_that_the_kernel_refuses_is_a_failed_connection(caller: Caller) -> None:
     error = await failure(caller, "http://255.255.255.255:9")
     assert (type(error), error.code) == (NotSent, "connect-failed")
 
 
-# --- TLS ---
-
-
-async def test_tls_is_checked_against_the_file_of_the_upstream(caller: Caller, authority: Authority) -> None:
+async def test_a_certificate_is_verified_with_the_ca_file_of_the_upstream(
+    caller: Caller, authority: Authority
+) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty:
         to = upstream(faulty.url, tls={"caFile": str(authority.file)})
         for method in ("GET", "POST", "GET"):
@@ -164,7 +163,7 @@ async def test_tls_is_checked_against_the_file_of_the_upstream(caller: Caller, a
             assert (await caller.send(to)).content == JSON
 
 
-async def test_the_name_of_the_upstream_is_the_one_in_the_certificate(
+async def test_the_certificate_must_be_for_the_host_of_the_base_url(
     local: Caller, authority: Authority
 ) -> None:
     async with serve(authority.server("shop.test"), host="shop.test") as faulty:
@@ -181,16 +180,16 @@ async def test_the_name_of_the_upstream_is_the_one_in_the_certificate(
         ("other.test", False, True, "tls-name"),
     ],
 )
-async def test_a_wrong_certificate_ends_the_call_before_it_is_sent(
+async def test_with_a_wrong_certificate_nothing_is_sent(
     caller: Caller, authority: Authority, *, host: str, expired: bool, trusted: bool, code: str
 ) -> None:
     async with serve(authority.server(host, expired=expired)) as faulty:
         error = await failure(caller, faulty.url, tls={"caFile": str(authority.file)} if trusted else {})
         assert (type(error), error.code) == (NotSent, code)
-        assert faulty.heard == []
+        assert faulty.exchanges == []
 
 
-async def test_a_wrong_name_of_a_host_is_told_from_a_wrong_address(
+async def test_a_certificate_for_another_host_name_has_its_own_code(
     local: Caller, authority: Authority
 ) -> None:
     async with serve(authority.server("other.test"), host="shop.test") as faulty:
@@ -198,51 +197,51 @@ async def test_a_wrong_name_of_a_host_is_told_from_a_wrong_address(
     assert error.code == "tls-name"
 
 
-async def test_verify_false_takes_any_certificate(caller: Caller, authority: Authority) -> None:
+async def test_verify_false_accepts_any_certificate(caller: Caller, authority: Authority) -> None:
     async with serve(authority.server("other.test", expired=True)) as faulty:
         assert (await caller.send(upstream(faulty.url, tls={"verify": False}))).content == JSON
 
 
-async def test_https_to_a_port_that_speaks_http_is_no_tls(caller: Caller, faulty: Faulty) -> None:
+async def test_https_to_a_plain_http_port_fails_with_advice(caller: Caller, faulty: Faulty) -> None:
     error = await failure(caller, faulty.url.replace("http:", "https:"))
     assert (type(error), error.code) == (NotSent, "tls-failed")
-    assert "perhaps it speaks plain HTTP there" in str(error)
+    assert "it may speak plain HTTP on that port" in str(error)
 
 
-async def test_http_to_a_port_that_speaks_tls_is_no_answer(caller: Caller, authority: Authority) -> None:
+async def test_http_to_a_tls_port_is_a_protocol_error(caller: Caller, authority: Authority) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty:
         error = await failure(caller, faulty.url.replace("https:", "http:"))
     assert isinstance(error, NotAnswered)
     assert error.code in ("protocol-error", "reply-cut")
 
 
-async def test_our_certificate_is_shown(caller: Caller, authority: Authority) -> None:
+async def test_our_client_certificate_is_presented(caller: Caller, authority: Authority) -> None:
     certificate, key = authority.issue("bridge.test")
     async with serve(authority.server("127.0.0.1", asks=True)) as faulty:
-        words = {"caFile": str(authority.file), "certFile": str(certificate), "keyFile": str(key)}
-        assert (await caller.send(upstream(faulty.url, tls=words))).content == JSON
+        keys = {"caFile": str(authority.file), "certFile": str(certificate), "keyFile": str(key)}
+        assert (await caller.send(upstream(faulty.url, tls=keys))).content == JSON
 
 
-async def test_an_upstream_that_misses_our_certificate_ends_the_connection(
+async def test_an_upstream_that_requires_a_client_certificate_closes_the_connection(
     caller: Caller, authority: Authority
 ) -> None:
     async with serve(authority.server("127.0.0.1", asks=True)) as faulty:
         error = await failure(caller, faulty.url, tls={"caFile": str(authority.file)})
         assert error.code in ("tls-failed", "reply-cut")
-        assert faulty.heard == []
+        assert faulty.exchanges == []
 
 
 @pytest.mark.parametrize(
     ("version", "certificate", "alert", "advice"),
     [
-        (ssl.TLSVersion.TLSv1_3, None, "certificate_required", "wants another client certificate"),
-        (ssl.TLSVersion.TLSv1_3, "foreign", "unknown_ca", "wants another client certificate"),
-        (ssl.TLSVersion.TLSv1_3, "expired", "certificate_expired", "wants another client certificate"),
-        (ssl.TLSVersion.TLSv1_2, None, "handshake_failure", "Perhaps it wants a client certificate"),
-        (ssl.TLSVersion.TLSv1_2, "foreign", "unknown_ca", "wants another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, None, "certificate_required", "requires another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, "foreign", "unknown_ca", "requires another client certificate"),
+        (ssl.TLSVersion.TLSv1_3, "expired", "certificate_expired", "requires another client certificate"),
+        (ssl.TLSVersion.TLSv1_2, None, "handshake_failure", "It may require a client certificate"),
+        (ssl.TLSVersion.TLSv1_2, "foreign", "unknown_ca", "requires another client certificate"),
     ],
 )
-async def test_a_server_that_wants_another_client_certificate_is_told_so(
+async def test_a_refused_client_certificate_is_reported_with_advice(
     *,
     caller: Caller,
     authority: Authority,
@@ -252,7 +251,7 @@ async def test_a_server_that_wants_another_client_certificate_is_told_so(
     alert: str,
     advice: str,
 ) -> None:
-    """In TLS 1.3 the alert comes after the request was sent, and before the server reads it."""
+    """In TLS 1.3 the alert arrives after the request was sent. The server has not read the request."""
     context = authority.server("127.0.0.1", asks=True)
     context.maximum_version = version
     tls: dict[str, Json] = {"caFile": str(authority.file)}
@@ -271,15 +270,15 @@ async def test_a_server_that_wants_another_client_certificate_is_told_so(
 
 
 @pytest.mark.parametrize(
-    ("alert", "name", "said"),
+    ("alert", "name", "text"),
     [
         (ssl.ALERT_DESCRIPTION_PROTOCOL_VERSION, "protocol_version", "neither TLS 1.2 nor 1.3"),
         (ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME, "unrecognized_name", "no certificate for that host"),
         (ssl.ALERT_DESCRIPTION_ACCESS_DENIED, "access_denied", "refused the TLS connection"),
     ],
 )
-async def test_another_alert_is_named(
-    *, local: Caller, authority: Authority, alert: int, name: str, said: str
+async def test_other_tls_alerts_are_named(
+    *, local: Caller, authority: Authority, alert: int, name: str, text: str
 ) -> None:
     context = authority.server("shop.test")
     context.sni_callback = lambda *_: alert
@@ -287,11 +286,11 @@ async def test_another_alert_is_named(
         error = await failure(local, f"https://shop.test:{port}", tls={"caFile": str(authority.file)})
         await local.client.aclose()
     assert (type(error), error.code) == (NotSent, "tls-failed")
-    assert said in str(error)
+    assert text in str(error)
     assert f"alert {name})" in str(error)
 
 
-async def test_tls_that_breaks_after_sending_is_told_from_a_cut(caller: Caller, authority: Authority) -> None:
+async def test_tls_that_fails_after_sending_has_its_own_code(caller: Caller, authority: Authority) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty:
         to = upstream(f"{faulty.url}", tls={"caFile": str(authority.file)})
         with anyio.fail_after(30), pytest.raises(NotAnswered) as caught:
@@ -300,31 +299,28 @@ async def test_tls_that_breaks_after_sending_is_told_from_a_cut(caller: Caller, 
     assert "TLS with the API server" in str(caught.value)
 
 
-async def test_certificate_files_that_hold_none_are_named(caller: Caller, tmp_path: Path) -> None:
+async def test_an_empty_certificate_file_is_reported(caller: Caller, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     error = await failure(caller, "https://127.0.0.1:1", tls={"caFile": str(empty)})
     assert (type(error), error.code) == (NotSent, "tls-files")
 
 
-async def test_a_certificate_that_is_replaced_counts_from_the_next_reload_on(
+async def test_a_replaced_ca_file_applies_after_the_next_reload(
     caller: Caller, authority: Authority, tmp_path: Path
 ) -> None:
     trusted = tmp_path / "ca.pem"
-    trusted.write_bytes(Authority(tmp_path, "stranger").file.read_bytes())
+    trusted.write_bytes(Authority(tmp_path, "other").file.read_bytes())
     async with serve(authority.server("127.0.0.1")) as faulty:
-        words = {"caFile": str(trusted)}
-        assert (await failure(caller, faulty.url, tls=words)).code == "tls-untrusted"
+        keys = {"caFile": str(trusted)}
+        assert (await failure(caller, faulty.url, tls=keys)).code == "tls-untrusted"
         trusted.write_bytes(authority.file.read_bytes())
-        to = upstream(faulty.url, tls=words)
+        to = upstream(faulty.url, tls=keys)
         caller.client.retire([to])
         assert (await caller.send(to)).content == JSON
 
 
-# --- proxies ---
-
-
-async def test_http_goes_through_a_proxy_with_its_whole_address(caller: Caller, faulty: Faulty) -> None:
+async def test_http_through_a_proxy_uses_the_absolute_form(caller: Caller, faulty: Faulty) -> None:
     async with forward() as proxy:
         to = upstream(f"{faulty.url}/v1", proxy=f"http://us%65r:p%40ss@{proxy.place}/")
         for _ in range(2):
@@ -336,22 +332,20 @@ async def test_http_goes_through_a_proxy_with_its_whole_address(caller: Caller, 
     assert faulty.connections == 0
 
 
-async def test_https_goes_through_a_tunnel_that_its_credentials_never_enter(
-    caller: Caller, authority: Authority
-) -> None:
+async def test_proxy_credentials_never_enter_the_tunnel(caller: Caller, authority: Authority) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty, forward() as proxy:
-        words = {"caFile": str(authority.file)}
-        to = upstream(faulty.url, tls=words, proxy=f"http://user:p%40ss@{proxy.place}")
+        keys = {"caFile": str(authority.file)}
+        to = upstream(faulty.url, tls=keys, proxy=f"http://user:p%40ss@{proxy.place}")
         for _ in range(2):
             assert (await caller.send(to)).content == JSON
         assert [head.split("\r\n")[0] for head in proxy.heads] == [f"CONNECT {faulty.place} HTTP/1.1"]
         assert "\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n" in proxy.heads[0]
-        assert b"Proxy" not in faulty.heard[0].head
+        assert b"Proxy" not in faulty.exchanges[0].head
         assert faulty.connections == 1
 
 
 @pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", "502 Bad Gateway"])
-async def test_a_proxy_that_refuses_is_told_from_the_upstream(
+async def test_a_refusal_by_the_proxy_has_its_own_code(
     caller: Caller, authority: Authority, refusal: str
 ) -> None:
     async with serve(authority.server("127.0.0.1")) as faulty, forward(refusal) as proxy:
@@ -363,18 +357,16 @@ async def test_a_proxy_that_refuses_is_told_from_the_upstream(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_that_wants_other_credentials_is_not_taken_for_the_api(
-    caller: Caller, scheme: str
-) -> None:
-    """It is asked once, as it may count wrong passwords.
+async def test_a_407_of_the_proxy_is_not_a_reply_of_the_api(caller: Caller, scheme: str) -> None:
+    """The request is not repeated, as the proxy may lock the account.
 
-    An API over http gets the request before the answer comes, and may have sent the 407 itself.
+    An API over http may have received the request, and sent the 407 itself.
     """
     kind = NotSent if scheme == "https" else NotAnswered
     async with forward("407 Proxy Authentication Required") as proxy:
         for method in ("GET", "POST"):
             to = upstream(f"{scheme}://shop.test", proxy=f"http://user:secret@{proxy.place}")
-            with anyio.fail_after(5), pytest.raises(kind, match="wants other credentials") as caught:
+            with anyio.fail_after(5), pytest.raises(kind, match="requires other credentials") as caught:
                 await caller.send(to, method=method)
             assert type(caught.value) is kind
             assert caught.value.code == "proxy-failed"
@@ -382,17 +374,17 @@ async def test_a_proxy_that_wants_other_credentials_is_not_taken_for_the_api(
     assert len(proxy.heads) == 2
 
 
-async def test_any_other_status_through_a_proxy_may_be_the_apis_own(caller: Caller) -> None:
+async def test_any_other_status_through_a_proxy_is_a_reply_of_the_api(caller: Caller) -> None:
     async with forward("502 Bad Gateway") as proxy:
         reply = await caller.send(upstream("http://shop.test", proxy=f"http://{proxy.place}", retries=ONCE))
     assert reply.status == 502
 
 
-async def test_a_407_of_the_api_itself_is_its_own(caller: Caller, faulty: Faulty) -> None:
+async def test_a_407_without_a_proxy_is_a_reply_of_the_api(caller: Caller, faulty: Faulty) -> None:
     assert (await caller.send(upstream(faulty.url), "/status?code=407")).status == 407
 
 
-async def test_a_proxy_that_is_not_there_is_told_from_the_upstream(caller: Caller, faulty: Faulty) -> None:
+async def test_an_unreachable_proxy_has_its_own_code(caller: Caller, faulty: Faulty) -> None:
     error = await failure(caller, faulty.url, proxy="http://127.0.0.1:1")
     assert (type(error), error.code) == (NotSent, "proxy-failed")
 
@@ -401,7 +393,7 @@ async def test_a_proxy_that_is_not_there_is_told_from_the_upstream(caller: Calle
 @pytest.mark.parametrize(
     "host", ["169.254.169.254", "[::ffff:0:a9fe:a9fe]", "metadata.goog", "instance-data"]
 )
-async def test_a_proxy_is_never_asked_for_a_metadata_service(caller: Caller, scheme: str, host: str) -> None:
+async def test_a_proxy_gets_no_request_for_a_metadata_service(caller: Caller, scheme: str, host: str) -> None:
     async with forward() as proxy:
         to = replace(upstream(f"{scheme}://{host}"), spec=proxied(f"{scheme}://{host}", proxy.place))
         with pytest.raises(NotSent) as caught:
@@ -418,7 +410,7 @@ async def test_a_proxy_with_a_metadata_address_is_never_contacted(caller: Caller
     assert caught.value.code == "address-refused"
 
 
-async def test_a_proxy_whose_name_leads_to_a_metadata_address_is_never_contacted() -> None:
+async def test_a_proxy_whose_name_resolves_to_a_metadata_address_is_never_contacted() -> None:
     client = Client(lookup=lambda _host, _port: ["169.254.169.254"])
     error = await failure(Caller(client), "http://shop.test", proxy="http://proxy.test:3128")
     assert (type(error), error.code) == (NotSent, "address-refused")
