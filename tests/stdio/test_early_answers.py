@@ -219,6 +219,8 @@ async def test_each_version_is_opened_as_by_the_sdk(api: Api, client: Client, ve
     "messages",
     [
         [b"no json", request("ping", 1)],
+        [b"[]", request("ping", 1)],
+        [{**initialize(), "more": 1}, request("ping", 2)],
         [INITIALIZED, initialize()],
         [modern("server/discover", 1), modern("tools/list", 2), modern("ping", 3)],
         [
