@@ -16,6 +16,8 @@
    its holder from the last load still claims it, or is not    the holder
    a candidate
    one file claims it                                          that file
+   several do, and one of them had won it before its upstream  that file
+   became unusable
    several do, and it is the file name of exactly one          that file
    several do, and it is the file name of none or of several   none: a path
                                                                decides nothing
@@ -55,6 +57,14 @@ class _Candidate(NamedTuple):
     @property
     def diagnostics(self) -> Diagnostics:
         return self.parsed.diagnostics + (self.compiled.diagnostics if self.compiled else ())
+
+    @property
+    def lost_names(self) -> frozenset[str]:
+        """The names of its last good version, if that could not be served for its upstream."""
+        old = self.old
+        if old is None or old.good is None or old.tool:
+            return frozenset()
+        return frozenset(_claimed(self.place, old.good.spec))
 
     @property
     def has_errors(self) -> bool:
@@ -121,8 +131,11 @@ class NameResolution:
     def _resolve_claims(self, candidates: Collection[_Candidate]) -> None:
         """Decide who wins each claimed name."""
         claims: dict[str, dict[Place, bool]] = {}
+        earlier: dict[str, list[Place]] = {}
         for each in candidates:
             names = self._claimed_by(each)
+            for name in each.lost_names.intersection(names):
+                earlier.setdefault(name, []).append(each.place)
             for name in names:
                 # An alias never counts as the file name, even if it equals it.
                 claims.setdefault(name, {})[each.place] = name == names[0] == each.place.stem
@@ -133,9 +146,8 @@ class NameResolution:
                 winner: Place | None = holder
             else:
                 by_file_name = [place for place, is_file_name in claimants.items() if is_file_name]
-                (winner,) = (
-                    claimants if len(claimants) == 1 else by_file_name if len(by_file_name) == 1 else [None]
-                )
+                rules = (claimants, earlier.get(name, ()), by_file_name)
+                (winner,) = next((places for places in rules if len(places) == 1), [None])
             self._claims[name] = _Claim(winner, tuple(claimants))
 
     def _claimed_by(self, candidate: _Candidate) -> tuple[str, ...]:
@@ -296,6 +308,8 @@ class NameResolution:
         holder, claim = self.names.holder(name), self._claims[name]
         if holder:
             message = f"the name {name} is already used by {holder.shown}; rename one of the two"
+        elif claim.winner and claim.winner.stem != name:
+            message = f"the name {name} is already used by {claim.winner.shown}; rename one of the two"
         elif claim.winner:
             message = f"the name {name} is the file name of {claim.winner.shown}; rename one of the two"
         else:

@@ -152,7 +152,7 @@ class History(RuleBasedStateMachine):
             assert load(DIRECTORIES, self.contents, Sources({}), self.loaded) is self.loaded
 
 
-def test_a_fallback_gets_no_name_that_two_files_claim() -> None:
+def test_a_file_keeps_its_name_while_its_upstream_is_broken() -> None:
     history = History()
     history.change_upstream("broken", then_load=True)
     history.write("a", "valid", then_load=True)
@@ -160,7 +160,19 @@ def test_a_fallback_gets_no_name_that_two_files_claim() -> None:
     history.change_upstream("valid", then_load=False)
     history.write("a", "alias x", then_load=True)
     history.the_right_tools_are_served()
-    assert history.loaded.snapshot.tools == ()
+    assert set(history.loaded.names.held) == {Place(0, "a.yaml", "tools.d")}
+
+
+def test_a_copy_takes_no_name_while_the_upstream_of_its_holder_waits_for_a_secret() -> None:
+    history = History()
+    history.write("a", "alias x", then_load=True)
+    history.write("c/a", "named x", then_load=False)
+    for _ in range(2):
+        history.change_upstream("without its secret", then_load=True)
+        problems = [each.message for each in history.loaded.diagnostics if each.code == "duplicate-name"]
+        assert problems == ["the name x is already used by tools.d/a.yaml; rename one of the two"]
+    history.change_upstream("valid", then_load=True)
+    assert set(history.loaded.names.held) == {Place(0, "a.yaml", "tools.d")}
 
 
 def all_changed(loaded: Loaded) -> Loaded:
