@@ -233,7 +233,8 @@ def serve(*, worker: int | None, **options: Any) -> int:
     """
     from bridge.commands.serve import run, run_worker
 
-    return run_worker(worker) if worker else run(_settings(**options))
+    # The number only shows in the list of processes which worker it is.
+    return run_worker() if worker else run(_settings(**options))
 
 
 @restbridge.command(epilog="restbridge check\nrestbridge check --format github --secrets deploy/tools.d")

@@ -110,7 +110,7 @@ class Runtime:
     def __init__(self, startup: StartupState, tracing: Tracing | None = None) -> None:
         self.settings = settings = startup.settings
         self.registry = startup.registry
-        self.shares_port = startup.worker is not None
+        self.worker = startup.worker
         self._tool_directory, self._reporter = startup.tool_directory, startup.reporter
         self._tracing = tracing
         self._digest = Digest()
@@ -123,7 +123,7 @@ class Runtime:
         self.resource = Resource(resource, self._scopes_supported, settings.offered) if resource else None
         http = settings.http
         # Workers: the system gives each connection to any of them, and a session lives in one process.
-        keeps_sessions = not (self.shares_port or (http and http.stateless))
+        keeps_sessions = not (self.worker or (http and http.stateless))
         # Over stdio there is one caller, who owns the process.
         limits = settings.limits if http else UNBOUNDED
         self.server = ToolServer(

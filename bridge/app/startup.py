@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final
 
 from bridge.app.reload_log import ReloadReporter
+from bridge.app.worker import Worker
 from bridge.codec import quote
 from bridge.diagnostics import did_you_mean
 from bridge.errors import StartError
@@ -32,15 +33,15 @@ _log: Final = logging.getLogger(__name__)
 class StartupState:
     """What a server starts with: settings, loaded tools, and the reporter that has logged their problems.
 
-    ``worker`` is the number of this worker process, from 1, None without workers. All workers load the same files; only the
-    first one logs their problems.
+    ``worker`` is this worker process, None without workers. All workers load the same files; only the first one logs
+    their problems.
     """
 
     settings: Settings
     registry: Registry
     tool_directory: ToolDirectory
     reporter: ReloadReporter
-    worker: int | None = None
+    worker: Worker | None = None
     hangups: Sequence[int] = ()
     """SIGHUPs that arrived before a handler was installed."""
 
@@ -50,11 +51,11 @@ class StartupState:
         settings: Settings,
         places: Directories,
         sources: Sources,
-        worker: int | None = None,
+        worker: Worker | None = None,
         hangups: Sequence[int] = (),
     ) -> "StartupState | None":
         """None if a file has errors and ``settings`` are strict."""
-        is_silent = worker is not None and worker > 1
+        is_silent = worker is not None and worker.number > 1
         view = chosen_view(settings)
         registry = Registry(read_only=settings.read_only, view=view)
         keep = settings.on_invalid == "keep"

@@ -15,8 +15,10 @@ from bridge.app.reload_log import NO_SESSIONS
 from bridge.app.runtime import Runtime, StopTracing, serve
 from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.startup import StartupState
+from bridge.app.worker import Worker
 from bridge.caller import Caller
 from bridge.http.admin_routes import AdminEndpoints
+from bridge.http.listeners import inherited
 from bridge.http.server import Endpoint, Listening, serve_http
 from bridge.registry import Registry
 from bridge.settings import Settings
@@ -74,7 +76,7 @@ async def over_http(
     settings, http = runtime.settings, runtime.settings.http
     await serve_http(
         runtime.server,
-        Listening(address, settings.grace, reuse_port=runtime.shares_port),
+        _listening(address, settings.grace, runtime.worker),
         stop,
         lambda url: started(url, runtime.registry),
         endpoint=Endpoint(
@@ -87,8 +89,17 @@ async def over_http(
         ),
         emit=runtime.emit,
     )
-    if not runtime.shares_port:  # for workers, the supervisor logs it once
+    if runtime.worker is None:  # for workers, the supervisor logs it once
         _log.info("stopped")
+
+
+def _listening(address: Address, grace: float, worker: Worker | None) -> Listening:
+    return Listening(
+        address,
+        grace,
+        inherited=inherited(worker.listener) if worker else None,
+        share=worker.share if worker else None,
+    )
 
 
 async def _as_worker(address: Address, source: int, sink: int, runtime: Runtime, stop: anyio.Event) -> None:

@@ -1,18 +1,20 @@
 """``restbridge serve --workers``: a supervisor that runs several server processes on one port.
 
-Each worker has its own listening socket (SO_REUSEPORT), so that the kernel spreads connections. With one shared socket, a
-burst would go to the worker that wakes up first. Each worker loads and watches the files itself.
+The supervisor binds the listening socket, and all workers inherit it. It stays open while workers are restarted: connections
+wait until a worker accepts them. How workers share them is described in ``http/acceptor``. Each worker loads and watches
+the files itself.
 
 | From | To | How | Meaning |
 |---|---|---|---|
 | worker | supervisor | a line with its URL on stdout | it serves |
-| supervisor | worker | a line of JSON on stdin | its settings |
+| supervisor | worker | a line of JSON on stdin | its place among the workers, and its settings |
 | supervisor | worker | end of stdin, also when the supervisor is killed | stop |
 | supervisor | worker | SIGHUP | reload |
 | worker | supervisor | exit code 1 or 2 before it served | it cannot start; all stop |
 | worker | supervisor | any other exit | it is restarted after a pause |
 
-Each worker has its own session, so that ^C in a terminal reaches only the supervisor.
+Each worker has its own session, so that ^C in a terminal reaches only the supervisor. The supervisor and its workers have a
+private folder, for their metrics and what else they share.
 """
 
 import logging
@@ -23,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -33,7 +36,8 @@ from anyio.abc import Process, TaskStatus
 from bridge.address import Address
 from bridge.app.reload_log import NO_SESSIONS
 from bridge.app.signals import reload_on_signal
-from bridge.errors import StartError
+from bridge.app.worker import Worker, connection_table
+from bridge.http.connection_table import ConnectionTable
 from bridge.http.listeners import bind
 from bridge.settings import Http, Settings
 from bridge.telemetry.metrics import SHARED, forget
@@ -53,29 +57,16 @@ _STOP_SECONDS: Final = 10.0
 def supervise(settings: Settings, http: Http) -> int:
     """Run the workers of ``http`` until a signal; answers the exit code.
 
-    It is 2 if the port is taken, and that of the worker if a worker cannot start. Raises ``StartError`` without
-    SO_REUSEPORT.
+    It is 2 if the port is taken, and that of the worker if a worker cannot start.
     """
-    if not hasattr(socket, "SO_REUSEPORT"):
-        raise StartError("--workers needs SO_REUSEPORT, which this system does not have; leave it out")
     try:
-        reserved = _reserve(http.listen)
+        listener = bind(http.listen)
     except OSError as error:
         _log.error("%s", error.strerror)
         return 2
-    with reserved:
-        bound = Address(http.listen.host, reserved.getsockname()[1])
-        http = http.model_copy(update={"listen": bound})
-        with TemporaryDirectory(prefix="restbridge-") as figures:
-            return anyio.run(Workers(_program(), settings, http, Path(figures)).run)
-
-
-def _reserve(address: Address) -> socket.socket:
-    """A socket that reserves the port for the workers; raises ``OSError`` if the port is in use, shared or not."""
-    # First without SO_REUSEPORT: with it, bind succeeds next to another supervisor of the same user.
-    bind(address, listens=False).close()
-    # A socket that does not listen gets no connections. It holds the port while workers are restarted.
-    return bind(address, reuse_port=True, listens=False)
+    # mkdtemp(3): only this user may enter the folder.
+    with listener, TemporaryDirectory(prefix="restbridge-") as folder:
+        return anyio.run(Workers(_program(), settings, http, listener, Path(folder)).run)
 
 
 def _program() -> list[str]:
@@ -96,15 +87,21 @@ def next_pause(last: float, ran: float) -> float:
 class Workers:
     """Runs ``http.workers`` processes of ``program`` until a signal. The second signal kills them.
 
-    They share their metrics in the directory ``figures``.
+    They share ``listener``, and the files in ``folder``.
     """
 
-    def __init__(self, program: Sequence[str], settings: Settings, http: Http, figures: Path) -> None:
+    def __init__(
+        self, program: Sequence[str], settings: Settings, http: Http, listener: socket.socket, folder: Path
+    ) -> None:
         self._program = program
-        self._settings = settings.model_copy(update={"http": http}).to_json().encode() + b"\n"
+        address = Address(http.listen.host, listener.getsockname()[1])  # the port that was asked for may be 0
+        http = http.model_copy(update={"listen": address})
+        self._settings = settings.model_copy(update={"http": http})
         self._count = http.workers
         self._stop_seconds = settings.grace + _STOP_SECONDS
-        self._figures = figures
+        self._listener = listener
+        self._folder = folder
+        self._connections = ConnectionTable.create(connection_table(folder))
         self._code = 0
         self._stop = anyio.Event()
         self._kill = anyio.Event()
@@ -135,6 +132,7 @@ class Workers:
                     else:
                         _log.info("stopping")
                     self._stop.set()
+                    self._listener.close()  # the last worker that accepts refuses what still waits
 
     def _forward_reload(self) -> None:
         """Send SIGHUP to workers that serve. Others load the files anyway, and have no handler yet."""
@@ -160,22 +158,25 @@ class Workers:
 
     async def _serve(self, number: int) -> int:
         """Run one worker process; answers its exit code."""
-        command = [*self._program, f"--worker={number}"]
+        listener, slot = self._listener.fileno(), number - 1
+        name = f"{number}-{token_hex(3)}"
+        worker = Worker(number, name, self._count, listener, str(self._folder), slot)
         try:
             process = await anyio.open_process(
-                command,
+                [*self._program, f"--worker={number}"],
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=None,
                 start_new_session=True,
-                env={**os.environ, SHARED: str(self._figures)},
+                env={**os.environ, SHARED: str(self._folder)},
+                pass_fds=[listener],
             )
         except OSError as error:
             _log.error("cannot start a process: %s", error.strerror)
             return os.EX_OSERR
         async with process, anyio.create_task_group() as tasks:
             tasks.start_soon(self._end, process)
-            tasks.start_soon(self._send_settings, process)
+            tasks.start_soon(self._send_settings, process, worker)
             assert process.stdout
             with suppress(anyio.EndOfStream):  # it ended before it served
                 # One read: a write of at most PIPE_BUF bytes to a pipe is atomic (POSIX, write).
@@ -185,13 +186,15 @@ class Workers:
             code = await process.wait()
             tasks.cancel_scope.cancel()
         self._serving.pop(number, None)  # it is not in there if it never served
-        forget(process.pid, self._figures)
+        self._connections.clear(slot)
+        forget(process.pid, self._folder)
         return code
 
-    async def _send_settings(self, process: Process) -> None:
+    async def _send_settings(self, process: Process, worker: Worker) -> None:
         assert process.stdin
+        line = worker.to_json(self._settings).encode() + b"\n"
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the worker has ended, or stops
-            await process.stdin.send(self._settings)
+            await process.stdin.send(line)
 
     async def _end(self, process: Process) -> None:
         await self._stop.wait()

@@ -20,6 +20,7 @@ import click
 
 from bridge.address import Address, is_loopback
 from bridge.app.startup import StartupState, directories, held_reload_signals, held_signals
+from bridge.app.worker import Worker
 from bridge.secrets import Sources
 from bridge.settings import Settings
 from bridge.stdio.descriptors import private_stdio
@@ -33,24 +34,27 @@ _COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 _PROTOCOL: Final = "http/protobuf"
 
 
-def run(settings: Settings, *, worker: int | None = None) -> int:
+def run(settings: Settings, *, worker: Worker | None = None) -> int:
     """Serve until a signal or the end of input; answers 1 if ``settings`` are strict and a file has errors.
 
-    With several workers, it runs the supervisor. ``worker`` is the number of this worker process.
+    With several workers, it runs the supervisor. ``worker`` is this worker process.
     """
     with held_reload_signals() as hangups:
         return _run(settings, worker, hangups)
 
 
-def run_worker(number: int) -> int:
-    """Serve as a worker process, with the settings that the supervisor writes to stdin."""
+def run_worker() -> int:
+    """Serve as a worker process, with what the supervisor writes to stdin."""
     # It stays open: its end, later, tells the worker to stop. The supervisor may have ended before the line.
     with open(0, "rb", closefd=False) as stdin:
         line = stdin.readline()
-    return run(Settings.from_json(line), worker=number) if line.endswith(b"\n") else 0
+    if not line.endswith(b"\n"):
+        return 0
+    worker, settings = Worker.from_json(line)
+    return run(settings, worker=worker)
 
 
-def _run(settings: Settings, worker: int | None, hangups: Sequence[int]) -> int:
+def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> int:
     http = settings.http
     if http and not (settings.has_access_control or http.insecure):
         require_loopback(http.listen)

@@ -13,20 +13,16 @@ _BACKLOG: Final = 2048
 """Connections that may wait to be accepted."""
 
 
-def bind(address: Address, *, reuse_port: bool = False, listens: bool = True) -> socket.socket:
-    """A socket bound to an address. It reserves the port even if it does not listen.
-
-    With ``reuse_port``, other sockets with ``reuse_port`` may bind the same address. The system distributes
-    connections over those that listen. Raises ``OSError`` with a message for the operator.
-    """
+def bind(address: Address) -> socket.socket:
+    """A socket that listens on an address. Raises ``OSError`` with a message for the operator."""
     try:
-        return _bind(address, reuse_port=reuse_port, listens=listens)
+        return _bind(address)
     except OSError as error:
         advice = "; choose another port" if error.errno == errno.EADDRINUSE else ""
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}{advice}") from error
 
 
-def _bind(address: Address, *, reuse_port: bool, listens: bool) -> socket.socket:
+def _bind(address: Address) -> socket.socket:
     family, kind, protocol, _, socket_address = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
     )[0]
@@ -35,14 +31,18 @@ def _bind(address: Address, *, reuse_port: bool, listens: bool) -> socket.socket
     try:
         # Otherwise a restart fails while connections of the last process are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         with suppress(AttributeError):  # only Linux has it
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _MAX_UNACKNOWLEDGED_MILLISECONDS)
         listener.bind(socket_address)
-        if listens:
-            listener.listen(_BACKLOG)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The listening socket that this process got from its parent."""
+    found = socket.socket(fileno=descriptor)
+    # macOS does not tell the protocol.
+    return socket.socket(found.family, found.type, socket.IPPROTO_TCP, found.detach())

@@ -36,9 +36,11 @@ from bridge.access.quotas import Quotas
 from bridge.access.throttle import AddressThrottle
 from bridge.address import Address, is_loopback
 from bridge.events import Listener, ignore
+from bridge.http.acceptor import Acceptor
 from bridge.http.admin_routes import AdminEndpoints, routes
 from bridge.http.authentication import AuthenticationMiddleware, Throttles
 from bridge.http.connection import Connection, Timeouts
+from bridge.http.connection_table import Share
 from bridge.http.fast_path_middleware import FastPathMiddleware
 from bridge.http.listeners import bind
 from bridge.http.rejection_log import RejectionLog
@@ -64,12 +66,13 @@ _KEEP_ALIVE_SECONDS: Final = 75
 class Listening:
     """Where a server listens, and how it stops: requests in flight then have ``grace_seconds`` to complete.
 
-    ``reuse_port``: other processes may listen on the same port.
+    ``inherited`` is the socket that workers share, and ``share`` this worker's part of its connections.
     """
 
     address: Address
     grace_seconds: float = 5
-    reuse_port: bool = False
+    inherited: socket.socket | None = None
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,7 @@ async def serve_app(
     """
     if connection is None:
         connection = partial(Connection, Quotas(), RejectionLog(ignore), Timeouts(), AddressThrottle())
-    with bind(listening.address, reuse_port=listening.reuse_port) as listener:
+    with listening.inherited or bind(listening.address) as listener:
         config = uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", connection),
@@ -235,7 +238,9 @@ async def serve_app(
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ws="none",
         )
-        uvicorn_server = _Server(config, partial(on_started, _url(listening.address.host, listener)))
+        listener.settimeout(0)
+        url = _url(listening.address.host, listener)
+        uvicorn_server = _Server(config, listener, listening.share, partial(on_started, url))
 
         async def end() -> None:
             seconds = 0.0
@@ -262,19 +267,38 @@ async def _not_found(_request: Request, _problem: Exception) -> Response:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which raise the signals again after serving."""
+    """uvicorn without its signal handlers, which raise the signals again after serving, and with our acceptor."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        share: Share | None,
+        on_listening: Callable[[], None],
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
+        self._share = share
         self._on_listening = on_listening
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's name
+        await super().startup([])  # uvicorn would take a whole burst
         self._on_listening()
+
+    async def main_loop(self) -> None:
+        count = self.server_state.connections.__len__
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Acceptor(self._listener, self._connect, count, self._share).run)
+            await super().main_loop()
+            tasks.cancel_scope.cancel()
+
+    def _connect(self) -> asyncio.Protocol:
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, uvicorn asks whether to stop."""

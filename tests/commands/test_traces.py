@@ -11,6 +11,7 @@ from opentelemetry.trace import get_tracer
 from opentelemetry.util._once import Once
 
 from bridge.app.startup import StartupState
+from bridge.app.worker import Worker
 from bridge.commands.serve import _traces
 from bridge.secrets import Sources
 from bridge.settings import Settings
@@ -148,7 +149,8 @@ async def test_calls_over_stdio_are_traced(tools: Path, collector: Collector, fa
 
 
 def startup(worker: int | None = None) -> StartupState:
-    begun = StartupState.load(Settings(), Directories(()), Sources({}), worker)
+    place = Worker(worker, f"{worker}-0", 2, 0, "", 0) if worker else None
+    begun = StartupState.load(Settings(), Directories(()), Sources({}), place)
     assert begun
     return begun
 

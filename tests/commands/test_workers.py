@@ -2,7 +2,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +16,6 @@ from mcp import Client
 
 from bridge.address import Address
 from bridge.app.workers import Workers, next_pause, supervise
-from bridge.errors import StartError
 from bridge.http.listeners import bind
 from bridge.settings import Http, Settings
 from tests import proc
@@ -183,7 +181,7 @@ async def test_a_reason_why_workers_cannot_start_is_logged_once(tools: Path) -> 
 
 
 def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with bind(Address("127.0.0.1", 0), reuse_port=True) as taken:
+    with bind(Address("127.0.0.1", 0)) as taken:
         address = Address(*taken.getsockname())
         assert supervise(Settings(tools=(tools,)), Http(listen=address, workers=2)) == 2
     advice = f"cannot listen on {address}: Address already in use; choose another port"
@@ -192,7 +190,8 @@ def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptur
 
 PROGRAM = """\
 import json, sys
-print(json.loads(sys.stdin.readline())["http"]["listen"], flush=True)
+settings = json.loads(json.loads(sys.stdin.readline())["settings"])
+print(settings["http"]["listen"], flush=True)
 sys.stdin.read()
 """
 
@@ -223,12 +222,6 @@ def test_http_options_are_refused_over_stdio(line: Line, tools: Path, words: str
     code, _, err = line("serve", option, *value, str(tools))
     assert code == 2
     assert err.endswith(f"Error: {option} needs HTTP; add --http [HOST:]PORT\n")
-
-
-def test_workers_are_refused_without_so_reuseport(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(socket, "SO_REUSEPORT")
-    with pytest.raises(StartError, match="SO_REUSEPORT"):
-        supervise(Settings(tools=(tools,)), TWO_WORKERS)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +284,8 @@ class Script:
 
     async def run(self) -> None:
         folder, http = self.path.parent, Http(listen=Address("127.0.0.1", 0))
-        self.code = await Workers([str(self.path)], self.settings, http, folder).run()
+        with bind(http.listen) as listener:
+            self.code = await Workers([str(self.path)], self.settings, http, listener, folder).run()
 
 
 @pytest.fixture
