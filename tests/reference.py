@@ -114,7 +114,9 @@ Where a thing is spread over functions or files, the docstring of a module expla
 | Sending a request: retries, tokens, slots, circuit breaker | [upstream/client.py](../../bridge/upstream/client.py), [upstream/oauth.py](../../bridge/upstream/oauth.py) |
 | Connections to APIs | [upstream/http/connecting.py](../../bridge/upstream/http/connecting.py), [upstream/http/connection.py](../../bridge/upstream/http/connection.py), [upstream/http/failures.py](../../bridge/upstream/http/failures.py) |
 | Redaction | [redaction.py](../../bridge/redaction.py), [escapes.py](../../bridge/escapes.py) |
-| Workers | [app/workers.py](../../bridge/app/workers.py) |"""
+| Workers | [app/workers.py](../../bridge/app/workers.py) |
+| Messages between workers | [app/siblings.py](../../bridge/app/siblings.py) |
+| Spreading connections over workers | [http/acceptor.py](../../bridge/http/acceptor.py) |"""
 _GROUND_FLOORS: Final = 4
 """Floors whose rooms are drawn as one."""
 

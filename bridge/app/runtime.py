@@ -18,6 +18,7 @@ from bridge.access.jwks import fetch_or_read
 from bridge.access.quotas import UNBOUNDED
 from bridge.app.admin import AdminService, Digest
 from bridge.app.settings_watcher import SettingsWatcher
+from bridge.app.siblings import Siblings
 from bridge.app.signals import reload_on_signal, stop_on_signal
 from bridge.app.startup import StartupState
 from bridge.errors import StartError
@@ -111,6 +112,7 @@ class Runtime:
         self.settings = settings = startup.settings
         self.registry = startup.registry
         self.worker = startup.worker
+        self.siblings = startup.worker.siblings if startup.worker else Siblings()
         self._tool_directory, self._reporter = startup.tool_directory, startup.reporter
         self._tracing = tracing
         self._digest = Digest()

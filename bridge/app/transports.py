@@ -115,6 +115,7 @@ async def _as_worker(address: Address, source: int, sink: int, runtime: Runtime,
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_at_end)
+        await tasks.start(runtime.siblings.run)
         if runtime.settings_watcher:
             tasks.start_soon(_release, runtime.settings_watcher, stop)
             # The supervisor restarts a worker also after an edit that broke the file. Without keys it would

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from bridge.app.siblings import Siblings
 from bridge.http.connection_table import ConnectionTable, Share
 from bridge.settings import Settings
 
@@ -34,6 +35,11 @@ class Worker:
     def share(self) -> Share:
         """Its part of the connections."""
         return Share(ConnectionTable(connection_table(Path(self.folder))), self.slot)
+
+    @property
+    def siblings(self) -> Siblings:
+        """The other workers."""
+        return Siblings(Path(self.folder), self.name)
 
     def to_json(self, settings: Settings) -> str:
         """The line for this worker, without its newline."""

@@ -35,6 +35,7 @@ from anyio.abc import Process, TaskStatus
 
 from bridge.address import Address
 from bridge.app.reload_log import NO_SESSIONS
+from bridge.app.siblings import remove_socket, require_short_path
 from bridge.app.signals import reload_on_signal
 from bridge.app.worker import Worker, connection_table
 from bridge.http.connection_table import ConnectionTable
@@ -57,7 +58,8 @@ _STOP_SECONDS: Final = 10.0
 def supervise(settings: Settings, http: Http) -> int:
     """Run the workers of ``http`` until a signal; answers the exit code.
 
-    It is 2 if the port is taken, and that of the worker if a worker cannot start.
+    It is 2 if the port is taken, and that of the worker if a worker cannot start. Raises ``StartError`` if the path of the
+    folder for temporary files is too long.
     """
     try:
         listener = bind(http.listen)
@@ -66,6 +68,7 @@ def supervise(settings: Settings, http: Http) -> int:
         return 2
     # mkdtemp(3): only this user may enter the folder.
     with listener, TemporaryDirectory(prefix="restbridge-") as folder:
+        require_short_path(Path(folder))
         return anyio.run(Workers(_program(), settings, http, listener, Path(folder)).run)
 
 
@@ -188,6 +191,7 @@ class Workers:
         self._serving.pop(number, None)  # it is not in there if it never served
         self._connections.clear(slot)
         forget(process.pid, self._folder)
+        remove_socket(self._folder, name)
         return code
 
     async def _send_settings(self, process: Process, worker: Worker) -> None:

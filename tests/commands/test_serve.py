@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -163,32 +164,29 @@ ANY_PORT = {"http": {"listen": 0}}
 
 
 @contextmanager
-def as_worker(folder: Path, number: int = 2, **settings: object) -> Iterator[list[str]]:
+def as_worker(number: int = 2, **settings: object) -> Iterator[list[str]]:
     """Gives this process the input of a worker. After the block, the list contains the lines of its output."""
-    ConnectionTable.create(connection_table(folder))
-    with bind(Address("127.0.0.1", 0)) as listener:
+    # tmp_path may be too long for the path of a socket.
+    with bind(Address("127.0.0.1", 0)) as listener, TemporaryDirectory() as folder:
+        ConnectionTable.create(connection_table(Path(folder)))
         # The worker closes what it inherited.
-        worker = Worker(number, f"{number}-1a2b3c", 2, listener.dup().detach(), str(folder), number - 1)
+        worker = Worker(number, f"{number}-1a2b3c", 2, listener.dup().detach(), folder, number - 1)
         told = worker.to_json(Settings.from_json(json.dumps({**ANY_PORT, **settings})))
         with over_stdio(json.loads(told)) as lines:
             yield lines
 
 
-def test_a_worker_prints_its_url_and_serves_until_the_end_of_its_input(
-    tools: Path, tmp_path: Path, line: Line
-) -> None:
-    with as_worker(tmp_path, tools=[str(tools)]) as lines:
+def test_a_worker_prints_its_url_and_serves_until_the_end_of_its_input(tools: Path, line: Line) -> None:
+    with as_worker(tools=[str(tools)]) as lines:
         code, _, err = line(*WORKER)
     assert (code, err) == (0, "")  # the first worker tells what is to be told
     (url,) = lines
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/mcp", url)
 
 
-def test_a_worker_that_waits_for_its_keys_ends_with_its_input(
-    tools: Path, tmp_path: Path, line: Line
-) -> None:
+def test_a_worker_that_waits_for_its_keys_ends_with_its_input(tools: Path, line: Line) -> None:
     (tools.parent / "restbridge.yaml").write_text("nonsense\n")
-    with as_worker(tmp_path, tools=[str(tools)], access={}, config="restbridge.yaml") as lines:
+    with as_worker(tools=[str(tools)], access={}, config="restbridge.yaml") as lines:
         code, _, err = line(*WORKER)
     assert (code, lines) == (0, [])
     assert "restbridge.yaml:1:1: it has errors, so no key is known; waiting until they are fixed\n" in err
@@ -202,10 +200,10 @@ def test_a_worker_whose_supervisor_ends_before_it_sends_the_settings_ends_too(li
 
 @pytest.mark.parametrize("words", ["--strict --http=0", "--worker=1", "--worker=2"])
 def test_strict_exits_with_1_if_a_file_has_errors_and_logs_it_once(
-    tools: Path, tmp_path: Path, line: Line, words: str
+    tools: Path, line: Line, words: str
 ) -> None:
     (tools / "get_order.yaml").write_text("description: Broken.\n")
-    with as_worker(tmp_path, int(words[-1]), strict=True):
+    with as_worker(int(words[-1]), strict=True):
         code, _, err = line("serve", *words.split())
     assert code == 1
     assert ("not started: a file has errors" in err) is (words != "--worker=2")
