@@ -37,6 +37,8 @@ METRICS_SCOPE: Final = "restbridge:metrics"
 OWN_SCOPES: Final = "restbridge:"
 """The prefix of the bridge's own scopes."""
 
+MAX_WORKERS: Final = 64
+
 # [0-9], not \d, which also matches digits of other scripts.
 _LIFETIME: Final = re.compile(r"([0-9]{1,9})(m|h|d)")
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
@@ -53,6 +55,14 @@ def _address(value: object) -> Address:
     if not isinstance(text, str):
         raise ValueError("expected a port such as 8000, or host:port")  # noqa: TRY004 - pydantic's way
     return Address.parse(text)
+
+
+def _worker_count(value: object) -> object:
+    if isinstance(value, str) and value.isascii() and value.isdecimal():  # from an option
+        value = int(value[:9])
+    if value != "auto" and not (type(value) is int and 1 <= value <= MAX_WORKERS):
+        raise ValueError(f"expected a number from 1 to {MAX_WORKERS}, or auto")
+    return value
 
 
 def _moment(value: object) -> object:
@@ -141,6 +151,12 @@ Algorithm: TypeAlias = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 """How tokens are signed (RFC 7518, RFC 8037): with a key that only the issuer has."""
+
+WorkerCount: TypeAlias = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_worker_count),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
+]
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
@@ -315,11 +331,16 @@ class TotalLimits(Bounds):
 
 
 class Limits(SpecModel):
-    """Limits of callers over HTTP. Each worker process counts for itself."""
+    """Limits of callers over HTTP. Workers divide ``total`` among them; each counts ``perCaller`` for itself."""
 
     per_caller: PerCallerLimits = Field(default=PerCallerLimits(), description="For each caller.")
     total: TotalLimits = Field(default=TotalLimits(), description="For all callers together.")
     body: Size = Field(default=4 * 1024**2, description="Bytes of a request body. Default 4MiB.")
+
+    def divided(self, processes: int) -> "Limits":
+        """The limits of one of so many processes: its part of each limit in ``total``, rounded up."""
+        parts = {key: limit and -(-limit // processes) for key, limit in self.total}
+        return self.model_copy(update={"total": TotalLimits.model_validate(parts)})
 
 
 class Audit(SpecModel):
@@ -349,8 +370,9 @@ class Http(SpecModel):
     listen: Annotated[At, Option("--http", "[HOST:]PORT")] = Field(
         description="[HOST:]PORT to serve HTTP on, at /mcp, instead of stdio. Without a host, only this machine can reach it; port 0 is any free one.",
     )
-    workers: Annotated[int, Option("--workers", "N")] = Field(
-        default=1, ge=1, le=64, description="Processes that serve, to use as many processors. Default 1."
+    workers: Annotated[WorkerCount, Option("--workers", "N|auto", variable="RESTBRIDGE_WORKERS")] = Field(
+        default=1,
+        description="Processes that serve, 1 to 64. auto: one for each processor that may be used, 8 at most. Default 1.",
     )
     host_names: Annotated[tuple[HostName, ...], Option("--host-name", "NAME")] = Field(
         default=(),

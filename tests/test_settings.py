@@ -2,9 +2,10 @@ import json
 import os
 
 import pytest
+from pydantic import ValidationError
 
 from bridge.address import Address
-from bridge.settings import Settings
+from bridge.settings import Http, Limits, Settings
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,24 @@ def test_the_json_for_a_worker_has_no_credentials() -> None:
     settings = Settings.model_validate({"access": {"apiKeys": [key], "jwt": [issuer]}})
     assert json.loads(settings.to_json()) == {"access": {}}
     assert Settings.from_json(settings.to_json()).has_access_control
+
+
+def test_processes_divide_the_total_limits_rounded_up() -> None:
+    limits = Limits.model_validate(
+        {"total": {"calls": 9, "streams": None, "rate": 1}, "perCaller": {"calls": 5}}
+    )
+    part = limits.divided(2)
+    assert (part.total.calls, part.total.streams, part.total.rate, part.total.sessions) == (5, None, 1, 500)
+    assert (part.per_caller, part.body) == (limits.per_caller, limits.body)
+    assert limits.divided(1) == limits
+
+
+@pytest.mark.parametrize("value", [0, 65, True, "two", "0", "65", "9" * 5000, 2.0, None])
+def test_a_number_of_workers_is_from_1_to_64_or_auto(value: object) -> None:
+    with pytest.raises(ValidationError, match="expected a number from 1 to 64, or auto"):
+        Http.model_validate({"listen": 0, "workers": value})
+
+
+@pytest.mark.parametrize(("value", "workers"), [(1, 1), ("64", 64), ("auto", "auto")])
+def test_a_number_of_workers_may_be_written_as_text(value: object, workers: object) -> None:
+    assert Http.model_validate({"listen": 0, "workers": value}).workers == workers

@@ -118,7 +118,11 @@ class Runtime:
         self._digest = Digest()
         # These get emit() before there are listeners. They emit only later: for calls, requests and reloads.
         self.audit = self._open_audit(settings.audit)
-        self.client = Client(emit=self.emit, watch=tracing.sending if tracing else None)
+        self.client = Client(
+            emit=self.emit,
+            watch=tracing.sending if tracing else None,
+            processes=self.worker.workers if self.worker else 1,
+        )
         self.settings_watcher = self._watch_settings()
         self.credentials = self.settings_watcher.credentials if self.settings_watcher else None
         resource = self.settings_watcher and self.settings_watcher.resource

@@ -45,6 +45,7 @@ from bridge.telemetry.metrics import SHARED, forget
 
 _log: Final = logging.getLogger(__name__)
 
+_DIVIDED: Final = "limits.total and the limits of APIs are divided among them"
 _PERMANENT_EXIT_CODES: Final = frozenset({1, 2})
 """The worker has logged why it cannot start. A restart would fail in the same way."""
 _MIN_PAUSE_SECONDS: Final = 0.1
@@ -55,8 +56,8 @@ _STOP_SECONDS: Final = 10.0
 """For a worker to stop, in addition to the grace period of calls: it may still be starting."""
 
 
-def supervise(settings: Settings, http: Http) -> int:
-    """Run the workers of ``http`` until a signal; answers the exit code.
+def supervise(settings: Settings, http: Http, count: int) -> int:
+    """Serve ``http`` by ``count`` workers until a signal; answers the exit code.
 
     It is 2 if the port is taken, and that of the worker if a worker cannot start. Raises ``StartError`` if the path of the
     folder for temporary files is too long.
@@ -66,10 +67,13 @@ def supervise(settings: Settings, http: Http) -> int:
     except OSError as error:
         _log.error("%s", error.strerror)
         return 2
+    address = Address(http.listen.host, listener.getsockname()[1])  # the port that was asked for may be 0
+    http = http.model_copy(update={"listen": address})
+    settings = settings.model_copy(update={"http": http, "limits": settings.limits.divided(count)})
     # mkdtemp(3): only this user may enter the folder.
     with listener, TemporaryDirectory(prefix="restbridge-") as folder:
         require_short_path(Path(folder))
-        return anyio.run(Workers(_program(), settings, http, listener, Path(folder)).run)
+        return anyio.run(Workers(_program(), settings, count, listener, Path(folder)).run)
 
 
 def _program() -> list[str]:
@@ -88,19 +92,22 @@ def next_pause(last: float, ran: float) -> float:
 
 
 class Workers:
-    """Runs ``http.workers`` processes of ``program`` until a signal. The second signal kills them.
+    """Runs ``count`` processes of ``program`` until a signal. The second signal kills them.
 
-    They share ``listener``, and the files in ``folder``.
+    They have these ``settings``, and share ``listener`` and the files in ``folder``.
     """
 
     def __init__(
-        self, program: Sequence[str], settings: Settings, http: Http, listener: socket.socket, folder: Path
+        self,
+        program: Sequence[str],
+        settings: Settings,
+        count: int,
+        listener: socket.socket,
+        folder: Path,
     ) -> None:
         self._program = program
-        address = Address(http.listen.host, listener.getsockname()[1])  # the port that was asked for may be 0
-        http = http.model_copy(update={"listen": address})
-        self._settings = settings.model_copy(update={"http": http})
-        self._count = http.workers
+        self._settings = settings
+        self._count = count
         self._stop_seconds = settings.grace + _STOP_SECONDS
         self._listener = listener
         self._folder = folder
@@ -216,4 +223,4 @@ class Workers:
             return
         self._served.add(number)
         if len(self._served) == self._count and not self._stop.is_set():
-            _log.info("serving %s with %d workers; %s", url, self._count, NO_SESSIONS)
+            _log.info("serving %s with %d workers; %s; %s", url, self._count, _DIVIDED, NO_SESSIONS)

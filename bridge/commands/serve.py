@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import click
 
 from bridge.address import Address, is_loopback
+from bridge.app.processors import allowed_processors, automatic_workers
 from bridge.app.startup import StartupState, directories, held_reload_signals, held_signals
 from bridge.app.worker import Worker
 from bridge.secrets import Sources
-from bridge.settings import Settings
+from bridge.settings import Http, Settings
 from bridge.stdio.descriptors import private_stdio
 from bridge.stdio.early_answers import EarlyAnswers
 from bridge.telemetry import log_output
@@ -60,10 +61,10 @@ def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> i
         require_loopback(http.listen)
     places = directories(settings)
     log_output.configure(form=settings.log.format)
-    if http and http.workers > 1 and worker is None:
+    if http and worker is None and (workers := _workers(http)) > 1:
         from bridge.app.workers import supervise  # the supervisor itself never imports the SDK
 
-        return supervise(settings, http)
+        return supervise(settings, http, workers)
     startup = StartupState.load(settings, places, Sources(os.environ), worker, hangups)
     if startup is None:
         return 1
@@ -79,6 +80,10 @@ def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> i
 
         end_traces = _traces(startup)
         return run_stdio(startup, source, sink, early_answers.stop(), signals, end_traces=end_traces)
+
+
+def _workers(http: Http) -> int:
+    return automatic_workers(allowed_processors()) if http.workers == "auto" else http.workers
 
 
 def _traces(startup: StartupState) -> Callable[[], None] | None:

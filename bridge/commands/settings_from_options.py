@@ -55,12 +55,6 @@ def _type(field: FieldInfo, option: Option) -> "click.ParamType[Any]":
     kind = field.annotation
     if kind is bool:
         return click.BOOL
-    if kind is int:
-        # The constraints ge and le of the field are objects in its metadata (annotated-types).
-        low, high = (
-            next(getattr(each, key) for each in field.metadata if hasattr(each, key)) for key in ("ge", "le")
-        )
-        return click.IntRange(low, high)
     if kind is Path:
         return click.Path(path_type=Path)
     if option.seconds:

@@ -59,7 +59,8 @@ class Client:
     """Holds the state that outlives reloads: slots, retry budgets, tokens and circuits by upstream, and connections.
 
     ``random`` returns 0 to 1, and ``now`` seconds since 1970, both for retries. ``clock`` is in seconds, for circuits.
-    ``lookup`` is DNS. ``settle`` is how many seconds a connection is idle before it is used again.
+    ``lookup`` is DNS. ``settle`` is how many seconds a connection is idle before it is used again. So many ``processes``
+    divide the limits of upstreams and tools among them.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Client:
         lookup: Lookup = look_up,
         watch: Watch | None = None,
         settle: float = SETTLE_SECONDS,
+        processes: int = 1,
     ) -> None:
         self._emit = emit
         self._random = random
@@ -80,7 +82,8 @@ class Client:
         self._watch = [watched(watch)] if watch else []
         self._transports = TransportPools(lookup, settle)
         self._upstreams: dict[str, _UpstreamState] = {}
-        self._tools = ToolSlots()
+        self._processes = processes
+        self._tools = ToolSlots(processes)
 
     async def send(
         self,
@@ -138,7 +141,7 @@ class Client:
 
     def _new_state(self) -> _UpstreamState:
         circuit, tokens = Circuit(self._emit, self._clock), TokenCache(self._emit, self._send)
-        slots, routes = Slots(), Routes(self._transports)
+        slots, routes = Slots(self._processes), Routes(self._transports)
         retrying = Retrying(self._random, self._now, self._emit)
         layers = [
             circuit.guard,  # outside of the deadline, as a call that runs out of time is a failure

@@ -24,10 +24,12 @@ MAX_WAITING_CALLS: Final = 1000
 class Slots:
     """The running and the waiting calls of one upstream or tool, by caller.
 
-    They outlive reloads: each call brings the current limits, which apply from then on.
+    They outlive reloads: each call brings the current limits, which apply from then on. So many ``processes`` divide them
+    among them; each has its part, rounded up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
         self._used = 0
         self._concurrency = 1
         self._running: dict[Hashable, int] = {}
@@ -46,7 +48,7 @@ class Slots:
 
     async def acquire(self, limits: Limits, caller: Hashable = None) -> None:
         """Wait for a slot; raises ``NotSent`` (busy) if none is free within ``limits.queue``, or too many calls wait."""
-        self._concurrency = limits.concurrency
+        self._concurrency = -(-limits.concurrency // self._processes)
         self._serve_waiting()  # a reload may have raised the limit
         # No call is overtaken: callers that still wait have all the slots that they may have, or none is free
         if self._used < self._concurrency and self._has_room(caller):
@@ -116,7 +118,8 @@ def _busy(why: str) -> NotSent:
 class ToolSlots:
     """The slots of all tools that have limits of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
         self._tools: dict[str, Slots] = {}
 
     def limit(self, call: Call, call_next: Send) -> Awaitable[Reply]:
@@ -124,7 +127,7 @@ class ToolSlots:
         return call_next(call) if call.tool is None else self._limit(call, call_next, *call.tool)
 
     async def _limit(self, call: Call, call_next: Send, name: str, limits: Limits) -> Reply:
-        async with Slot(self._tools.setdefault(name, Slots()), limits, call.caller):
+        async with Slot(self._tools.setdefault(name, Slots(self._processes)), limits, call.caller):
             return await call_next(call)
 
     def drop_idle(self) -> None:

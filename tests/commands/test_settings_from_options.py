@@ -4,7 +4,7 @@ import pytest
 
 from bridge.address import Address
 from bridge.commands.settings_from_options import options
-from bridge.settings import Settings
+from bridge.settings import Http, Settings
 from tests.commands.in_process import parse_settings
 
 FILE = """\
@@ -26,6 +26,7 @@ OPTIONS = [
     ("--view few", "view", "few"),
     ("--http [::1]:0", "http.listen", Address("::1", 0)),
     ("--workers 2", "http.workers", 2),
+    ("--workers auto", "http.workers", "auto"),
     ("--host-name A --host-name b", "http.host_names", ("a", "b")),
     ("--no-stateless", "http.stateless", False),
     ("--no-insecure", "http.insecure", False),
@@ -71,6 +72,16 @@ def test_the_environment_overrides_the_settings_file(tmp_path: Path, monkeypatch
     path.write_text(FILE)
     monkeypatch.setenv("RESTBRIDGE_CONFIG", str(path))
     monkeypatch.setenv("RESTBRIDGE_FAST_PATH", "0")
+    monkeypatch.setenv("RESTBRIDGE_WORKERS", "auto")
+    assert parse_settings().http == Http.model_validate(
+        {
+            "listen": 1,
+            "workers": "auto",
+            "hostNames": ["other.example.com"],
+            "stateless": True,
+            "insecure": True,
+        }
+    )
     assert (parse_settings().fast_path, parse_settings("--fast-path").fast_path, parse_settings().poll) == (
         False,
         True,

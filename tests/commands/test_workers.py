@@ -30,7 +30,7 @@ from tests.serving.tools import Files, tool_file
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SERVE = ("serve", "--http", "0", "--workers", "2")
-TWO_WORKERS = Http(listen=Address("127.0.0.1", 0), workers=2)
+ANY_PORT = Http(listen=Address("127.0.0.1", 0))
 CALLS = 8
 STREAMS = 24
 """Of which one worker gets all once in eight million times."""
@@ -59,7 +59,9 @@ async def web() -> AsyncIterator[httpx.AsyncClient]:
 
 async def url_of(bridge: Running) -> str:
     return (
-        await bridge.wait_for_log(r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; clients of ")
+        await bridge.wait_for_log(
+            r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; limits\.total and the limits of APIs are divided among them; "
+        )
     )[1]
 
 
@@ -139,7 +141,7 @@ async def test_workers_answer_their_calls_after_a_signal_and_reload_after_a_sigh
         bridge.send_signal(signal.SIGHUP)
         await bridge.wait_for_log(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
         taken = Address("127.0.0.1", httpx.URL(url).port or 0)
-        assert supervise(Settings(tools=(files,)), Http(listen=taken, workers=2)) == 2
+        assert supervise(Settings(tools=(files,)), Http(listen=taken), 2) == 2
 
         async def hang(number: int) -> None:
             session = Session(web, url)
@@ -183,7 +185,7 @@ async def test_a_reason_why_workers_cannot_start_is_logged_once(tools: Path) -> 
 def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
     with bind(Address("127.0.0.1", 0)) as taken:
         address = Address(*taken.getsockname())
-        assert supervise(Settings(tools=(tools,)), Http(listen=address, workers=2)) == 2
+        assert supervise(Settings(tools=(tools,)), Http(listen=address), 2) == 2
     advice = f"cannot listen on {address}: Address already in use; choose another port"
     assert caplog.messages == [advice]
 
@@ -205,7 +207,7 @@ def test_workers_use_the_command_of_this_process_and_end_with_their_input(
     monkeypatch.setattr(sys, "argv", [str(program), "serve", "--workers", "2"])
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
     with sigterm_when_logged("serving 127.0.0.1:"):
-        assert supervise(Settings(tools=(tools,)), TWO_WORKERS) == 0
+        assert supervise(Settings(tools=(tools,)), ANY_PORT, 2) == 0
     assert caplog.messages[-2:] == ["stopping", "stopped"]
 
 
@@ -283,9 +285,9 @@ class Script:
         draft.rename(self.path)
 
     async def run(self) -> None:
-        folder, http = self.path.parent, Http(listen=Address("127.0.0.1", 0))
-        with bind(http.listen) as listener:
-            self.code = await Workers([str(self.path)], self.settings, http, listener, folder).run()
+        with bind(Address("127.0.0.1", 0)) as listener:
+            workers = Workers([str(self.path)], self.settings, 1, listener, self.path.parent)
+            self.code = await workers.run()
 
 
 @pytest.fixture

@@ -39,6 +39,22 @@ async def test_waiting_calls_get_slots_in_order_of_arrival() -> None:
     assert slots.is_idle
 
 
+@pytest.mark.parametrize(("concurrency", "processes", "part"), [(8, 2, 4), (9, 2, 5), (1, 4, 1)])
+async def test_processes_divide_the_slots_rounded_up(concurrency: int, processes: int, part: int) -> None:
+    slots, started = Slots(processes), list[int]()
+
+    async def call(number: int) -> None:
+        await slots.acquire(Limits(concurrency=concurrency))
+        started.append(number)
+
+    async with anyio.create_task_group() as waiting:
+        for number in range(concurrency + 1):
+            waiting.start_soon(call, number)
+        await settle()
+        assert len(started) == part
+        waiting.cancel_scope.cancel()
+
+
 async def test_a_free_slot_goes_to_the_caller_with_the_fewest_running_calls() -> None:
     slots, order = Slots(), list[str]()
     limits = Limits(concurrency=8)
