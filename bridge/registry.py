@@ -156,7 +156,7 @@ class Change:
 
 
 class Registry:
-    """Holds the served snapshot in ``current``. A call reads it once.
+    """Holds the served snapshot in ``current``. A call reads it once. ``generation`` is how often its tools have changed.
 
     With ``read_only``, tools whose method is not safe (RFC 9110 9.2.1) are not served. With ``view``, only the tools
     in it are served.
@@ -166,6 +166,7 @@ class Registry:
         self, snapshot: Snapshot | None = None, *, read_only: bool = False, view: View | None = None
     ) -> None:
         self.current = snapshot or Snapshot()
+        self.generation = 0
         self._read_only = read_only
         self._view = view
 
@@ -183,6 +184,7 @@ class Registry:
             for name, tool in after.items()
             if name in before and before[name] is not tool
         ]
+        self.generation += bool(added or removed or changed)
         return Change(
             tuple(sorted(added)),
             tuple(sorted(new.name for _, new in changed)),

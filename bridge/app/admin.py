@@ -1,6 +1,6 @@
 """Status and reload for operators, over HTTP."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,6 +13,7 @@ from bridge.app.settings_watcher import SettingsWatcher
 from bridge.caller import Caller
 from bridge.clock import is_expired
 from bridge.diagnostics import Diagnostic, as_json, first_errors
+from bridge.events import QuotaKind
 from bridge.protocol.notifications import Announcer
 from bridge.registry import Registry
 from bridge.settings import ApiKey
@@ -69,6 +70,12 @@ class AdminService:
     settings_watcher: SettingsWatcher | None
     views: Mapping[str, View]
     digest: Digest
+    usage: Callable[[], Mapping[QuotaKind, int]]
+
+    @property
+    def served_digest(self) -> str:
+        """The digest of all files and of what they serve."""
+        return self.digest.of(self.tool_directory.loaded)
 
     def status(self) -> dict[str, Any]:
         """The state of every file, problems, and keys with their expiry (RFC 3339).
@@ -78,7 +85,7 @@ class AdminService:
         loaded = self.tool_directory.loaded
         return {
             "version": __version__,
-            "digest": self.digest.of(loaded),
+            "digest": self.served_digest,
             "tools": len(self.registry.current.tools),
             "views": {
                 name: len(self.registry.current.seen_by(Caller(view=view)).tools)
@@ -114,7 +121,7 @@ class AdminService:
             await self.settings_watcher.refresh()
         event = await self.reloader.reload()
         return {
-            "digest": self.digest.of(self.tool_directory.loaded),
+            "digest": self.served_digest,
             "added": event.added,
             "changed": event.changed,
             "removed": event.removed,

@@ -17,6 +17,7 @@ from anyio import to_thread
 from bridge.access.jwks import fetch_or_read
 from bridge.access.quotas import UNBOUNDED
 from bridge.app.admin import AdminService, Digest
+from bridge.app.all_workers import AllWorkers
 from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.siblings import Siblings
 from bridge.app.signals import reload_on_signal, stop_on_signal
@@ -159,6 +160,10 @@ class Runtime:
             self.settings_watcher,
             settings.offered,
             self._digest,
+            lambda: self.server.limits.usage,
+        )
+        self.all_workers = AllWorkers(
+            self.admin, self.siblings, startup.worker.restarts if startup.worker else 0
         )
 
     def _all_listeners(self) -> list[Listener]:

@@ -84,7 +84,9 @@ async def over_http(
             fast_path=settings.fast_path,
             credentials=runtime.credentials,
             resource=runtime.resource,
-            admin=AdminEndpoints(runtime.admin.status, runtime.admin.reload, runtime.metrics.exposition),
+            admin=AdminEndpoints(
+                runtime.all_workers.status, runtime.all_workers.reload, runtime.metrics.exposition
+            ),
             views=settings.offered,
         ),
         emit=runtime.emit,

@@ -22,6 +22,7 @@ class Worker:
     | ``listener`` | descriptor of the listening socket, which all inherit |
     | ``folder`` | private folder of the supervisor and its workers |
     | ``slot`` | in the table of open connections |
+    | ``restarts`` | how often a worker with this number was restarted |
     """
 
     number: int
@@ -30,6 +31,7 @@ class Worker:
     listener: int
     folder: str
     slot: int
+    restarts: int = 0
 
     @property
     def share(self) -> Share:

@@ -151,10 +151,11 @@ class Workers:
                 process.send_signal(signal.SIGHUP)
 
     async def _keep_running(self, number: int) -> None:
-        pause = 0.0
+        pause, restarts = 0.0, 0
         while not self._stop.is_set():
             started = anyio.current_time()
-            code = await self._serve(number)
+            code = await self._serve(number, restarts)
+            restarts += 1
             # A worker that has served before could start then: the reason may pass, so it is restarted.
             if code in _PERMANENT_EXIT_CODES and number not in self._served:
                 self._code = self._code or code
@@ -166,11 +167,11 @@ class Workers:
                 with anyio.move_on_after(pause):  # a stop ends the pause
                     await self._stop.wait()
 
-    async def _serve(self, number: int) -> int:
-        """Run one worker process; answers its exit code."""
+    async def _serve(self, number: int, restarts: int) -> int:
+        """Run one worker process; answers its exit code. ``restarts`` is how many have run with this number before."""
         listener, slot = self._listener.fileno(), number - 1
         name = f"{number}-{token_hex(3)}"
-        worker = Worker(number, name, self._count, listener, str(self._folder), slot)
+        worker = Worker(number, name, self._count, listener, str(self._folder), slot, restarts)
         try:
             process = await anyio.open_process(
                 [*self._program, f"--worker={number}"],

@@ -22,7 +22,7 @@ READY: Final = "/-/ready"
 class AdminEndpoints:
     """What the endpoints answer. ``metrics`` gets the Accept header and returns the body and its media type."""
 
-    status: Callable[[], dict[str, Json]]
+    status: Callable[[], Awaitable[dict[str, Json]]]
     reload: Callable[[], Awaitable[dict[str, Json]]]
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
 
@@ -39,7 +39,7 @@ def routes(endpoints: AdminEndpoints, guard: RequestGuard) -> list[Route]:
         return PlainTextResponse("ready\n")
 
     async def status(request: Request) -> Response:
-        return _refusal(request, guard) or JSONResponse(endpoints.status())
+        return _refusal(request, guard) or JSONResponse(await endpoints.status())
 
     async def reload(request: Request) -> Response:
         return _refusal(request, guard) or JSONResponse(await endpoints.reload())

@@ -13,6 +13,10 @@ from tests.serving.served import Served
 pytestmark = pytest.mark.anyio
 
 
+async def status() -> Json:
+    return {"tools": 3}
+
+
 async def reload() -> Json:
     return {"added": ["one"]}
 
@@ -21,7 +25,7 @@ async def metrics(accept: str) -> tuple[bytes, str]:
     return b"samples", accept or "text/plain"
 
 
-OPERATOR = AdminEndpoints(lambda: {"tools": 3}, reload, metrics)
+OPERATOR = AdminEndpoints(status, reload, metrics)
 PATHS = [("GET", "/-/status", {"tools": 3}), ("POST", "/-/reload", {"added": ["one"]})]
 
 
