@@ -93,6 +93,7 @@ CODES: Final[Mapping[str, str]] = {
     "unreadable": "The file or directory cannot be read.",
     "unresolved-ref": "A reference in a schema does not point to a schema.",
     "unset-secret": "A variable that a ${…} names is not set, or a file that it names is missing.",
+    "unusable-certificate": "A file of http.tls cannot be used. serve does not start, or keeps the last good certificate.",
     "unused-credential": "A warning: a key, scope or issuer of the settings file has no effect, or nobody can call.",
     "unused-owner": "A warning: an entry of owners names tools or a folder that do not exist.",
     "unused-view": "A warning: a view has no tools, or names something that does not exist.",

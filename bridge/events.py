@@ -94,6 +94,12 @@ class RequestRefused(NamedTuple):
     status: int
 
 
+class HandshakeRefused(NamedTuple):
+    """The TLS handshake of a client failed. ``client`` is its IP address."""
+
+    client: str
+
+
 class KeysChanged(NamedTuple):
     """API keys or issuers were added, changed or removed, or keys have expired. Fields hold their names.
 
@@ -136,6 +142,7 @@ Event: TypeAlias = (
     | TokenRequested
     | CircuitChanged
     | RequestRefused
+    | HandshakeRefused
     | KeysChanged
     | AuditWritten
     | SnapshotReplaced

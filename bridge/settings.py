@@ -172,6 +172,10 @@ FilePath: TypeAlias = Annotated[
 ]
 """A text, held as a path. pydantic's own type for a path refuses names that are not UTF-8."""
 
+PemFile: TypeAlias = Annotated[
+    FilePath, BeforeValidator(_not_empty), WithJsonSchema({"type": "string", "minLength": 1})
+]
+
 # Decimal: str(0.00001) is "1e-05", which is no duration.
 Seconds: TypeAlias = Annotated[Duration, PlainSerializer(lambda seconds: f"{Decimal(seconds):f}s")]
 """A duration that is also written, exactly."""
@@ -364,12 +368,28 @@ def _audit_file(value: object) -> object:
     return {"file": value} if isinstance(value, str) else value
 
 
+class ServerTls(SpecModel):
+    """Serve HTTPS. The files are read again when they change."""
+
+    cert_file: Annotated[PemFile, Option("--tls-cert", "FILE")] = Field(
+        description="PEM file of the server's certificate, followed by those of its intermediate authorities: serve HTTPS.",
+    )
+    key_file: Annotated[PemFile | None, Option("--tls-key", "FILE")] = Field(
+        default=None, description="PEM file of its key, without a passphrase, if it is not in certFile."
+    )
+    client_ca_file: Annotated[PemFile | None, Option("--tls-client-ca", "FILE")] = Field(
+        default=None,
+        description="PEM file of certificate authorities: every client needs a certificate of one of them (mutual TLS).",
+    )
+
+
 class Http(SpecModel):
     """Serve HTTP, at /mcp, instead of stdio."""
 
     listen: Annotated[At, Option("--http", "[HOST:]PORT")] = Field(
         description="[HOST:]PORT to serve HTTP on, at /mcp, instead of stdio. Without a host, only this machine can reach it; port 0 is any free one.",
     )
+    tls: ServerTls | None = Field(default=None, description="Serve HTTPS instead of HTTP.")
     workers: Annotated[WorkerCount, Option("--workers", "N|auto", variable="RESTBRIDGE_WORKERS")] = Field(
         default=1,
         description="Processes that serve, 1 to 64. auto: one for each processor that may be used, 8 at most. Default 1.",

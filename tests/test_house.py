@@ -88,6 +88,7 @@ DOORS = {
     "uvicorn": ["http/server", "http/connection", "demo/"],
     "click": ["cli", "commands/"],
     "jwt": ["access/jwt"],
+    "cryptography": ["http/tls"],
     "prometheus_client": ["telemetry/metrics"],
     "opentelemetry": ["telemetry/tracing", "telemetry/exporter"],
 }
@@ -95,6 +96,7 @@ DOORS = {
 
 DOCUMENTED = {
     "anyio": {"abc", "lowlevel", "streams.memory", "to_thread"},
+    "cryptography": {"exceptions", "x509"},
     "jmespath": {"exceptions", "functions"},
     "mcp": {
         "server.auth.middleware.bearer_auth",

@@ -8,7 +8,7 @@ import pytest
 
 from bridge import codec, exchange, settings, spec
 from bridge.access import incoming_bytes
-from bridge.http import connection, large_bodies, request_head
+from bridge.http import connection, handshakes, large_bodies, request_head
 from bridge.protocol import jsonrpc, request_id
 from bridge.redaction import MIN_SECRET_CHARACTERS
 from bridge.telemetry import audit
@@ -71,6 +71,7 @@ def limits() -> dict[str, str]:
         "Head of a request": f"{connection._MAX_HEAD_BYTES // _KIB} KiB; {timeouts.head:g} s",
         "Target of a request": f"{request_head.MAX_TARGET_BYTES // _KIB} KiB",
         "Whole request": f"{timeouts.body:g} s",
+        "TLS handshake": f"{handshakes.HANDSHAKE_SECONDS:g} s",
         "A connection without a request": f"{timeouts.first_request:g} s",
         "Reading a response, from the first byte that has to wait": f"{timeouts.response:g} s",
         "Body of a request": f"{settings.Limits().body // _MIB} MiB; "

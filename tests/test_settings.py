@@ -42,6 +42,7 @@ ODD = {
     "http": {
         "listen": "[::1]:80",
         "workers": 2,
+        "tls": {"certFile": "-cert", "keyFile": "key", "clientCaFile": "ca"},
         "hostNames": ["tools.example.com", "b"],
         "stateless": True,
         "insecure": True,

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from bridge import __version__
 from bridge.app.settings_watcher import SettingsWatcher
+from bridge.app.tls_watcher import TlsWatcher
 from bridge.caller import Caller
 from bridge.clock import is_expired
 from bridge.diagnostics import Diagnostic, as_json, first_errors
@@ -68,6 +69,7 @@ class AdminService:
     reloader: Reloader
     announcer: Announcer
     settings_watcher: SettingsWatcher | None
+    tls_watcher: TlsWatcher | None
     views: Mapping[str, View]
     digest: Digest
     usage: Callable[[], Mapping[QuotaKind, int]]
@@ -103,6 +105,11 @@ class AdminService:
                 "path": str(self.settings_watcher.path),
                 "state": "kept" if self.settings_watcher.is_broken else "good",
             },
+            "certificate": self.tls_watcher
+            and {
+                "expires": self.tls_watcher.expires,
+                "state": "kept" if self.tls_watcher.problem else "good",
+            },
             **listed((*self._problems, *loaded.diagnostics)),
         }
 
@@ -113,12 +120,17 @@ class AdminService:
 
     @property
     def _problems(self) -> Diagnostics:
-        return self.settings_watcher.problems if self.settings_watcher else ()
+        """Those of the settings file and the certificate."""
+        tls = self.tls_watcher and self.tls_watcher.problem
+        problems = self.settings_watcher.problems if self.settings_watcher else ()
+        return (*problems, tls) if tls else problems
 
     async def reload(self) -> dict[str, Any]:
         """Reload all files; answers names of tools, and ``path:line:column`` of errors."""
         if self.settings_watcher:
             await self.settings_watcher.refresh()
+        if self.tls_watcher:
+            await self.tls_watcher.refresh()
         event = await self.reloader.reload()
         return {
             "digest": self.served_digest,

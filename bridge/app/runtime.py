@@ -22,9 +22,11 @@ from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.siblings import Siblings
 from bridge.app.signals import reload_on_signal, stop_on_signal
 from bridge.app.startup import StartupState
+from bridge.app.tls_watcher import TlsWatcher
 from bridge.errors import StartError
 from bridge.events import CallFinished, CallStarted, Event, Listener, SnapshotReplaced
 from bridge.http.resource_metadata import Resource
+from bridge.http.tls import TlsFiles
 from bridge.protocol.handlers import ToolServer
 from bridge.settings import Audit as AuditConfig
 from bridge.spec import TokenExchangeAuth
@@ -64,6 +66,8 @@ async def serve(startup: StartupState, transport: Transport, end_traces: StopTra
             tasks.start_soon(runtime.metrics.run)
             if runtime.settings_watcher:
                 tasks.start_soon(runtime.settings_watcher.run)
+            if runtime.tls_watcher:
+                tasks.start_soon(runtime.tls_watcher.run)
             try:
                 await transport(runtime, stop)
             except OSError as error:  # the port is taken, for example
@@ -125,6 +129,7 @@ class Runtime:
             processes=self.worker.workers if self.worker else 1,
         )
         self.settings_watcher = self._watch_settings()
+        self.tls_watcher = self._watch_tls()
         self.credentials = self.settings_watcher.credentials if self.settings_watcher else None
         resource = self.settings_watcher and self.settings_watcher.resource
         self.resource = Resource(resource, self._scopes_supported, settings.offered) if resource else None
@@ -158,6 +163,7 @@ class Runtime:
             self.reloader,
             self.server.announcer,
             self.settings_watcher,
+            self.tls_watcher,
             settings.offered,
             self._digest,
             lambda: self.server.limits.usage,
@@ -202,6 +208,13 @@ class Runtime:
             is_silent=self._reporter.is_silent,
         )
 
+    def _watch_tls(self) -> TlsWatcher | None:
+        tls = self.settings.http and self.settings.http.tls
+        if not tls:
+            return None
+        files = TlsFiles(tls.cert_file, tls.key_file, tls.client_ca_file)
+        return TlsWatcher(files, self.settings.poll, is_silent=self._reporter.is_silent)
+
     def _warn_of_missing_issuers(self) -> None:
         """Warn if an upstream needs the tokens of callers, and no issuer of tokens is configured."""
         upstreams = {tool.upstream.name: tool.upstream.spec.auth for tool in self.registry.current.tools}
@@ -217,12 +230,15 @@ class Runtime:
         return [scope for scope in self.registry.current.scopes if any(matches(p, scope) for p in patterns)]
 
     def _status(self) -> StatusGauges:
-        loaded, watcher = self._tool_directory.loaded, self.settings_watcher
+        loaded, watcher, tls = self._tool_directory.loaded, self.settings_watcher, self.tls_watcher
         return StatusGauges(
             Counter(file.state for file in loaded.tools.values()),
             self._served_digest(),
             self.credentials.next_expiry if self.credentials else math.inf,
             is_settings_file_broken=watcher is not None and watcher.is_broken,
+            certificate_starts=tls.tls.state.starts if tls else -math.inf,
+            certificate_expires=tls.tls.state.expires if tls else math.inf,
+            is_certificate_broken=tls is not None and tls.problem is not None,
         )
 
     def _served_digest(self) -> str:
@@ -238,6 +254,8 @@ class Runtime:
         self.reloader.request_reload()
         if self.settings_watcher:
             self.settings_watcher.request_reload()
+        if self.tls_watcher:
+            self.tls_watcher.request_reload()
 
     def emit(self, event: Event) -> None:
         # Before the listeners: tracing adds the trace id that the log and the audit write.

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from bridge.address import is_loopback
 from bridge.app.reload_log import ReloadReporter
 from bridge.app.worker import Worker
 from bridge.codec import quote
@@ -84,6 +85,9 @@ def _log_restrictions(settings: Settings, loaded: Snapshot, served: Snapshot) ->
         )
     if settings.http and not settings.has_access_control and any(tool.scopes for tool in served.tools):
         _log.warning("scopes of tools have no effect without access control; set access in the settings file")
+    if (http := settings.http) and not (http.tls or http.insecure or is_loopback(http.listen.host)):
+        text = "%s: keys and results cross the network in clear text; set http.tls, or have a proxy add TLS"
+        _log.warning(text, http.listen)
 
 
 @contextmanager

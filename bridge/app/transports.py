@@ -15,7 +15,6 @@ from bridge.app.reload_log import NO_SESSIONS
 from bridge.app.runtime import Runtime, StopTracing, serve
 from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.startup import StartupState
-from bridge.app.worker import Worker
 from bridge.caller import Caller
 from bridge.http.admin_routes import AdminEndpoints
 from bridge.http.listeners import inherited
@@ -76,7 +75,7 @@ async def over_http(
     settings, http = runtime.settings, runtime.settings.http
     await serve_http(
         runtime.server,
-        _listening(address, settings.grace, runtime.worker),
+        _listening(address, runtime),
         stop,
         lambda url: started(url, runtime.registry),
         endpoint=Endpoint(
@@ -95,12 +94,14 @@ async def over_http(
         _log.info("stopped")
 
 
-def _listening(address: Address, grace: float, worker: Worker | None) -> Listening:
+def _listening(address: Address, runtime: Runtime) -> Listening:
+    worker = runtime.worker
     return Listening(
         address,
-        grace,
+        runtime.settings.grace,
         inherited=inherited(worker.listener) if worker else None,
         share=worker.share if worker else None,
+        tls=runtime.tls_watcher.tls if runtime.tls_watcher else None,
     )
 
 

@@ -57,7 +57,8 @@ def run_worker() -> int:
 
 def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> int:
     http = settings.http
-    if http and not (settings.has_access_control or http.insecure):
+    needs_certificate = http and http.tls and http.tls.client_ca_file
+    if http and not (settings.has_access_control or http.insecure or needs_certificate):
         require_loopback(http.listen)
     places = directories(settings)
     log_output.configure(form=settings.log.format)

@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from bridge.settings import Audit, Http, Option, Settings, SettingsFile
+from bridge.settings import Audit, Http, Option, ServerTls, Settings, SettingsFile
 from bridge.spec import SpecModel
 
 _REQUIRED: Final[Mapping[str, tuple[type[SpecModel], str, str]]] = {
     "http": (Http, "listen", "HTTP; add --http [HOST:]PORT"),
+    "http__tls": (ServerTls, "cert_file", "a certificate; add --tls-cert FILE"),
     "audit": (Audit, "file", "a file; add --audit FILE"),
 }
 """Keys without a default: their model, the key below them without which the others have no effect, and the advice."""
@@ -21,16 +23,24 @@ _REQUIRED: Final[Mapping[str, tuple[type[SpecModel], str, str]]] = {
 
 @cache
 def options() -> tuple[click.Option, ...]:
-    """An option for each key of the settings file that has one. Its parameter is ``KEY``, or ``KEY_KEY`` for an inner key."""
+    """An option for each key of the settings file that has one. Its parameter is ``KEY``, or ``KEY__KEY`` for an inner key."""
     return tuple(_option(*marked) for marked in _marked(SettingsFile))
 
 
 def _marked(model: type[SpecModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Option]]:
     for name, field in model.model_fields.items():
         yield from ((prefix + name, field, each) for each in field.metadata if isinstance(each, Option))
-        for inner in get_args(field.annotation) or (field.annotation,):
-            if isinstance(inner, type) and issubclass(inner, SpecModel):
-                yield from _marked(inner, f"{name}_")
+        kind = _kind(field)
+        if isinstance(kind, type) and issubclass(kind, SpecModel):
+            yield from _marked(kind, f"{prefix}{name}__")
+
+
+def _kind(field: FieldInfo) -> Any:
+    """The type of a field, without ``| None`` and without annotations."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, UnionType):
+        kind = get_args(kind)[0]
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _option(name: str, field: FieldInfo, option: Option) -> click.Option:
@@ -52,7 +62,7 @@ def _option(name: str, field: FieldInfo, option: Option) -> click.Option:
 
 def _type(field: FieldInfo, option: Option) -> "click.ParamType[Any]":
     """The type whose values ``--help`` shows."""
-    kind = field.annotation
+    kind = _kind(field)
     if kind is bool:
         return click.BOOL
     if kind is Path:
@@ -81,30 +91,44 @@ def settings(file: SettingsFile | None, chosen: Mapping[str, Any]) -> Settings:
     """
     file = file or SettingsFile.model_construct()
     values: dict[str, Any] = {}
-    inner: dict[str, dict[str, Any]] = {}
     for name, value in chosen.items():
-        if value in (None, ()):
-            continue
-        if name in Settings.model_fields:
-            values[name] = value
-        else:
-            group, _, key = name.partition("_")  # http_host_names: host_names of http
-            inner.setdefault(group, {})[key] = value
-    for group, changed in inner.items():
-        values[group] = _overridden(group, getattr(file, group), changed)
+        if value not in (None, ()):
+            *groups, key = name.split("__")  # http__tls__cert_file: cert_file of tls of http
+            inner = values
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[key] = value
     # Not validated again: the values are no longer as written, such as 2.0 for 2s.
-    return Settings.model_construct(**{**dict(file), **values})
+    return Settings.model_construct(**{**dict(file), **_merged(file, values)})
+
+
+def _merged(current: SpecModel | None, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values, in which those of an inner part of the settings are that part."""
+    return {
+        key: _overridden(prefix + key, getattr(current, key, None), value)
+        if isinstance(value, dict)
+        else value
+        for key, value in values.items()
+    }
 
 
 def _overridden(group: str, current: SpecModel | None, values: dict[str, Any]) -> SpecModel | None:
     """A part of the settings with other values. None if it was, and the values are defaults."""
     if current:
-        return current.model_copy(update=values)
+        return current.model_copy(update=_merged(current, values, f"{group}__"))
     model, required, advice = _REQUIRED[group]
     if required in values:
-        return model.model_construct(**values)
-    for name, value in values.items():
-        if value != model.model_fields[name].default:
-            (option,) = (each.opts[0] for each in options() if each.name == f"{group}_{name}")
-            raise click.UsageError(f"{option} needs {advice}")
+        return model.model_construct(**_merged(None, values, f"{group}__"))
+    chosen = dict(_flat(values, f"{group}__"))
+    for name, field, option in _marked(SettingsFile):
+        if name in chosen and chosen[name] != field.default:
+            raise click.UsageError(f"{option.name} needs {advice}")
     return None
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}__")
+        else:
+            yield prefix + key, value

@@ -27,6 +27,7 @@ from typing import Final
 import anyio
 
 from bridge.http.connection_table import Share
+from bridge.http.handshakes import Handshakes
 
 _HOLD_SECONDS: Final = 0.001
 _RETRY_SECONDS: Final = 1.0
@@ -40,7 +41,8 @@ _log: Final = logging.getLogger(__name__)
 class Acceptor:
     """Accepts connections on ``listener``, which must not block, until ``run`` is cancelled.
 
-    ``connect`` makes the protocol of a connection, ``count`` returns the number of open connections.
+    ``connect`` makes the protocol of a connection, ``count`` returns the number of open connections. With ``handshakes``,
+    these make the connections, over TLS.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Acceptor:
         connect: Callable[[], asyncio.Protocol],
         count: Callable[[], int],
         share: Share | None = None,
+        handshakes: Handshakes | None = None,
     ) -> None:
         self._listener = listener
         self._connect = connect
         self._count = count
         self._share = share
+        self._handshakes = handshakes
 
     async def run(self) -> None:
         try:
@@ -67,14 +71,18 @@ class Acceptor:
                 self._share.end()
 
     def _exceeds_share(self) -> bool:
-        return self._share is not None and self._share.exceeds(self._count())
+        waiting = self._handshakes.running if self._handshakes else 0
+        return self._share is not None and self._share.exceeds(self._count() + waiting)
 
     async def _accept_share(self) -> None:
         """Accept one connection that waits, and more as long as they belong to this process."""
         try:
             while True:
-                client, _ = self._listener.accept()
-                await self._serve(client)
+                client, address = self._listener.accept()
+                if self._handshakes:
+                    self._handshakes.start(client, str(address[0]))
+                else:
+                    await self._serve(client)
                 if self._exceeds_share():
                     return
         except OSError as error:

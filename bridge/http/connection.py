@@ -507,7 +507,8 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's
         """Whether to stay open: a client may close its sending side after its request (RFC 9112 9.6)."""
         self._is_half_closed = True
-        if self.transport.is_closing() or not self._awaits_answer() or self._is_get_stream():
+        must_close = not self.transport.can_write_eof()  # over TLS, asyncio closes it in any case
+        if must_close or self.transport.is_closing() or not self._awaits_answer() or self._is_get_stream():
             self.transport.close()  # asyncio would close without writing what is buffered
             return False
         self._timer = self.loop.call_later(_FIRST_PROBE_SECONDS, self._probe_client, _FIRST_PROBE_SECONDS)
@@ -612,7 +613,7 @@ class _NotifyingFlowControl(FlowControl):
 class _BufferedTransport:
     """Collects writes and passes them on once per turn of the event loop. Everything else is the ``inner`` transport's.
 
-    If ``start_lingering()`` is true, ``close`` closes only the writing side. A second ``close`` closes both.
+    If ``start_lingering()`` is true, ``close`` closes only the writing side, or over TLS nothing yet. A second ``close`` closes both.
     """
 
     def __init__(self, inner: asyncio.Transport, start_lingering: Callable[[], bool]) -> None:
@@ -643,7 +644,9 @@ class _BufferedTransport:
             self._inner.close()
         else:
             self._is_lingering = True
-            self._inner.write_eof()
+            # TLS has no half-closed connections here. The client has the length of the response, and closes.
+            if self._inner.can_write_eof():
+                self._inner.write_eof()
             self._inner.resume_reading()  # paused, it would keep unread bytes, and the close would reset it
 
     def _flush(self) -> None:

@@ -42,12 +42,14 @@ from bridge.http.authentication import AuthenticationMiddleware, Throttles
 from bridge.http.connection import Connection, Timeouts
 from bridge.http.connection_table import Share
 from bridge.http.fast_path_middleware import FastPathMiddleware
+from bridge.http.handshakes import Handshakes
 from bridge.http.listeners import bind
 from bridge.http.rejection_log import RejectionLog
 from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
 from bridge.http.request_rate import RateLimitMiddleware
 from bridge.http.resource_metadata import Resource
 from bridge.http.step_up import StepUp
+from bridge.http.tls import ServerTls
 from bridge.http.views import Views
 from bridge.protocol.handlers import ToolServer
 from bridge.protocol.notifications import SESSION_HEADER, Announcer
@@ -66,13 +68,14 @@ _KEEP_ALIVE_SECONDS: Final = 75
 class Listening:
     """Where a server listens, and how it stops: requests in flight then have ``grace_seconds`` to complete.
 
-    ``inherited`` is the socket that workers share, and ``share`` this worker's part of its connections.
+    ``inherited`` is the socket that workers share, and ``share`` this worker's part of its connections. ``tls``: serve HTTPS.
     """
 
     address: Address
     grace_seconds: float = 5
     inherited: socket.socket | None = None
     share: Share | None = None
+    tls: ServerTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ async def serve_http(
         lambda url: on_started(url + PATH),
         on_stopping=stop_serving,
         connection=partial(Connection, server.limits, rejections, Timeouts(), throttles.failed),
+        rejections=rejections,
     )
     rejections.flush()
 
@@ -217,14 +221,17 @@ async def serve_app(
     *,
     on_stopping: Callable[[float], None] = lambda _grace: None,
     connection: Callable[..., Connection] | None = None,
+    rejections: RejectionLog | None = None,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set. Raises ``OSError`` if it cannot listen.
 
     When it stops, it calls ``on_stopping`` with the seconds that requests in flight have to complete. These are
     ``listening.grace_seconds``, or 0 if it is cancelled. ``connection`` makes a ``Connection`` of uvicorn's arguments.
+    ``rejections`` reports TLS handshakes that fail.
     """
+    rejections = rejections or RejectionLog(ignore)
     if connection is None:
-        connection = partial(Connection, Quotas(), RejectionLog(ignore), Timeouts(), AddressThrottle())
+        connection = partial(Connection, Quotas(), rejections, Timeouts(), AddressThrottle())
     with listening.inherited or bind(listening.address) as listener:
         config = uvicorn.Config(
             app,
@@ -239,8 +246,8 @@ async def serve_app(
             ws="none",
         )
         listener.settimeout(0)
-        url = _url(listening.address.host, listener)
-        uvicorn_server = _Server(config, listener, listening.share, partial(on_started, url))
+        url = _url(listening, listener)
+        uvicorn_server = _Server(config, listening, listener, partial(on_started, url), rejections)
 
         async def end() -> None:
             seconds = 0.0
@@ -272,14 +279,17 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        listening: Listening,
         listener: socket.socket,
-        share: Share | None,
         on_listening: Callable[[], None],
+        rejections: RejectionLog,
     ) -> None:
         super().__init__(config)
         self._listener = listener
-        self._share = share
+        self._share = listening.share
+        self._tls = listening.tls
         self._on_listening = on_listening
+        self._rejections = rejections
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -290,11 +300,23 @@ class _Server(uvicorn.Server):
         self._on_listening()
 
     async def main_loop(self) -> None:
-        count = self.server_state.connections.__len__
+        count, connect = self.server_state.connections.__len__, self._connect
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(Acceptor(self._listener, self._connect, count, self._share).run)
+            handshakes = None
+            if self._tls:
+                handshakes = Handshakes(self._tls, self._rejections.report_handshake, connect, tasks)
+                tasks.start_soon(self._end_untrusted, self._tls)
+            tasks.start_soon(Acceptor(self._listener, connect, count, self._share, handshakes).run)
             await super().main_loop()
             tasks.cancel_scope.cancel()
+
+    async def _end_untrusted(self, tls: ServerTls) -> None:
+        """Abort the connections of clients whose authority was removed."""
+        while True:
+            await tls.authorities_removed.wait()
+            # A copy: a connection that is aborted leaves the set.
+            for connection in list(self.server_state.connections):
+                tls.end_if_untrusted(cast("Connection", connection).transport)
 
     def _connect(self) -> asyncio.Protocol:
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
@@ -309,6 +331,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def _url(listening: Listening, listener: socket.socket) -> str:
+    scheme, host = "https" if listening.tls else "http", listening.address.host
     literal = f"[{host}]" if ":" in host else host
-    return f"http://{literal}:{listener.getsockname()[1]}"
+    return f"{scheme}://{literal}:{listener.getsockname()[1]}"

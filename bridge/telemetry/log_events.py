@@ -12,6 +12,7 @@ from bridge.events import (
     CallStarted,
     CircuitChanged,
     Event,
+    HandshakeRefused,
     KeysChanged,
     RequestRefused,
     RequestRetried,
@@ -52,7 +53,7 @@ def log_event(event: Event) -> None:
                 logging.WARNING if event.expired or not (event.valid_keys or event.issuers) else logging.INFO
             )
             _log.log(level, "%s", _keys_line(event), extra={"fields": {"event": "keys", **event._asdict()}})
-        case RequestRefused():
+        case RequestRefused() | HandshakeRefused():
             pass  # too many for a line each; RejectionLog logs some of them
         case CallStarted() | AuditWritten():
             pass  # the end of the call has a line; the audit logs its own failures, at a bounded rate

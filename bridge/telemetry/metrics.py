@@ -25,6 +25,7 @@ from bridge.events import (
     CallStarted,
     CircuitChanged,
     Event,
+    HandshakeRefused,
     KeysChanged,
     QuotaKind,
     RequestRefused,
@@ -69,12 +70,18 @@ class _OfTool:
 
 @dataclass(frozen=True, slots=True)
 class StatusGauges:
-    """Values of gauges: files by state, digest of all files, when the next key expires (in seconds since 1970)."""
+    """Values of gauges: files by state, digest of all files, and times in seconds since 1970.
+
+    The times are when the next key expires, and from when to when the certificate of the server is valid.
+    """
 
     files: Mapping[str, int]
     digest: str
     next_expiry: float = math.inf
     is_settings_file_broken: bool = False
+    certificate_starts: float = -math.inf
+    certificate_expires: float = math.inf
+    is_certificate_broken: bool = False
 
 
 class Metrics:
@@ -122,6 +129,7 @@ class Metrics:
         self._refused = counter(
             "requests_refused", "Requests that were refused before MCP handled them.", "status"
         )
+        self._handshakes_refused = counter("tls_handshakes_refused", "TLS handshakes of clients that failed.")
         self._reloads = counter(
             "reloads", "Reloads; broken are those that left a file with errors.", "outcome"
         )
@@ -136,6 +144,18 @@ class Metrics:
         self._settings = gauge(
             "settings_file_broken",
             "Whether the settings file has errors and its last good version is in effect.",
+        )
+        self._certificate_starts = gauge(
+            "certificate_start_timestamp_seconds",
+            "From when the certificate of the server is valid; -Inf without TLS.",
+        )
+        self._certificate_expires = gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of the server expires; +Inf without TLS.",
+        )
+        self._certificate_broken = gauge(
+            "certificate_files_broken",
+            "Whether the files of http.tls have errors and the last good certificate is in use.",
         )
         self._audit_failures = counter("audit_failures", "Lines that could not be written to the audit file.")
         self._audit_failing = gauge(
@@ -166,19 +186,24 @@ class Metrics:
                 self._circuits.labels(event.upstream).set(event.is_open)
             case RequestRefused(status):
                 self._refused.labels(status).inc()
+            case HandshakeRefused():
+                self._handshakes_refused.inc()
             case AuditWritten(failure):
                 self._audit_failures.inc(failure is not None)  # by 0 at the end of a failure
                 self._audit_failing.set(failure is not None)
             case CallStarted() | KeysChanged():
                 pass  # the gauges show the current numbers
             case SnapshotReplaced():
-                self._reloads.labels("broken" if event.broken else "good").inc()
-                self._reload_seconds.observe(event.seconds)
-                self.record_load(is_good=not event.broken)
-                if event.visible:
-                    self._changes.inc()
+                self._reload(event)
             case _:
                 assert_never(event)
+
+    def _reload(self, event: SnapshotReplaced) -> None:
+        self._reloads.labels("broken" if event.broken else "good").inc()
+        self._reload_seconds.observe(event.seconds)
+        self.record_load(is_good=not event.broken)
+        if event.visible:
+            self._changes.inc()
 
     def _set_status(self) -> None:
         status = self._status()
@@ -188,6 +213,9 @@ class Metrics:
         self._digest.set(int(status.digest[:12], 16))  # 48 bits: a float holds them exactly
         self._expiry.set(status.next_expiry)
         self._settings.set(status.is_settings_file_broken)
+        self._certificate_starts.set(status.certificate_starts)
+        self._certificate_expires.set(status.certificate_expires)
+        self._certificate_broken.set(status.is_certificate_broken)
 
     async def run(self) -> None:
         """Update the shared gauges every ``_REFRESH_SECONDS`` if there are several workers. Runs until it is cancelled."""

@@ -4,13 +4,15 @@ import pytest
 
 from bridge.address import Address
 from bridge.commands.settings_from_options import options
-from bridge.settings import Http, Settings
+from bridge.settings import Http, ServerTls, Settings
 from tests.commands.in_process import parse_settings
 
 FILE = """\
 tools: [other.d]
 upstreams: other.d
-http: {listen: 1, workers: 3, hostNames: [other.example.com], stateless: true, insecure: true}
+http:
+  {listen: 1, workers: 3, hostNames: [other.example.com], stateless: true, insecure: true,
+   tls: {certFile: /other.pem, keyFile: /other.key, clientCaFile: /others.pem}}
 readOnly: true
 log: {format: json}
 audit: {file: other.jsonl, required: true}
@@ -25,6 +27,9 @@ OPTIONS = [
     ("--upstreams mine.d", "upstreams", Path("mine.d")),
     ("--view few", "view", "few"),
     ("--http [::1]:0", "http.listen", Address("::1", 0)),
+    ("--tls-cert mine.pem", "http.tls.cert_file", Path("mine.pem")),
+    ("--tls-key mine.key", "http.tls.key_file", Path("mine.key")),
+    ("--tls-client-ca mine.pem", "http.tls.client_ca_file", Path("mine.pem")),
     ("--workers 2", "http.workers", 2),
     ("--workers auto", "http.workers", "auto"),
     ("--host-name A --host-name b", "http.host_names", ("a", "b")),
@@ -54,9 +59,15 @@ def test_an_option_overrides_its_key_and_no_other(
     )
 
     def flat(settings: Settings) -> dict[str, object]:
-        groups = ("http", "log", "audit")
-        inner = {f"{name}.{key}": value for name in groups for key, value in getattr(settings, name)}
-        return {name: value for name, value in settings if name not in groups} | inner
+        assert settings.http
+        groups = {
+            "http": settings.http,
+            "http.tls": settings.http.tls,
+            "log": settings.log,
+            "audit": settings.audit,
+        }
+        inner = {f"{name}.{key}": value for name, group in groups.items() for key, value in group or ()}
+        return {name: value for name, value in {**dict(settings), **inner}.items() if name not in groups}
 
     assert flat(after) == flat(before) | {route: value}
     assert flat(before)[route] != value
@@ -80,6 +91,11 @@ def test_the_environment_overrides_the_settings_file(tmp_path: Path, monkeypatch
             "hostNames": ["other.example.com"],
             "stateless": True,
             "insecure": True,
+            "tls": {
+                "certFile": "/other.pem",
+                "keyFile": "/other.key",
+                "clientCaFile": "/others.pem",
+            },
         }
     )
     assert (parse_settings().fast_path, parse_settings("--fast-path").fast_path, parse_settings().poll) == (
@@ -95,6 +111,13 @@ def test_without_a_settings_file_options_change_the_defaults() -> None:
     assert settings.audit
     assert (settings.http.workers, settings.http.insecure, settings.audit.required) == (2, False, False)
     assert (settings.log.format, settings.tools) == ("json", (Path("tools.d"),))
+
+
+def test_the_files_of_tls_can_be_given_by_options() -> None:
+    settings = parse_settings("--http", "0", "--tls-cert", "a.pem", "--tls-client-ca", "b.pem")
+    assert settings.http
+    assert settings.http.tls == ServerTls.model_validate({"certFile": "a.pem", "clientCaFile": "b.pem"})
+    assert Settings.from_json(settings.to_json()).http == settings.http
 
 
 def test_options_that_say_the_default_need_nothing() -> None:

@@ -218,12 +218,20 @@ def test_the_supervisor_does_not_import_the_sdk() -> None:
     assert said.stdout == b"False\n"
 
 
-@pytest.mark.parametrize("words", ["--workers 2", "--host-name x", "--stateless", "--insecure"])
+@pytest.mark.parametrize(
+    "words", ["--workers 2", "--host-name x", "--stateless", "--insecure", "--tls-cert x"]
+)
 def test_http_options_are_refused_over_stdio(line: Line, tools: Path, words: str) -> None:
     option, *value = words.split()
     code, _, err = line("serve", option, *value, str(tools))
     assert code == 2
     assert err.endswith(f"Error: {option} needs HTTP; add --http [HOST:]PORT\n")
+
+
+def test_a_key_without_a_certificate_is_refused(line: Line, tools: Path) -> None:
+    code, _, err = line("serve", "--http", "0", "--tls-key", "x", str(tools))
+    assert code == 2
+    assert err.endswith("Error: --tls-key needs a certificate; add --tls-cert FILE\n")
 
 
 @pytest.mark.parametrize(

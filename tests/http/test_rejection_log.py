@@ -3,7 +3,7 @@ import pytest
 from starlette.types import Scope
 
 from bridge.caller import Caller
-from bridge.events import Event, RequestRefused, ignore
+from bridge.events import Event, HandshakeRefused, RequestRefused, ignore
 from bridge.http.rejection_log import RejectionLog
 from bridge.protocol.caller_context import set_caller
 
@@ -37,6 +37,19 @@ async def test_the_first_rejection_is_logged_at_once_and_others_after_a_pause(
     last = "refused 2 requests, the last one of ann from 10.0.0.3 with 401: an old key"
     assert caplog.messages == [*first, last]
     assert events == [*[RequestRefused(401)] * 3, RequestRefused(429)]
+
+
+async def test_refused_handshakes_are_summed_up(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[Event] = []
+    rejections = RejectionLog(events.append, pause=60)
+    for number in range(1, 4):
+        rejections.report_handshake(f"10.0.0.{number}", "the client does not speak TLS")
+    rejections.flush()
+    assert caplog.messages == [
+        "refused a TLS handshake from 10.0.0.1: the client does not speak TLS",
+        "refused 2 TLS handshakes, the last one from 10.0.0.3: the client does not speak TLS",
+    ]
+    assert events == [HandshakeRefused(f"10.0.0.{number}") for number in range(1, 4)]
 
 
 async def test_flush_logs_the_rejections_that_wait(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from bridge.events import Event
 from bridge.http.admin_routes import AdminEndpoints
 from bridge.http.resource_metadata import Resource
 from bridge.http.server import Endpoint, Listening, serve_http
+from bridge.http.tls import ServerTls
 from bridge.protocol.handlers import ToolServer
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
@@ -94,6 +95,7 @@ class Served:
         views: Mapping[str, Json] | None = None,
         resource: Resource | None = None,
         idle: float = 600,
+        tls: ServerTls | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP and yields the URL. Stops at the end of the block, unless the test has stopped it."""
         urls: list[str] = []
@@ -106,7 +108,7 @@ class Served:
         async def serve() -> None:
             await serve_http(
                 self.server,
-                Listening(Address(host, 0), grace),
+                Listening(Address(host, 0), grace, tls=tls),
                 self.stop,
                 started,
                 endpoint=Endpoint(

@@ -10,6 +10,7 @@ from bridge.events import (
     CallFinished,
     CallStarted,
     CircuitChanged,
+    HandshakeRefused,
     QuotaKind,
     RequestRefused,
     RequestRetried,
@@ -38,7 +39,15 @@ def replaced(*broken: str, visible: bool = False) -> SnapshotReplaced:
 
 async def test_events_are_counted() -> None:
     statuses = [
-        StatusGauges({"good": 3, "broken": 1}, "00000000000fffff", 1.8e9, is_settings_file_broken=True)
+        StatusGauges(
+            {"good": 3, "broken": 1},
+            "00000000000fffff",
+            1.8e9,
+            is_settings_file_broken=True,
+            certificate_starts=1.7e9,
+            certificate_expires=1.9e9,
+            is_certificate_broken=True,
+        )
     ]
     metrics = Metrics(lambda: USAGE, lambda: statuses[0])
     for outcome, status in (("ok", 200), ("ok", 201), ("http-404", 404), ("timeout", None)):
@@ -47,6 +56,7 @@ async def test_events_are_counted() -> None:
     metrics.on_event(RequestRetried("shop", 1, "timeout", 0.1))
     metrics.on_event(TokenRequested("shop", "token-refused", 0.1))
     metrics.on_event(RequestRefused(401))
+    metrics.on_event(HandshakeRefused("10.0.0.1"))
     metrics.on_event(CallStarted("pay", "POST", "shop", "c1"))
     for failure in (None, "full", "full"):
         metrics.on_event(AuditWritten(failure))
@@ -72,6 +82,7 @@ async def test_events_are_counted() -> None:
         "restbridge_audit_failing": 1,
         'restbridge_tokens_total{outcome="token-refused",upstream="shop"}': 1,
         'restbridge_requests_refused_total{status="401"}': 1,
+        "restbridge_tls_handshakes_refused_total": 1,
         'restbridge_circuit_open{upstream="shop"}': 1,
         'restbridge_circuit_open{upstream="other"}': 0,
         'restbridge_reloads_total{outcome="broken"}': 1,
@@ -82,6 +93,9 @@ async def test_events_are_counted() -> None:
         "restbridge_files_digest": 0xF,
         "restbridge_next_key_expiry_timestamp_seconds": 1.8e9,
         "restbridge_settings_file_broken": 1,
+        "restbridge_certificate_start_timestamp_seconds": 1.7e9,
+        "restbridge_certificate_expiry_timestamp_seconds": 1.9e9,
+        "restbridge_certificate_files_broken": 1,
         "restbridge_calls_in_flight": 1,
         "restbridge_sessions": 2,
         "restbridge_streams": 3,

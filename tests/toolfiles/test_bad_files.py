@@ -31,6 +31,7 @@ TESTED_ELSEWHERE = {
     "too-many-files",
     "unclear-caller",
     "unreadable",
+    "unusable-certificate",
     "unused-owner",
 }
 """Codes for pipes, devices, links, large or many files, deleted files and the settings file. Other tests create these."""

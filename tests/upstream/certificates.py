@@ -1,13 +1,14 @@
-"""Certificates for the faulty upstream, signed by a temporary certificate authority."""
+"""Certificates for servers and clients, signed by a temporary certificate authority."""
 
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 _NOW = datetime.now(UTC)
@@ -38,20 +39,38 @@ class Authority:
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
-    def issue(self, host: str, *, expired: bool = False) -> tuple[Path, Path]:
-        """The files of a certificate for a name or address, and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        until = _NOW - timedelta(hours=1) if expired else _NOW + timedelta(days=1)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        try:
-            name: x509.GeneralName = x509.IPAddress(ip_address(host))
-        except ValueError:
-            name = x509.DNSName(host)
+    def issue(
+        self,
+        host: str,
+        *,
+        expired: bool = False,
+        hours: float = 24,
+        file: str = "",
+        names: Sequence[x509.GeneralName] | None = None,
+        usage: x509.ObjectIdentifier | None = None,
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+    ) -> tuple[Path, Path]:
+        """The files of a certificate for a name or address, and of its key.
+
+        It expires in ``hours``. Its files are named after ``file``, by default after ``host``. ``names`` replace ``host`` as
+        alternative names. ``usage`` is what it may be used for, by default everything. ``key`` is by default a new one.
+        """
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        until = _NOW + timedelta(hours=-1 if expired else hours)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)] if host else [])
+        if names is None:
+            try:
+                names = [x509.IPAddress(ip_address(host))]
+            except ValueError:
+                names = [x509.DNSName(host)]
         builder = _builder(subject, self._name, key.public_key(), until)
-        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if usage:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
-        certificate = self._directory / f"{host}{'-expired' if expired else ''}.pem"
+        certificate = self._directory / f"{file or host}{'-expired' if expired else ''}.pem"
         certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         private = certificate.with_suffix(".key")
         private.write_bytes(
@@ -74,7 +93,7 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, until: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
