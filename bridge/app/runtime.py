@@ -146,7 +146,10 @@ class Runtime:
             limits=limits,
             tracing=tracing,
         )
-        self.metrics = Metrics(lambda: self.server.limits.usage, self._status)
+        label = str(self.worker.number) if self.worker else None
+        self.metrics = Metrics(lambda: self.server.limits.usage, self._status, label)
+        if self.worker and self.worker.restarts:
+            self.metrics.record_restart()
         # The first load was before there were listeners.
         self.metrics.record_load(is_good=not self._tool_directory.loaded.broken)
         self.log = EventLog()
@@ -186,7 +189,8 @@ class Runtime:
         try:
             # Several workers write to one file, and all reload: only one of them records starts and reloads.
             digest = None if self._reporter.is_silent else self._served_digest
-            audit = Audit(config.file, self.emit, required=config.required, digest=digest)
+            fields = {"worker": self.worker.name} if self.worker else None
+            audit = Audit(config.file, self.emit, required=config.required, fields=fields, digest=digest)
         except OSError as error:
             raise StartError(
                 f"the audit file {config.file} cannot be written: {error.strerror}; name another"

@@ -162,8 +162,10 @@ class Workers:
                 self._stop.set()
             elif not self._stop.is_set():
                 pause = next_pause(pause, anyio.current_time() - started)
-                how = f"with code {code}" if code >= 0 else f"by signal {-code}"
-                _log.error("worker %d ended %s; restarting in %.1f s", number, how, pause)
+                key, how = ("code", "with code") if code >= 0 else ("signal", "by signal")
+                fields = {"event": "worker", "number": number, "state": "ended", key: abs(code)}
+                text = "worker %d ended %s %d; restarting in %.1f s"
+                _log.error(text, number, how, abs(code), pause, extra={"fields": fields})
                 with anyio.move_on_after(pause):  # a stop ends the pause
                     await self._stop.wait()
 
@@ -220,7 +222,8 @@ class Workers:
     def _on_serving(self, number: int, url: str) -> None:
         """Log that a worker serves again, or at the start that all do."""
         if number in self._served:
-            _log.info("worker %d serves again", number)
+            fields = {"event": "worker", "number": number, "state": "serving"}
+            _log.info("worker %d serves again", number, extra={"fields": fields})
             return
         self._served.add(number)
         if len(self._served) == self._count and not self._stop.is_set():

@@ -61,7 +61,7 @@ def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> i
     if http and not (settings.has_access_control or http.insecure or needs_certificate):
         require_loopback(http.listen)
     places = directories(settings)
-    log_output.configure(form=settings.log.format)
+    log_output.configure(form=settings.log.format, worker=worker.name if worker else None)
     if http and worker is None and (workers := _workers(http)) > 1:
         from bridge.app.workers import supervise  # the supervisor itself never imports the SDK
 

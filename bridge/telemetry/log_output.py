@@ -10,7 +10,7 @@ from functools import lru_cache
 from select import PIPE_BUF
 from threading import Event, Thread
 from traceback import format_tb
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, TypeAlias
 
 from bridge.codec import encode
@@ -35,12 +35,12 @@ _LIBRARY_LEVELS: Final = {
 }
 
 
-def configure(level: int = logging.INFO, form: LogFormat = "text") -> None:
-    """Log to stderr from now on. Of most libraries only errors are logged."""
-    handler = StderrHandler()
-    handler.setFormatter(
-        JsonLines() if form == "json" else FramesOnly("%(asctime)s %(levelname)s %(message)s")
-    )
+def configure(level: int = logging.INFO, form: LogFormat = "text", worker: str | None = None) -> None:
+    """Log to stderr from now on. Of most libraries only errors are logged. ``worker`` is named in each line."""
+    fields = {"worker": worker} if worker else {}
+    handler = StderrHandler(fields=fields)
+    text = _text("%(asctime)s %(levelname)s %(message)s", fields)
+    handler.setFormatter(JsonLines(fields) if form == "json" else FramesOnly(text))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # No format uses these fields, so collecting them would only cost time (Logging HOWTO, Optimization).
     logging._srcfile = None  # noqa: SLF001
@@ -55,9 +55,10 @@ def event(name: str, fields: Mapping[str, str | int], level: int = logging.INFO)
     match root.handlers:  # straight to our handler: no LogRecord, no search for the caller's frame
         case [StderrHandler(formatter=JsonLines()) as stderr] if root.level <= level:
             shown = logging.getLevelName(level).lower()
-            stderr.put(json_line(time.time(), shown, {"event": name, **fields}))
+            stderr.put(json_line(time.time(), shown, {"event": name, **fields, **stderr.fields}))
         case [StderrHandler() as stderr] if root.level <= level:
-            stderr.put(f"{_stamp(time.time())} {logging.getLevelName(level)} {_text(name, fields)}\n")
+            text = _text(name, {**fields, **stderr.fields})
+            stderr.put(f"{_stamp(time.time())} {logging.getLevelName(level)} {text}\n")
         case _:  # another handler, such as that of a test, or a level that shows no such line
             _log.log(level, _text(name, fields))
 
@@ -91,10 +92,14 @@ class FramesOnly(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object for each record: ``time``, ``level``, ``message``, and the ``fields`` of the record."""
+    """One JSON object for each record: ``time``, ``level``, ``message``, the ``fields`` of the record, and these ``fields``."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__()
+        self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
+        fields = {"message": record.getMessage(), **getattr(record, "fields", {}), **self._fields}
         if record.exc_info and (problem := record.exc_info[1]):
             fields["frames"] = "".join(_frames(problem))
         return json_line(record.created, record.levelname.lower(), fields).rstrip()
@@ -116,11 +121,12 @@ class StderrHandler(logging.Handler):
     """Writes in a thread of its own. If stderr is not read, lines are lost and nothing blocks.
 
     Lines are written in batches, as waking the thread costs more than a line. A warning or an error of ``logging`` is
-    written at once.
+    written at once. ``fields`` are in each line.
     """
 
-    def __init__(self, descriptor: int = 2) -> None:
+    def __init__(self, descriptor: int = 2, fields: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__()
+        self.fields: Final = fields
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._flushes: deque[Event] = deque()

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, assert_never
 
@@ -51,6 +52,16 @@ _GAUGES: Final[Mapping[QuotaKind, tuple[str, str]]] = {
     "results": ("unread_result_bytes", "Bytes of results that clients have not read yet."),
 }
 
+_WORKER_GAUGES: Final = {
+    "process_cpu_seconds_total": (
+        "worker_cpu_seconds",
+        "Processor time of a worker process, since its start.",
+    ),
+    "process_resident_memory_bytes": ("worker_resident_memory_bytes", "Memory of a worker process."),
+    "process_open_fds": ("worker_open_fds", "Open files and connections of a worker process."),
+}
+"""The figures of the process that each worker shares with the others, by the library's name of them."""
+
 
 def forget(pid: int, figures: Path) -> None:
     """Remove the gauges of a process that has ended. ``figures`` is the shared directory."""
@@ -85,12 +96,16 @@ class StatusGauges:
 
 
 class Metrics:
-    """``usage`` yields the current values of ``_GAUGES``, ``status`` those of the other gauges."""
+    """``usage`` yields the current values of ``_GAUGES``, ``status`` those of the other gauges.
+
+    ``worker`` is the label of this process among several, in figures that each worker has for itself.
+    """
 
     def __init__(
         self,
         usage: Callable[[], Mapping[QuotaKind, int]],
         status: Callable[[], StatusGauges],
+        worker: str | None = None,
     ) -> None:
         self._usage = usage
         self._status = status
@@ -99,7 +114,8 @@ class Metrics:
         self._tools: dict[str, _OfTool] = {}
         self._replies: dict[tuple[str, int], Counter] = {}
         self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # with workers nobody reads it, as each has figures of its own
+        self._process = ProcessCollector(registry=registry)
+        self._worker = worker
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, namespace="restbridge", registry=registry)
@@ -167,12 +183,20 @@ class Metrics:
             "upstream",
             mode="livesum",
         )
+        self._restarts = counter("worker_restarts", "Workers that have ended and were started again.")
+        self._worker_gauges = {
+            key: gauge(*texts, "worker", mode="livesum") for key, texts in _WORKER_GAUGES.items()
+        }
         self._gauges = {key: gauge(*texts, mode="livesum") for key, texts in _GAUGES.items()}
 
     def record_load(self, *, is_good: bool) -> None:
         """Files were loaded. ``is_good``: none has errors."""
         if is_good:
             self._good.set(time.time())
+
+    def record_restart(self) -> None:
+        """Count that this process replaces a worker that has ended."""
+        self._restarts.inc()
 
     def on_event(self, event: Event) -> None:
         match event:
@@ -227,6 +251,10 @@ class Metrics:
     def _refresh(self) -> None:
         for key, number in self._usage().items():
             self._gauges[key].set(number)
+        if self._worker:
+            for sample in chain.from_iterable(family.samples for family in self._process.collect()):
+                if sample.name in self._worker_gauges:
+                    self._worker_gauges[sample.name].labels(self._worker).set(sample.value)
         self._set_status()
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:

@@ -227,7 +227,7 @@ async def test_prometheus_scrapes_the_bridge_and_loads_the_alerts(tools: Path, s
                     }:
                         pass
         assert (found[0]["metric"]["outcome"], found[0]["value"][1]) == ("ok", "1")
-        assert len(rules) == 14
+        assert len(rules) == 15
         assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 

@@ -224,7 +224,7 @@ async def test_a_restarted_worker_authenticates_like_the_others(tools: Path, lin
         await bridge.wait_for_log(r"INFO worker 2 serves again$")
         assert {await status(url, ann) for _ in range(8)} == {200}
         settings.write_text("http: {listen: 0}\n")
-        await bridge.wait_for_log(r"WARNING keys: 0 valid \(-ann\)$")
+        await bridge.wait_for_log(r"WARNING keys: 0 valid \(-ann\) worker=1-")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
         await bridge.wait_for_log(r"INFO worker 2 serves again$")
         assert {await status(url, key) for key in (None, ann) for _ in range(8)} == {401}

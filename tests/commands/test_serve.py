@@ -189,7 +189,10 @@ def test_a_worker_that_waits_for_its_keys_ends_with_its_input(tools: Path, line:
     with as_worker(tools=[str(tools)], access={}, config="restbridge.yaml") as lines:
         code, _, err = line(*WORKER)
     assert (code, lines) == (0, [])
-    assert "restbridge.yaml:1:1: it has errors, so no key is known; waiting until they are fixed\n" in err
+    assert (
+        "restbridge.yaml:1:1: it has errors, so no key is known; waiting until they are fixed worker=2-1a2b3c\n"
+        in err
+    )
 
 
 def test_a_worker_whose_supervisor_ends_before_it_sends_the_settings_ends_too(line: Line) -> None:
@@ -487,7 +490,9 @@ async def test_calls_in_flight_have_the_grace_period_and_cancelled_ones_are_logg
                 while not faulty.exchanges:
                     await anyio.lowlevel.checkpoint()
             bridge.send_signal(signal.SIGTERM)
-            await bridge.wait_for_log(r"INFO stopping: calls in flight: 1; grace period: 0\.2 s$")
+            await bridge.wait_for_log(
+                r"INFO stopping: calls in flight: 1; grace period: 0\.2 s( worker=[12]-\w+)?$"
+            )
             await bridge.wait_for_log(r"INFO call tool=hang .* outcome=stopped ms=")
             await bridge.wait_for_log("INFO stopped$")
             assert await bridge.wait_for_exit() == 0

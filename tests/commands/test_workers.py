@@ -120,7 +120,7 @@ async def test_all_workers_serve_and_reload_and_a_dead_one_is_restarted(
                 tasks.start_soon(use, url, "auto")
                 tasks.start_soon(use, url, "legacy")
         os.kill(workers_of(bridge)["--worker=2"], signal.SIGKILL)
-        await bridge.wait_for_log(r"reload: \+0 ~1 -0 !0 in \d+ ms \(~echo\)$")
+        await bridge.wait_for_log(r"reload: \+0 ~1 -0 !0 in \d+ ms \(~echo\) worker=1-\w{6}$")
         await bridge.wait_for_log(r"ERROR worker 2 ended by signal 9; restarting in 0\.1 s$")
         edit("Edited again.")
         heard = Counter([await hear(stream) for stream in streams])
@@ -139,7 +139,7 @@ async def test_workers_answer_their_calls_after_a_signal_and_reload_after_a_sigh
     async with restbridge(*SERVE, cwd=files.parent) as bridge:
         url = await url_of(bridge)
         bridge.send_signal(signal.SIGHUP)
-        await bridge.wait_for_log(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms$")
+        await bridge.wait_for_log(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms worker=1-\w{6}$")
         taken = Address("127.0.0.1", httpx.URL(url).port or 0)
         assert supervise(Settings(tools=(files,)), Http(listen=taken), 2) == 2
 

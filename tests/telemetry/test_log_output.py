@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from bridge.settings import LogFormat
 from bridge.telemetry.log_output import FramesOnly, StderrHandler, configure, event
 
 
@@ -58,6 +59,22 @@ def test_lines_go_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     assert out == ""
     assert err.endswith(" INFO told: é?\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_each_line_of_a_worker_names_it(capfd: pytest.CaptureFixture[str], form: LogFormat) -> None:
+    configure(form=form, worker="2-1a2b3c")
+    logging.getLogger("bridge.any").info("reloaded")
+    event("call", {"tool": "x"})
+    logging.getLogger().handlers[0].flush()
+    lines = capfd.readouterr().err.splitlines()
+    if form == "text":
+        assert [line.partition(" INFO ")[2] for line in lines] == [
+            "reloaded worker=2-1a2b3c",
+            "call tool=x worker=2-1a2b3c",
+        ]
+    else:
+        assert [json.loads(line)["worker"] for line in lines] == ["2-1a2b3c"] * 2
 
 
 def test_json_is_an_object_on_each_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -117,8 +117,9 @@ async def test_workers_that_share_a_directory_answer_for_each_other(
     for process in (1, 2):
         of_process = values.MultiProcessValue(lambda process=process: process)  # type: ignore[no-untyped-call]
         monkeypatch.setattr(values, "ValueClass", of_process)
-        metrics = Metrics(lambda: USAGE, lambda: FILES)
+        metrics = Metrics(lambda: USAGE, lambda: FILES, str(process))
         metrics.on_event(CallFinished("get", "ok", 0.3, "shop", 200))
+        metrics.record_restart()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(metrics.run)
             await anyio.wait_all_tasks_blocked()
@@ -127,9 +128,12 @@ async def test_workers_that_share_a_directory_answer_for_each_other(
     calls = 'restbridge_calls_total{outcome="ok",tool="get"}'
     assert [each[calls] for each in found] == [1, 2]
     assert [each["restbridge_sessions"] for each in found] == [2, 4]
+    assert [each["restbridge_worker_restarts_total"] for each in found] == [1, 2]
+    assert all(found[1][f'restbridge_worker_resident_memory_bytes{{worker="{each}"}}'] > 0 for each in (1, 2))
     forget(1, tmp_path)
     left = await figures(metrics)
     assert (left[calls], left["restbridge_sessions"]) == (2, 2)
+    assert 'restbridge_worker_open_fds{worker="1"}' not in left
 
 
 async def test_the_number_of_label_values_is_limited() -> None:
