@@ -10,6 +10,9 @@ from bridge.exchange import RawHeaders
 from bridge.spec import Json
 from bridge.view import View
 
+CERTIFICATE_ISSUER: Final = "certificate"
+"""The issuer of callers that a client certificate names. So they differ from keys and tokens with the same name."""
+
 
 class CredentialLease:
     """Lasts until its credential expires or is revoked: then ``ended`` is set, and the scopes in ``running`` are cancelled.
@@ -34,7 +37,7 @@ class Caller:
     """Who calls, with which rights, and through which view.
 
     Without access control there is no name, and ``scopes`` is None: all tools may be called. ``issuer`` and ``claims`` are
-    those of the ``token``, None and empty for an API key. The same name from two issuers is two callers.
+    those of the ``token``, None and empty for an API key; ``CERTIFICATE_ISSUER`` for a certificate. The same name from two issuers is two callers.
     ``placeholders`` maps those of tool files (``$caller``, ``$caller.CLAIM``) to their values. The ``lease`` is None without
     access control and on the command line.
     """

@@ -101,9 +101,10 @@ class HandshakeRefused(NamedTuple):
 
 
 class KeysChanged(NamedTuple):
-    """API keys or issuers were added, changed or removed, or keys have expired. Fields hold their names.
+    """API keys, issuers or entries of certificates were added, changed or removed, or keys have expired. Fields hold their names.
 
-    ``valid_keys`` is how many keys are valid now, ``issuers`` how many issuers are accepted.
+    ``valid_keys`` is how many keys are valid now, ``issuers`` how many issuers are accepted, ``certificates`` how many
+    entries of certificates there are.
     """
 
     added: tuple[str, ...]
@@ -112,6 +113,7 @@ class KeysChanged(NamedTuple):
     expired: tuple[str, ...]
     valid_keys: int
     issuers: int
+    certificates: int = 0
 
 
 class AuditWritten(NamedTuple):

@@ -257,6 +257,24 @@ class Issuer(SpecModel):
         )
 
 
+class AcceptedClient(SpecModel):
+    """Clients that are known by their certificate."""
+
+    name: str = Field(
+        min_length=1,
+        description="Pattern of the names: of the first URI, else DNS name, else common name of a certificate.",
+    )
+    scopes: tuple[Scope, ...] = Field(
+        default=(),
+        strict=False,
+        description="Scopes of these callers. With several matching entries, those of all of them.",
+    )
+
+
+def _accepted_clients(value: object) -> object:
+    return {True: [{"name": "*"}], False: None}[value] if isinstance(value, bool) else value
+
+
 class Access(SpecModel):
     """Who may call over HTTP. Without this key, callers are not authenticated. It is reloaded on change."""
 
@@ -265,6 +283,14 @@ class Access(SpecModel):
     )
     jwt: tuple[Issuer, ...] | None = Field(
         default=None, strict=False, description="Authorization servers whose tokens are accepted."
+    )
+    certificates: Annotated[
+        tuple[AcceptedClient, ...] | None,
+        BeforeValidator(_accepted_clients, json_schema_input_type=bool | tuple[AcceptedClient, ...] | None),
+    ] = Field(
+        default=None,
+        strict=False,
+        description="Clients whose certificate (http.tls.clientCaFile) names the caller. true: all, without scopes.",
     )
     resource: str | None = Field(
         default=None,
@@ -501,7 +527,7 @@ class Settings(SettingsFile):
         """One line for a worker process, without credentials."""
         # A worker reads credentials from the file itself. The key access stays: callers must authenticate.
         # Unset keys are left out, so that PerCallerLimits.written is the same in the worker.
-        without = {"access": {"api_keys", "jwt"}}
+        without = {"access": {"api_keys", "jwt", "certificates"}}
         return json.dumps(self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=without))
 
     @classmethod

@@ -1,13 +1,15 @@
-"""Authentication of HTTP requests: API keys, and tokens (JWT) of authorization servers.
+"""Authentication of HTTP requests: API keys, tokens (JWT) of authorization servers, and certificates of clients.
 
-A credential is an API key or a token. It is in one of these states:
+A credential is an API key, a token or a certificate. It is in one of these states:
 
 | State | When | Requests and streams that it opened |
 |---|---|---|
-| unknown | a token that was not shown yet, or that was forgotten | none |
+| unknown | a token or certificate that was not shown yet, or that was forgotten | none |
 | valid | its entry is in the settings file, and it has not expired | run |
 | expired | its time is over | are cancelled |
 | revoked | its entry, its issuer or the key that signed it is removed or changed | are cancelled |
+
+A request with an ``Authorization`` header is authenticated by that alone, also over a connection with a certificate.
 
 Only the digests of API keys are known. The text of a token is kept while it is valid: some upstreams take another token
 in exchange for it. A verified token is cached by its digest, so that it is verified once.
@@ -22,34 +24,46 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Final
+from itertools import chain
+from typing import Final, TypeAlias
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 
+from bridge.access.certificates import AcceptedCertificate, ClientCertificate
 from bridge.access.jwt import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, parse_unverified
-from bridge.caller import Caller, CredentialLease
+from bridge.caller import CERTIFICATE_ISSUER, Caller, CredentialLease
 from bridge.clock import is_expired
 from bridge.events import KeysChanged, Listener, ignore
+from bridge.settings import AcceptedClient, ApiKey, Issuer
 from bridge.settings import Access as AccessConfig
-from bridge.settings import ApiKey, Issuer
+from bridge.spec import Json
+from bridge.view import matches
 
 _MISSING: Final = "No credentials: send Authorization: Bearer with a key or a token"
+_NO_NAME: Final = "This client certificate has no name: no URI, no DNS name, no common name"
+_NOT_LISTED: Final = "The name of this client certificate is not accepted here"
+_EXPIRED: Final = "This client certificate has expired"
 INVALID: Final = "This key is unknown, revoked or expired"
 _NO_ISSUER_KEYS: Final = "Cannot read the keys of the issuer of this token just now; try again in 10 seconds"
 # Sleeps are on a monotonic clock, expiries are not. So a system clock that is set is noticed within an hour.
 _MAX_SLEEP_SECONDS: Final = 3600.0
 MAX_KNOWN_TOKENS: Final = 2000
+MAX_KNOWN_CERTIFICATES: Final = 2000
 MAX_KNOWN_TOKEN_CHARACTERS: Final = 2 * 1024**2
-"""Past either bound, verified tokens without an active request are forgotten. They are verified again when they are sent again."""
+"""Past a bound, verified tokens or certificates without an active request are forgotten. They are accepted again when they
+are sent again."""
+
+
+_Entry: TypeAlias = ApiKey | Issuer | AcceptedClient
 
 
 class NotAuthenticated(Exception):
-    """A request without a valid key or token. The text is for its sender.
+    """A request without a valid key, token or certificate. The text is for its sender.
 
-    ``error`` is the code of RFC 6750 3.1, None if the request has no credentials. ``key_name`` names the expired key; it is
-    for the log, not for the sender. ``can_retry``: the same request may succeed later.
+    ``error`` is the code of RFC 6750 3.1, None if the request has no credentials. ``key_name`` names the expired key or the
+    certificate; it is for the log, not for the sender. ``can_retry``: the same request may succeed later.
     """
 
     def __init__(
@@ -63,22 +77,26 @@ class NotAuthenticated(Exception):
 
 @dataclass(slots=True)
 class Credential:
-    """A key or a token, with the caller that it authenticates. ``active_requests`` counts the requests that run with it."""
+    """A key, token or certificate, with the caller that it authenticates. ``active_requests`` counts the requests that run with it."""
 
-    proof: ApiKey | Token
+    proof: ApiKey | Token | AcceptedCertificate
     caller: Caller
     user: AuthenticatedUser
     lease: CredentialLease
     active_requests: int = 0
 
     @classmethod
-    def of(cls, proof: ApiKey | Token, text: str | None = None) -> "Credential":
+    def of(cls, proof: ApiKey | Token | AcceptedCertificate, text: str | None = None) -> "Credential":
         """``text`` is the token itself, for token exchange (RFC 8693)."""
         scopes, client_id, lease = frozenset(proof.scopes), proof.name, CredentialLease()
         if isinstance(proof, Token):
             issuer = proof.issuer.entry.issuer
             caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text, lease=lease)
             client_id = f"{issuer} {proof.name}"  # the name of a key has no space
+        elif isinstance(proof, AcceptedCertificate):
+            claims: dict[str, Json] = {"iss": CERTIFICATE_ISSUER}
+            caller = Caller(proof.name, scopes, issuer=CERTIFICATE_ISSUER, claims=claims, lease=lease)
+            client_id = f"{CERTIFICATE_ISSUER} {proof.name}"
         else:
             caller = Caller(proof.name, scopes, lease=lease)
         # The SDK compares the user of a session, and does not look at the token.
@@ -108,6 +126,8 @@ class CredentialStore:
         self._tokens: dict[str, Credential] = {}
         self._token_characters = 0
         self._issuers: dict[str, TokenIssuer] = {}
+        self._clients: tuple[AcceptedClient, ...] = ()
+        self._certificates: dict[ClientCertificate, Credential] = {}
         self._changed = anyio.Event()
         self._next_wakeup = math.inf
         """When ``run`` wakes up next, in seconds since 1970."""
@@ -150,6 +170,8 @@ class CredentialStore:
 
     def knows(self, caller: Caller) -> bool:
         """Whether the caller's key is valid, or its issuer is accepted. The issuer is not asked about the name."""
+        if caller.issuer == CERTIFICATE_ISSUER:
+            return self._scopes_of_certificate(caller.name or "") is not None
         if caller.issuer is not None:
             return caller.issuer in self._issuers
         return any(key.name == caller.name and not is_expired(key.expires) for key in self.keys)
@@ -179,19 +201,20 @@ class CredentialStore:
                 if old and old.entry == entry
                 else TokenIssuer(entry, self._fetch, self._drop_invalid_tokens, keys=keys)
             )
+        self._clients = config.certificates or ()
         self._drop_invalid_tokens()
+        self._drop_invalid_certificates()
         self._changed.set()
         self._signal_revoked()
         self._emit_changes(entries_before, self._entries())
 
-    def _entries(self) -> dict[str, ApiKey | Issuer]:
-        """The entries of keys and issuers, by name."""
+    def _entries(self) -> dict[str, _Entry]:
+        """The entries of keys, issuers and certificates, by name."""
         issuers = {name: issuer.entry for name, issuer in self._issuers.items()}
-        return {key.name: key for key in self.keys} | issuers
+        clients = {f"{CERTIFICATE_ISSUER} {client.name}": client for client in self._clients}
+        return {key.name: key for key in self.keys} | issuers | clients
 
-    def _emit_changes(
-        self, before: Mapping[str, ApiKey | Issuer], after: Mapping[str, ApiKey | Issuer]
-    ) -> None:
+    def _emit_changes(self, before: Mapping[str, _Entry], after: Mapping[str, _Entry]) -> None:
         changed = {name for name, entry in after.items() if before.get(name) != entry}
         removed, expired = before.keys() - after.keys(), changed & set(self.expired)
         if changed or removed:
@@ -213,6 +236,7 @@ class CredentialStore:
             expired=tuple(sorted(expired)),
             valid_keys=self.valid_keys,
             issuers=len(self._issuers),
+            certificates=len(self._clients),
         )
 
     def _signal_revoked(self) -> None:
@@ -224,7 +248,7 @@ class CredentialStore:
         while True:
             self._changed = anyio.Event()
             now = time.time()
-            credentials = [*self._keys.values(), *self._tokens.values()]
+            credentials = [*self._keys.values(), *self._tokens.values(), *self._certificates.values()]
             times = [each.proof.expires for each in credentials if not each.is_ended]
             self._next_wakeup = min(
                 [now + _MAX_SLEEP_SECONDS, *(expires for expires in times if expires is not None)]
@@ -235,6 +259,7 @@ class CredentialStore:
             for credential in expired:
                 credential.lease.end()
             self._drop_invalid_tokens()
+            self._drop_invalid_certificates()
             self._signal_revoked()
             if expired:
                 self._emit(self.keys_changed(expired=[each.proof.name for each in expired]))
@@ -245,9 +270,13 @@ class CredentialStore:
             for issuer in self._issuers.values():
                 tasks.start_soon(partial(issuer.refresh, at_once=at_once))
 
-    async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Credential:
-        """The credential in the headers of a request (RFC 6750 2.1); raises ``NotAuthenticated``."""
+    async def authenticate(
+        self, headers: Iterable[tuple[bytes, bytes]], certificate: ClientCertificate | None = None
+    ) -> Credential:
+        """The credential in the headers of a request (RFC 6750 2.1), else its certificate; raises ``NotAuthenticated``."""
         values = [value for name, value in headers if name == b"authorization"]
+        if certificate and self._clients and not values:
+            return self._authenticate_certificate(certificate)
         # Of two fields a proxy in front may have checked the other one.
         if len(values) != 1:
             raise NotAuthenticated(_MISSING)
@@ -293,6 +322,39 @@ class CredentialStore:
             self._tokens[digest] = Credential.of(token, text)
             self._token_characters += len(text)
         return self._tokens[digest]
+
+    def _authenticate_certificate(self, certificate: ClientCertificate) -> Credential:
+        known = self._certificates.get(certificate)
+        if known and not known.is_expired:
+            return known
+        if certificate.name is None:
+            raise NotAuthenticated(_NO_NAME)
+        if is_expired(certificate.expires):  # since its handshake
+            raise NotAuthenticated(_EXPIRED, key_name=certificate.name)
+        scopes = self._scopes_of_certificate(certificate.name)
+        if scopes is None:
+            raise NotAuthenticated(_NOT_LISTED, key_name=certificate.name)
+        if len(self._certificates) >= MAX_KNOWN_CERTIFICATES:
+            active = {each: known for each, known in self._certificates.items() if known.active_requests}
+            self._certificates = active
+        if certificate.expires < self._next_wakeup:
+            self._changed.set()
+        accepted = AcceptedCertificate(certificate.name, scopes, certificate.expires)
+        self._certificates[certificate] = credential = Credential.of(accepted)
+        return credential
+
+    def _scopes_of_certificate(self, name: str) -> frozenset[str] | None:
+        """The scopes of the caller with this name; None if no entry accepts it."""
+        entries = [entry for entry in self._clients if matches(entry.name, name)]
+        return frozenset(chain.from_iterable(entry.scopes for entry in entries)) if entries else None
+
+    def _drop_invalid_certificates(self) -> None:
+        """End and forget the certificates that have expired, or have other scopes now, or none."""
+        for certificate, credential in list(self._certificates.items()):
+            scopes = self._scopes_of_certificate(credential.proof.name)
+            if credential.is_expired or scopes != credential.proof.scopes:
+                credential.lease.end()
+                del self._certificates[certificate]
 
     def _forget(self, digests: Iterable[str]) -> None:
         for digest in digests:

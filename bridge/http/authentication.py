@@ -1,4 +1,4 @@
-"""Requires a key or token on every request, except for probes and resource metadata.
+"""Requires a key, token or client certificate on every request, except for probes and resource metadata.
 
 An authenticated request then passes ``FairStart`` (the requests of one caller start one by one), the rate limit, the views,
 and the fast path or ``RequestGuard``. When its credential is revoked or expires, its calls and streams end (``CredentialLease``):
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bridge.access.credentials import INVALID, CredentialStore, NotAuthenticated
 from bridge.access.throttle import AddressThrottle
 from bridge.http.admin_routes import HEALTHY, READY
+from bridge.http.connection import CLIENT_CERTIFICATE
 from bridge.http.fair_start import FairStart
 from bridge.http.rejection_log import RejectionLog, client_of
 from bridge.http.request_guard import (
@@ -94,7 +95,7 @@ class AuthenticationMiddleware:
             await app(scope, receive, send)
             return
         try:
-            credential = await self._access.authenticate(scope["headers"])
+            credential = await self._access.authenticate(scope["headers"], scope.get(CLIENT_CERTIFICATE))
         except NotAuthenticated as refused:
             reply: Response | None = self._misdirected(scope)
             if reply is None:

@@ -32,6 +32,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from bridge.access.certificates import ClientCertificate
 from bridge.access.quotas import Quotas
 from bridge.access.throttle import AddressThrottle
 from bridge.caller import ANONYMOUS, Caller
@@ -39,6 +40,8 @@ from bridge.http.rejection_log import RejectionLog, client_of
 from bridge.http.request_head import MAX_TARGET_BYTES, TARGET_TOO_LONG, Rejection, reject_head
 from bridge.protocol.caller_context import caller_in
 
+CLIENT_CERTIFICATE: Final = "restbridge.client-certificate"
+"""Key of the ASGI scope: the ``ClientCertificate`` of the connection, if its client has one."""
 _MAX_COPY_BYTES: Final = 64 * 1024
 """Up to this size, joining the parts of a response costs less than a second write."""
 _SLICE_BYTES: Final = 4096
@@ -130,6 +133,7 @@ class Connection(HttpToolsProtocol):
         self._drop_budget = quotas.config.body
         """Bytes that may still be dropped after an early response. Then the connection is aborted."""
         self._timer: asyncio.TimerHandle | None = None
+        self._certificate: ClientCertificate | None = None
         self._is_half_closed = False
         """The client has closed its sending side."""
         self._is_refused = False
@@ -164,6 +168,8 @@ class Connection(HttpToolsProtocol):
         buffered = _BufferedTransport(transport, self._start_lingering)
         super().connection_made(cast("asyncio.Transport", buffered))
         self.flow = _NotifyingFlowControl(self.transport, self._on_resume)
+        if certificate := transport.get_extra_info("peercert"):
+            self._certificate = ClientCertificate.of(certificate)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_unread()
@@ -393,6 +399,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if not self._is_replaying_head:
             super().on_message_begin()
+            if self._certificate:
+                cast("Scope", self.scope)[CLIENT_CERTIFICATE] = self._certificate
             self._blank_bytes = 0
             self._in_head = True
             self._request_deadline = self.loop.time() + self._timeouts.head

@@ -49,9 +49,8 @@ def log_event(event: Event) -> None:
             log_output.event("circuit", {"upstream": upstream, "state": state, "failures": failures}, level)
         case KeysChanged():
             # A caller whose key expired, or all of them, will be refused from now on.
-            level = (
-                logging.WARNING if event.expired or not (event.valid_keys or event.issuers) else logging.INFO
-            )
+            is_closed = not (event.valid_keys or event.issuers or event.certificates)
+            level = logging.WARNING if event.expired or is_closed else logging.INFO
             _log.log(level, "%s", _keys_line(event), extra={"fields": {"event": "keys", **event._asdict()}})
         case RequestRefused() | HandshakeRefused():
             pass  # too many for a line each; RejectionLog logs some of them

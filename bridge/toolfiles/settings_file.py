@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge.address import is_loopback, is_plaintext_remote
-from bridge.caller import Caller
+from bridge.caller import CERTIFICATE_ISSUER, Caller
 from bridge.clock import is_expired
 from bridge.codec import quote
 from bridge.diagnostics import Finding, Findings, InvalidSpec, invalid
@@ -111,17 +111,17 @@ def _check_owners(
 
 def _check_open(settings: SettingsFile, findings: Findings) -> None:
     http = settings.http
-    if http and not (settings.access or http.insecure or is_loopback(http.listen.host)):
+    needs_certificate = http and http.tls and http.tls.client_ca_file
+    if http and not (settings.access or http.insecure or needs_certificate or is_loopback(http.listen.host)):
         message = "other machines can reach this address without a key or token: serve refuses it; add access, or insecure"
         findings.warn("open-address", message, "http", "listen")
 
 
 def _check_access(access: Access, findings: Findings) -> None:
     """Warn if no caller can authenticate, and about issuers whose key file does not exist."""
-    if not (access.api_keys or access.jwt):
-        findings.warn(
-            "unused-credential", "nobody can call: there is no key, and no issuer", "access", at_key=True
-        )
+    if not (access.api_keys or access.jwt or access.certificates):
+        message = "nobody can call: there is no key, no issuer and no entry of certificates"
+        findings.warn("unused-credential", message, "access", at_key=True)
     for index, issuer in enumerate(access.jwt or ()):
         if "://" not in issuer.jwks and not Path(issuer.jwks).is_file():
             message = (
@@ -132,11 +132,11 @@ def _check_access(access: Access, findings: Findings) -> None:
 
 def _check_callers(access: Access, snapshot: Snapshot, findings: Findings) -> None:
     """Warn if two callers may have the same name, or if callers lack what a tool needs."""
-    issuers, keys = len(access.jwt or ()), bool(access.api_keys)
+    issuers, keys = len(access.jwt or ()), bool(access.api_keys) + bool(access.certificates)
     for tool in snapshot.tools:
         asked = tool.request.caller_placeholders
         if "$caller" in asked and "$caller.iss" not in asked and issuers + keys > 1:
-            what = "two issuers" if issuers > 1 else "a key and a token"
+            what = "two issuers" if issuers > 1 else "two kinds of credentials"
             message = (
                 f"the tool {tool.name} sends {{$caller}}, and with {what} two callers may have the same name"
             )
@@ -189,6 +189,12 @@ def _checked(
             message = "this view selects nothing; name tools or tags: the pattern * matches all names"
             findings.error("missing-key", message, "views", name, at_key=True)
     if settings.access:
+        tls = settings.http and settings.http.tls
+        if settings.access.certificates and not (tls and tls.client_ca_file):
+            message = (
+                "no client shows a certificate; name the authorities of clients in http.tls.clientCaFile"
+            )
+            findings.error("missing-key", message, "access", "certificates", at_key=True)
         settings = settings.model_copy(
             update={"access": _resolved(settings.access, folder, sources, findings)}
         )
@@ -197,8 +203,8 @@ def _checked(
 
 
 def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings) -> Access:
-    if access.api_keys is None and access.jwt is None:
-        message = "nobody could call; add apiKeys, as restbridge key new prints them, or jwt"
+    if access.api_keys is None and access.jwt is None and access.certificates is None:
+        message = "nobody could call; add apiKeys, as restbridge key new prints them, jwt or certificates"
         findings.error("missing-key", message, "access", at_key=True)
     resource = access.resource
     if resource is not None:
@@ -214,9 +220,16 @@ def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings
         if issuer.issuer in {each.issuer for each in issuers[:index]}:
             message = "this issuer is listed above already; merge the two entries"
             findings.error("duplicate-key", message, "access", "jwt", index, "issuer")
+        if issuer.issuer == CERTIFICATE_ISSUER:
+            message = (
+                "this name stands for certificates of clients; an issuer has the address in its tokens (iss)"
+            )
+            findings.error("wrong-value", message, "access", "jwt", index, "issuer")
     if issuers and resource is None:
         message = "the key resource is missing; add it: clients find there how to get a token (RFC 9728)"
         findings.error("missing-key", message, "access", "jwt", at_key=True)
+    for index, client in enumerate(access.certificates or ()):
+        _check_scopes(client.scopes, findings, "access", "certificates", index)
     keys = _keys(access, sources, findings)
     return access.model_copy(update={"api_keys": keys, "jwt": tuple(issuers), "resource": resource})
 
@@ -263,12 +276,7 @@ def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey,
         names.add(key.name)
         if is_expired(key.expires):
             findings.warn("unused-credential", f"the key of {key.name} has expired", *route, "expires")
-        for number, scope in enumerate(key.scopes):
-            if scope.startswith("restbridge:") and scope not in (OPERATE_SCOPE, METRICS_SCOPE):
-                message = (
-                    f"restbridge has no scope {scope}; its scopes are {OPERATE_SCOPE} and {METRICS_SCOPE}"
-                )
-                findings.warn("unused-credential", message, *route, "scopes", number)
+        _check_scopes(key.scopes, findings, *route)
         digest = _digest(key, sources, findings, *route, "sha256")
         if digest in by_digest:
             message = f"the key of {by_digest[digest]} has the same digest; give each its own key"
@@ -277,6 +285,14 @@ def _keys(access: Access, sources: Sources, findings: Findings) -> tuple[ApiKey,
             by_digest[digest] = key.name
             keys.append(key.model_copy(update={"sha256": digest}))
     return tuple(keys)
+
+
+def _check_scopes(scopes: Iterable[str], findings: Findings, *route: str | int) -> None:
+    """Warn about scopes of the bridge that do not exist."""
+    for number, scope in enumerate(scopes):
+        if scope.startswith("restbridge:") and scope not in (OPERATE_SCOPE, METRICS_SCOPE):
+            message = f"restbridge has no scope {scope}; its scopes are {OPERATE_SCOPE} and {METRICS_SCOPE}"
+            findings.warn("unused-credential", message, *route, "scopes", number)
 
 
 def _digest(key: ApiKey, sources: Sources, findings: Findings, *route: str | int) -> str:

@@ -90,7 +90,7 @@ x-team: ours
         ("poll: 50ms\n", '1:7: error: found "50ms", expected at least 100ms [wrong-value]'),
         ("http: {listen: true}\n", "1:16: error: found true, expected a port such as 8000, or host:port [wrong-value]"),
         ("http: {listen: a b}\n", "1:16: error: found \"a b\", 'a b' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"),
-        ("access: {}\n", "1:1: error: nobody could call; add apiKeys, as restbridge key new prints them, or jwt [missing-key]"),
+        ("access: {}\n", "1:1: error: nobody could call; add apiKeys, as restbridge key new prints them, jwt or certificates [missing-key]"),
         ("access: {jwt: [{issuer: x, jwks: keys}]}\n", "1:10: error: the key resource is missing; add it: clients find there how to get a token (RFC 9728) [missing-key]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'http://x/keys'}]}\n", "1:61: error: found http, where anyone on the network could replace the keys; use https, or name a file [bad-url]"),
         ("access: {resource: 'https://x/mcp', jwt: [{issuer: x, jwks: 'https://[fd00:ec2::254]/keys'}]}\n", "1:70: error: [fd00:ec2::254] is an address of AWS for metadata and credentials, which is never contacted; write the API's own host [bad-url]"),
@@ -110,6 +110,10 @@ x-team: ours
         (f"access: {{apiKeys: [{{name: ann, sha256: {sha256(b'').hexdigest()}}}]}}\n", "1:40: error: this is the digest of an empty key; create a key with restbridge key new [wrong-value]"),
         (f"access: {{apiKeys: [{ENTRY}}}, {ENTRY.replace('ann', 'bob')}}}]}}\n", "1:127: error: the key of ann has the same digest; give each its own key [duplicate-key]"),
         ("access: {apiKeys: [{name: ann, sha256: '${file:relative}'}]}\n", "1:41: error: ${file:…} names no absolute path; write it from the root, as in ${file:/run/secrets/key} [bad-secret]"),
+        ("access: {certificates: true}\n", "1:10: error: no client shows a certificate; name the authorities of clients in http.tls.clientCaFile [missing-key]"),
+        ("http: {listen: 1, tls: {certFile: a}}\naccess: {certificates: [{name: '*'}]}\n", "2:10: error: no client shows a certificate; name the authorities of clients in http.tls.clientCaFile [missing-key]"),
+        ("http: {listen: 1, tls: {keyFile: a}}\n", "1:24: error: the key certFile is missing; add it [missing-key]"),
+        ("access: {resource: 'https://x/mcp', jwt: [{issuer: certificate, jwks: a}]}\n", "1:52: error: this name stands for certificates of clients; an issuer has the address in its tokens (iss) [wrong-value]"),
         ("http: {listen: '0.0.0.0: 80'}\n", """1:16: error: found "0.0.0.0: 80", '0.0.0.0: 80' is no address; write a port such as 8000, or host:port, without blanks [wrong-value]"""),
         ("- a\n", "1:1: error: found no mapping; expected lines of `key: value` [not-a-mapping]"),
     ],
@@ -186,17 +190,17 @@ def test_callers_with_the_same_name_or_without_a_token_cause_warnings(tmp_path: 
     unclear = (
         "the tool who sends {$caller}, and with %s two callers may have the same name; send {$caller.iss} too"
     )
+    exchange = "the tool mine exchanges the token of its caller, and no caller can present one; add jwt"
     for access, told in (
         (jwt, []),
-        (f"{jwt}, {keys}", [unclear % "a key and a token"]),
+        (f"{jwt}, {keys}", [unclear % "two kinds of credentials"]),
         (two, [unclear % "two issuers"]),
-        (
-            keys,
-            ["the tool mine exchanges the token of its caller, and no caller can present one; add jwt"],
-        ),
+        (f"{keys}, certificates: true", [unclear % "two kinds of credentials", exchange]),
+        (keys, [exchange]),
     ):
         path = tmp_path / "restbridge.yaml"
-        found = read(tmp_path, f"access: {{resource: 'https://x/mcp', {access}}}\n")
+        http = "http: {listen: 1, tls: {certFile: a, clientCaFile: b}}"
+        found = read(tmp_path, f"access: {{resource: 'https://x/mcp', {access}}}\n{http}\n")
         warnings = check_against_tools(path, found, Snapshot([who, both, exchanging]))
         assert [warning.message for warning in warnings] == told
         assert all(str(warning).endswith("[unclear-caller]") for warning in warnings)
@@ -207,6 +211,7 @@ def test_callers_with_the_same_name_or_without_a_token_cause_warnings(tmp_path: 
     [
         ("http: {listen: 1}\n", []),
         ("http: {listen: '0.0.0.0:1', insecure: true}\n", []),
+        ("http: {listen: '0.0.0.0:1', tls: {certFile: a, clientCaFile: b}}\n", []),
         (
             "http: {listen: '0.0.0.0:1'}\n",
             [
@@ -215,7 +220,9 @@ def test_callers_with_the_same_name_or_without_a_token_cause_warnings(tmp_path: 
         ),
         (
             "access: {apiKeys: []}\n",
-            ["1:1: warning: nobody can call: there is no key, and no issuer [unused-credential]"],
+            [
+                "1:1: warning: nobody can call: there is no key, no issuer and no entry of certificates [unused-credential]"
+            ],
         ),
         (
             "access: {resource: 'https://x/mcp', jwt: [{issuer: a, jwks: nowhere.json}]}\n",
