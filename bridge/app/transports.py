@@ -26,6 +26,9 @@ from bridge.stdio.early_answers import Handoff
 from bridge.stdio.transport import serve_stdio
 from bridge.wording import count
 
+DRAIN_SECONDS: Final = 0.5
+"""For requests that clients sent before they knew that the server stops."""
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -99,6 +102,7 @@ def _listening(address: Address, runtime: Runtime) -> Listening:
     return Listening(
         address,
         runtime.settings.grace,
+        DRAIN_SECONDS,
         inherited=inherited(worker.listener) if worker else None,
         share=worker.share if worker else None,
         tls=runtime.tls_watcher.tls if runtime.tls_watcher else None,

@@ -92,6 +92,7 @@ class Acceptor:
 
     async def _serve(self, client: socket.socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._connect, client)
+            with anyio.CancelScope(shield=True):  # it would be lost if accepting ends now
+                await asyncio.get_running_loop().connect_accepted_socket(self._connect, client)
         except OSError:  # macOS refuses options of a socket whose client has left
             client.close()

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -27,14 +28,14 @@ class AdminEndpoints:
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
-def routes(endpoints: AdminEndpoints, guard: RequestGuard) -> list[Route]:
-    """The routes. Host and Origin are checked as at the MCP endpoint, but not for the probes."""
+def routes(endpoints: AdminEndpoints, guard: RequestGuard, stop: anyio.Event) -> list[Route]:
+    """The routes. When ``stop`` is set, the server is not ready any longer. Host and Origin are checked as at the MCP endpoint, but not for the probes."""
 
     async def healthy(_request: Request) -> Response:
         return PlainTextResponse("healthy\n")
 
     async def ready(_request: Request) -> Response:
-        if guard.stopping.is_set():
+        if stop.is_set():
             return PlainTextResponse("stopping\n", 503)
         return PlainTextResponse("ready\n")
 

@@ -178,9 +178,15 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def shutdown(self) -> None:
+    def drain(self) -> None:
+        """Make the next response the last one. An idle connection stays open: a request may be on its way."""
         self._is_stopping = True
         self._keeps_alive = False
+        if cast("RequestResponseCycle | None", self.cycle):
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        self.drain()
         super().shutdown()
         # If a request has only begun, the first close lingers. The stop does not wait for that.
         if self.transport.is_closing():

@@ -66,13 +66,17 @@ _KEEP_ALIVE_SECONDS: Final = 75
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a server listens, and how it stops: requests in flight then have ``grace_seconds`` to complete.
+    """Where a server listens, and how it stops.
+
+    First it accepts no new connections. Requests that still come on open connections within ``drain_seconds`` are answered,
+    each with ``Connection: close``. Then requests in flight have ``grace_seconds`` to complete.
 
     ``inherited`` is the socket that workers share, and ``share`` this worker's part of its connections. ``tls``: serve HTTPS.
     """
 
     address: Address
     grace_seconds: float = 5
+    drain_seconds: float = 0
     inherited: socket.socket | None = None
     share: Share | None = None
     tls: ServerTls | None = None
@@ -145,7 +149,7 @@ async def serve_http(
         server.stop(grace_seconds)
 
     app = Starlette(
-        routes=[Route(PATH, guard), *(routes(endpoint.admin, guard) if endpoint.admin else ())],
+        routes=[Route(PATH, guard), *(routes(endpoint.admin, guard, stop) if endpoint.admin else ())],
         lifespan=lambda _: _lifespan(manager, credentials, server.announcer),
         exception_handlers={404: _not_found},
     )
@@ -253,6 +257,7 @@ async def serve_app(
             seconds = 0.0
             try:
                 await stop.wait()
+                await uvicorn_server.drain(listening.drain_seconds)
                 seconds = listening.grace_seconds
             finally:
                 # A second more than the calls have: those that are cancelled then still get their answers.
@@ -290,6 +295,9 @@ class _Server(uvicorn.Server):
         self._tls = listening.tls
         self._on_listening = on_listening
         self._rejections = rejections
+        self._accepting = anyio.CancelScope()
+        self._accepting_ended = anyio.Event()
+        self._drained = anyio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -306,9 +314,26 @@ class _Server(uvicorn.Server):
             if self._tls:
                 handshakes = Handshakes(self._tls, self._rejections.report_handshake, connect, tasks)
                 tasks.start_soon(self._end_untrusted, self._tls)
-            tasks.start_soon(Acceptor(self._listener, connect, count, self._share, handshakes).run)
+            tasks.start_soon(self._accept, Acceptor(self._listener, connect, count, self._share, handshakes))
             await super().main_loop()
             tasks.cancel_scope.cancel()
+
+    async def _accept(self, acceptor: Acceptor) -> None:
+        try:
+            with self._accepting:
+                await acceptor.run()
+        finally:
+            self._accepting_ended.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no new connections, and wait until there is none, at most so many seconds."""
+        self._accepting.cancel()
+        await self._accepting_ended.wait()
+        self._listener.close()
+        for connection in self.server_state.connections:
+            cast("Connection", connection).drain()
+        with anyio.move_on_after(seconds):
+            await self._drained.wait()
 
     async def _end_untrusted(self, tls: ServerTls) -> None:
         """Abort the connections of clients whose authority was removed."""
@@ -319,8 +344,11 @@ class _Server(uvicorn.Server):
                 tls.end_if_untrusted(cast("Connection", connection).transport)
 
     def _connect(self) -> asyncio.Protocol:
-        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol = cast("Callable[..., Connection]", self.config.http_protocol_class)
+        made = protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        if self._accepting.cancel_called:  # its handshake took until now
+            made.drain()
+        return made
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, uvicorn asks whether to stop."""
@@ -328,6 +356,8 @@ class _Server(uvicorn.Server):
             # A copy: a connection that is ended leaves the set.
             for connection in list(self.server_state.connections):
                 cast("Connection", connection).enforce_timeouts()
+        if self._accepting.cancel_called and not self.server_state.connections:
+            self._drained.set()
         return await super().on_tick(counter)
 
 

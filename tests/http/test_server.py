@@ -92,6 +92,38 @@ async def test_a_call_that_exceeds_the_grace_period_is_aborted_with_an_error(
     assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["stopped"]
 
 
+async def accepts(port: int) -> bool:
+    try:
+        await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.anyio
+async def test_open_connections_get_a_last_answer_when_the_server_stops(served: Served) -> None:
+    """A client may have sent its request before it knew."""
+    request = b"GET /-/nosuch HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with served.http(drain=30) as url:
+        port = httpx.URL(url).port or 0
+        async with (
+            await anyio.connect_tcp("127.0.0.1", port) as idle,
+            await anyio.connect_tcp("127.0.0.1", port) as unused,
+        ):
+            await idle.send(request)
+            assert b"connection: close" not in (await idle.receive()).lower()
+            await unused.send(request[:10])
+            served.stop.set()
+            with anyio.fail_after(30):
+                while await accepts(port):
+                    pass
+            for connection, rest in ((idle, request), (unused, request[10:])):
+                await connection.send(rest)
+                assert b"connection: close" in (await connection.receive()).lower()
+                with pytest.raises(anyio.EndOfStream):
+                    await connection.receive()
+
+
 @pytest.mark.anyio
 async def test_a_cancelled_server_ends_at_once_and_frees_its_port(
     served: Served, api: Api, web: httpx.AsyncClient

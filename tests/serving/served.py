@@ -89,6 +89,7 @@ class Served:
         host: str = "127.0.0.1",
         *,
         grace: float = 5,
+        drain: float = 0,
         fast_path: bool | None = None,
         access: CredentialStore | None = None,
         operator: AdminEndpoints | None = None,
@@ -108,7 +109,7 @@ class Served:
         async def serve() -> None:
             await serve_http(
                 self.server,
-                Listening(Address(host, 0), grace, tls=tls),
+                Listening(Address(host, 0), grace, drain, tls=tls),
                 self.stop,
                 started,
                 endpoint=Endpoint(
