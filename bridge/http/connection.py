@@ -36,6 +36,7 @@ from bridge.access.certificates import ClientCertificate
 from bridge.access.quotas import Quotas
 from bridge.access.throttle import AddressThrottle
 from bridge.caller import ANONYMOUS, Caller
+from bridge.http.paced_transport import PacedTransport
 from bridge.http.rejection_log import RejectionLog, client_of
 from bridge.http.request_head import MAX_TARGET_BYTES, TARGET_TOO_LONG, Rejection, reject_head
 from bridge.protocol.caller_context import caller_in
@@ -59,6 +60,8 @@ _FREE_FRAMING_BYTES: Final = 16 * 1024
 _CONTENT_BYTES_PER_FRAMING_BYTE: Final = 8
 _STOPPING_LINGER_SECONDS: Final = 0.5
 """Replaces ``Timeouts.linger`` while the server stops."""
+_STOPPING_CLOSE_SECONDS: Final = 1.0
+"""Over TLS, for an idle client to answer the end of its connection when the server stops."""
 _FIRST_PROBE_SECONDS: Final = 0.05
 """From the client's EOF to the first probe. Each next interval is ``_PROBE_BACKOFF`` times longer."""
 _MAX_PROBE_SECONDS: Final = 15.0
@@ -133,7 +136,6 @@ class Connection(HttpToolsProtocol):
         self._drop_budget = quotas.config.body
         """Bytes that may still be dropped after an early response. Then the connection is aborted."""
         self._timer: asyncio.TimerHandle | None = None
-        self._certificate: ClientCertificate | None = None
         self._is_half_closed = False
         """The client has closed its sending side."""
         self._is_refused = False
@@ -165,11 +167,14 @@ class Connection(HttpToolsProtocol):
         self._rejection: Rejection | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        certificate = transport.get_extra_info("peercert")
+        self._certificate = ClientCertificate.of(certificate) if certificate else None
+        self._paced = None if transport.can_write_eof() else PacedTransport(transport)  # for TLS
+        if self._paced:
+            transport = cast("asyncio.Transport", self._paced)
         buffered = _BufferedTransport(transport, self._start_lingering)
         super().connection_made(cast("asyncio.Transport", buffered))
         self.flow = _NotifyingFlowControl(self.transport, self._on_resume)
-        if certificate := transport.get_extra_info("peercert"):
-            self._certificate = ClientCertificate.of(certificate)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_unread()
@@ -191,6 +196,10 @@ class Connection(HttpToolsProtocol):
         # If a request has only begun, the first close lingers. The stop does not wait for that.
         if self.transport.is_closing():
             self.transport.close()
+            if (
+                self._paced and not self.transport.get_write_buffer_size()
+            ):  # a client that does not read does not see close_notify, nor answer it
+                self._timer = self.loop.call_later(_STOPPING_CLOSE_SECONDS, self.transport.abort)
 
     def enforce_timeouts(self) -> None:
         """End the connection if a deadline is over. ``server`` calls this every second."""
@@ -571,6 +580,10 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, self._probe_client, seconds)
 
     def pause_writing(self) -> None:
+        if self._paced:
+            self._paced.pause()
+            if self._unread_bytes:  # it took some, and more has to wait: the deadline stays
+                return
         super().pause_writing()
         self._response_deadline = self.loop.time() + self._timeouts.response
         self._unread_bytes = self.transport.get_write_buffer_size()
@@ -578,6 +591,8 @@ class Connection(HttpToolsProtocol):
         self._quotas.add("results", self._unread_caller, self._unread_bytes)
 
     def resume_writing(self) -> None:
+        if self._paced and not self._paced.resume():
+            return
         self._clear_unread()
         super().resume_writing()
 

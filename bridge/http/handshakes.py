@@ -15,8 +15,8 @@ from bridge.http.tls import ServerTls
 
 HANDSHAKE_SECONDS: Final = 10.0
 """From the start of the connection to the end of its handshake."""
-_CLOSE_SECONDS: Final = 5.0
-"""For the client to answer close_notify."""
+_CLOSE_SECONDS: Final = 30.0
+"""For the client to read the rest of the last response, and to answer close_notify."""
 
 _REASONS: Final = {
     "HTTP_REQUEST": "the client sends plain HTTP; write https:// in its URL",

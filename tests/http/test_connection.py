@@ -17,6 +17,7 @@ from bridge.events import ignore
 from bridge.http.connection import Connection, Timeouts, _BufferedTransport
 from bridge.http.rejection_log import RejectionLog
 from bridge.http.server import Listening, serve_app
+from bridge.http.tls import ServerTls
 from bridge.protocol.caller_context import set_caller
 from bridge.settings import Limits
 
@@ -50,6 +51,7 @@ async def serving(
     quotas: Quotas | None = None,
     app: ASGIApp = app,
     throttle: AddressThrottle | None = None,
+    tls: ServerTls | None = None,
 ) -> AsyncIterator[int]:
     ports: list[int] = []
     up, stop = anyio.Event(), anyio.Event()
@@ -61,7 +63,7 @@ async def serving(
     async def serve() -> None:
         rejections = RejectionLog(ignore)
         limits = (quotas or Quotas(), rejections, timeouts, throttle or AddressThrottle())
-        listening = Listening(Address("127.0.0.1", 0))
+        listening = Listening(Address("127.0.0.1", 0), tls=tls)
         await serve_app(app, listening, stop, started, connection=partial(Connection, *limits))
         rejections.flush()
 

@@ -1,0 +1,63 @@
+"""Writes to a TLS transport only what its client reads soon.
+
+asyncio and uvloop encrypt all that is written at once, and then do not say how much of it waits: a large response to a slow
+client would count as read. So the rest waits here until the transport takes more.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Written at once. ``inner`` and the transport below it buffer at most as much each, uncounted, and a piece more."""
+
+
+class PacedTransport:
+    """The transport ``inner``, which tells its protocol when to pause. The protocol then calls ``pause`` and ``resume``."""
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        self._inner = inner
+        inner.set_write_buffer_limits(high=_PIECE_BYTES)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._is_paused = False
+        self._is_closing = False
+        self._is_closed = False
+
+    def write(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            self._waiting.append(data[start : start + _PIECE_BYTES])
+        self._waiting_bytes += len(data)
+        self._write_waiting()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> bool:
+        """Whether nothing waits any longer."""
+        self._is_paused = False
+        self._write_waiting()
+        return not self._is_paused
+
+    def close(self) -> None:
+        """Close after all has been written."""
+        self._is_closing = True
+        self._write_waiting()
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._inner.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        return self._waiting_bytes + self._inner.get_write_buffer_size()
+
+    def _write_waiting(self) -> None:
+        while self._waiting and not self._is_paused:
+            piece = self._waiting.popleft()
+            self._waiting_bytes -= len(piece)
+            self._inner.write(piece)  # it may call pause
+        if self._is_closing and not (self._waiting or self._is_closed):
+            self._is_closed = True  # after a second close, asyncio's would no longer abort
+            self._inner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
