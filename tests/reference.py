@@ -115,6 +115,7 @@ Where a thing is spread over functions or files, the docstring of a module expla
 | Connections to APIs | [upstream/http/connecting.py](../../bridge/upstream/http/connecting.py), [upstream/http/connection.py](../../bridge/upstream/http/connection.py), [upstream/http/failures.py](../../bridge/upstream/http/failures.py) |
 | Redaction | [redaction.py](../../bridge/redaction.py), [escapes.py](../../bridge/escapes.py) |
 | Workers | [app/workers.py](../../bridge/app/workers.py) |
+| Upgrade without closing the port | [app/workers.py](../../bridge/app/workers.py), [app/handover.py](../../bridge/app/handover.py) |
 | Messages between workers | [app/siblings.py](../../bridge/app/siblings.py) |
 | Spreading connections over workers | [http/acceptor.py](../../bridge/http/acceptor.py) |"""
 _GROUND_FLOORS: Final = 4

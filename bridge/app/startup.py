@@ -92,11 +92,16 @@ def _log_restrictions(settings: Settings, loaded: Snapshot, served: Snapshot) ->
 
 @contextmanager
 def held_reload_signals() -> Iterator[list[int]]:
-    """Collect each SIGHUP until the server handles it. The default handler would end the process."""
+    """Collect each SIGHUP until the server handles it, and ignore SIGUSR2, which only a supervisor handles.
+
+    The default handlers would end the process.
+    """
     held: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _frame: held.append(number))
+    upgrade = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     yield held
     signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGUSR2, upgrade)
 
 
 @contextmanager

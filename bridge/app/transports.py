@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,15 +33,20 @@ DRAIN_SECONDS: Final = 0.5
 _log: Final = logging.getLogger(__name__)
 
 
-def run_http(startup: StartupState, address: Address, end_traces: StopTracing | None = None) -> int:
-    """Serve HTTP until a signal; answers the exit code.
+def run_http(
+    startup: StartupState,
+    address: Address,
+    end_traces: StopTracing | None = None,
+    listener: socket.socket | None = None,
+) -> int:
+    """Serve HTTP until a signal, on ``listener`` if it is given; answers the exit code.
 
     A worker also ends at the end of its stdin, and writes its URL to stdout. With ``end_traces``, calls are traced until
     that is called.
     """
     uvloop = {"use_uvloop": find_spec("uvloop") is not None}  # halves the cost of a request
     if startup.worker is None:
-        transport = partial(over_http, address, partial(_log_url, startup.settings))
+        transport = partial(over_http, address, partial(_log_url, startup.settings), listener=listener)
         return anyio.run(serve, startup, transport, end_traces, backend_options=uvloop)
     with private_stdio() as (source, sink):
         transport = partial(_as_worker, address, source, sink)
@@ -71,14 +77,19 @@ def run_stdio(
 
 
 async def over_http(
-    address: Address, started: Callable[[str, Registry], None], runtime: Runtime, stop: anyio.Event
+    address: Address,
+    started: Callable[[str, Registry], None],
+    runtime: Runtime,
+    stop: anyio.Event,
+    *,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve HTTP. ``started`` gets the URL and the registry."""
     runtime.record_start()  # before the first call: the audit file shows which files were served then
     settings, http = runtime.settings, runtime.settings.http
     await serve_http(
         runtime.server,
-        _listening(address, runtime),
+        _listening(address, runtime, listener),
         stop,
         lambda url: started(url, runtime.registry),
         endpoint=Endpoint(
@@ -97,13 +108,13 @@ async def over_http(
         _log.info("stopped")
 
 
-def _listening(address: Address, runtime: Runtime) -> Listening:
+def _listening(address: Address, runtime: Runtime, listener: socket.socket | None) -> Listening:
     worker = runtime.worker
     return Listening(
         address,
         runtime.settings.grace,
         DRAIN_SECONDS,
-        inherited=inherited(worker.listener) if worker else None,
+        inherited=inherited(worker.listener) if worker else listener,
         share=worker.share if worker else None,
         tls=runtime.tls_watcher.tls if runtime.tls_watcher else None,
     )

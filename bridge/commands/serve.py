@@ -3,6 +3,7 @@
 | Step of a start | Why then |
 |---|---|
 | SIGHUP is collected | by default it would end the process |
+| the socket of systemd, or of the old version, is taken | its address counts |
 | the address and the directories are checked | wrong use is reported like that of every command, without the format of the log |
 | the log is configured, the tools are loaded | problems of files are logged; with --strict they end the start |
 | over stdio: stdout becomes private | a stray print of a library would break the protocol |
@@ -12,6 +13,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,9 +21,13 @@ from urllib.parse import urlsplit
 import click
 
 from bridge.address import Address, is_loopback
+from bridge.app.activation import activated_listener, address_of
+from bridge.app.handover import Handover
 from bridge.app.processors import allowed_processors, automatic_workers
 from bridge.app.startup import StartupState, directories, held_reload_signals, held_signals
 from bridge.app.worker import Worker
+from bridge.errors import StartError
+from bridge.http.listeners import bind
 from bridge.secrets import Sources
 from bridge.settings import Http, Settings
 from bridge.stdio.descriptors import private_stdio
@@ -56,23 +62,23 @@ def run_worker() -> int:
 
 
 def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> int:
+    handover = Handover.take(os.environ) if worker is None else None
+    settings, listener = _with_open_socket(settings, handover) if worker is None else (settings, None)
     http = settings.http
     needs_certificate = http and http.tls and http.tls.client_ca_file
     if http and not (settings.has_access_control or http.insecure or needs_certificate):
         require_loopback(http.listen)
     places = directories(settings)
     log_output.configure(form=settings.log.format, worker=worker.name if worker else None)
-    if http and worker is None and (workers := _workers(http)) > 1:
-        from bridge.app.workers import supervise  # the supervisor itself never imports the SDK
-
-        return supervise(settings, http, workers)
+    if http and worker is None and ((workers := _workers(http)) > 1 or handover):
+        return _supervise(settings, http, workers, listener, handover)
     startup = StartupState.load(settings, places, Sources(os.environ), worker, hangups)
     if startup is None:
         return 1
     if http:
         from bridge.app.transports import run_http
 
-        return run_http(startup, http.listen, _traces(startup))
+        return run_http(startup, http.listen, _traces(startup), listener)
     with private_stdio() as (source, sink), held_signals() as signals:
         early_answers = EarlyAnswers(startup.registry.current, source, sink)
         if settings.fast_path:
@@ -81,6 +87,45 @@ def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> i
 
         end_traces = _traces(startup)
         return run_stdio(startup, source, sink, early_answers.stop(), signals, end_traces=end_traces)
+
+
+def _with_open_socket(settings: Settings, handover: Handover | None) -> tuple[Settings, socket.socket | None]:
+    """The socket of the old version, or of systemd, if there is one. Then ``listen`` of the settings is its address."""
+    http = settings.http
+    if http is None:
+        if handover:
+            handover.listener.close()
+            raise StartError("the settings no longer serve HTTP; stop and start the bridge instead")
+        return settings, None
+    listener = handover.listener if handover else activated_listener(os.environ)
+    if listener:
+        # Clients may still use the name of the host that was to be bound.
+        names = (*http.host_names, http.listen.host)
+        http = http.model_copy(update={"listen": address_of(listener), "host_names": names})
+        settings = settings.model_copy(update={"http": http})
+    return settings, listener
+
+
+def _supervise(
+    settings: Settings,
+    http: Http,
+    workers: int,
+    listener: socket.socket | None,
+    handover: Handover | None,
+) -> int:
+    from bridge.app.workers import supervise  # the supervisor itself never imports the SDK
+
+    if handover and handover.is_check:
+        import bridge.app.transports  # noqa: F401 - what the workers need
+
+        handover.listener.close()
+        return 0
+    try:
+        listener = listener or bind(http.listen)
+    except OSError as error:
+        _log.error("%s", error.strerror)
+        return 2
+    return supervise(settings, http, workers, listener, handover)
 
 
 def _workers(http: Http) -> int:

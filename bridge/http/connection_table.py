@@ -20,9 +20,10 @@ class ConnectionTable:
             self._slots = memoryview(mmap.mmap(file.fileno(), self.SLOTS * _SLOT_BYTES)).cast("q")
 
     @classmethod
-    def create(cls, path: Path) -> "ConnectionTable":
-        """A table in which no process accepts."""
-        path.write_bytes(_NOT_ACCEPTING.to_bytes(_SLOT_BYTES, "little", signed=True) * cls.SLOTS)
+    def create(cls, path: Path, *, keep: bool = False) -> "ConnectionTable":
+        """A table in which no process accepts; with ``keep``, the one that is there."""
+        if not keep:
+            path.write_bytes(_NOT_ACCEPTING.to_bytes(_SLOT_BYTES, "little", signed=True) * cls.SLOTS)
         return cls(path)
 
     def set(self, slot: int, connections: int) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +15,10 @@ import pytest
 from mcp import Client
 
 from bridge.address import Address
+from bridge.app.handover import OldWorker
+from bridge.app.worker import connection_table
 from bridge.app.workers import Workers, next_pause, supervise
+from bridge.http.connection_table import ConnectionTable
 from bridge.http.listeners import bind
 from bridge.settings import Http, Settings
 from tests import proc
@@ -140,8 +143,6 @@ async def test_workers_answer_their_calls_after_a_signal_and_reload_after_a_sigh
         url = await url_of(bridge)
         bridge.send_signal(signal.SIGHUP)
         await bridge.wait_for_log(r"INFO reload: \+0 ~0 -0 !0 in \d+ ms worker=1-\w{6}$")
-        taken = Address("127.0.0.1", httpx.URL(url).port or 0)
-        assert supervise(Settings(tools=(files,)), Http(listen=taken), 2) == 2
 
         async def hang(number: int) -> None:
             session = Session(web, url)
@@ -182,14 +183,6 @@ async def test_a_reason_why_workers_cannot_start_is_logged_once(tools: Path) -> 
     assert said.count("ERROR tools.d/get_order.yaml:") == said.count("get_order.yaml:1:1: error")
 
 
-def test_a_port_that_is_taken_is_wrong_use(tools: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with bind(Address("127.0.0.1", 0)) as taken:
-        address = Address(*taken.getsockname())
-        assert supervise(Settings(tools=(tools,)), Http(listen=address), 2) == 2
-    advice = f"cannot listen on {address}: Address already in use; choose another port"
-    assert caplog.messages == [advice]
-
-
 PROGRAM = """\
 import json, sys
 settings = json.loads(json.loads(sys.stdin.readline())["settings"])
@@ -206,8 +199,8 @@ def test_workers_use_the_command_of_this_process_and_end_with_their_input(
     program.write_text(PROGRAM)
     monkeypatch.setattr(sys, "argv", [str(program), "serve", "--workers", "2"])
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, *sys.argv])
-    with sigterm_when_logged("serving 127.0.0.1:"):
-        assert supervise(Settings(tools=(tools,)), ANY_PORT, 2) == 0
+    with sigterm_when_logged("serving 127.0.0.1:"), bind(ANY_PORT.listen) as listener:
+        assert supervise(Settings(tools=(tools,)), ANY_PORT, 2, listener) == 0
     assert caplog.messages[-2:] == ["stopping", "stopped"]
 
 
@@ -285,6 +278,7 @@ class Script:
         self.path = folder / "program"
         self.code: int | None = None
         self.settings = Settings()
+        self.execute: Callable[[str, list[str], dict[str, str]], object] | None = None
 
     def write(self, text: str) -> None:
         draft = self.path.with_suffix(".draft")
@@ -292,9 +286,14 @@ class Script:
         draft.chmod(0o700)
         draft.rename(self.path)
 
-    async def run(self) -> None:
+    async def run(self, old: Sequence[OldWorker] = (), count: int = 1) -> None:
+        folder, execute = self.path.parent, self.execute or os.execve
         with bind(Address("127.0.0.1", 0)) as listener:
-            workers = Workers([str(self.path)], self.settings, 1, listener, self.path.parent)
+            if old:
+                ConnectionTable.create(connection_table(folder))
+            workers = Workers(
+                [str(self.path)], self.settings, count, listener, folder, old=old, execute=execute
+            )
             self.code = await workers.run()
 
 
