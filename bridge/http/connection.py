@@ -182,6 +182,8 @@ class Connection(HttpToolsProtocol):
         if self._timer:
             self._timer.cancel()
         super().connection_lost(exc)
+        if self._paced:
+            self._paced.lose()
 
     def drain(self) -> None:
         """Make the next response the last one. An idle connection stays open: a request may be on its way."""

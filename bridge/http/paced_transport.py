@@ -12,12 +12,35 @@ _PIECE_BYTES: Final = 64 * 1024
 """Written at once. ``inner`` and the transport below it buffer at most as much each, uncounted, and a piece more."""
 
 
+class _Lost(asyncio.Transport):
+    """Stands for a transport whose connection is lost, and does nothing."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: Any) -> None:
+        """Nobody reads it."""
+
+    def _ignore(self) -> None:
+        """There is nothing left to do."""
+
+    close = abort = pause_reading = resume_reading = _ignore
+
+
+_LOST: Final = _Lost()
+
+
 class PacedTransport:
     """The transport ``inner``, which tells its protocol when to pause. The protocol then calls ``pause`` and ``resume``."""
 
     def __init__(self, inner: asyncio.Transport) -> None:
-        self._inner = inner
+        self._inner: asyncio.Transport = inner
         inner.set_write_buffer_limits(high=_PIECE_BYTES)
+        # Of bytes that are not decrypted yet. typeshed does not know this method.
+        inner.set_read_buffer_limits(high=_PIECE_BYTES)  # type: ignore[attr-defined]
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._is_paused = False
@@ -38,6 +61,13 @@ class PacedTransport:
         self._is_paused = False
         self._write_waiting()
         return not self._is_paused
+
+    def lose(self) -> None:
+        """Release the transport: the connection is lost."""
+        # A TLS transport holds some 300 KiB. Its connection is in reference cycles, which are collected only later.
+        self._inner = _LOST
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
     def close(self) -> None:
         """Close after all has been written."""

@@ -1,10 +1,13 @@
 """Responses over TLS to clients that read slowly, or not at all."""
 
+import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
@@ -14,6 +17,8 @@ from bridge.access.quotas import Quotas
 from bridge.address import Address
 from bridge.caller import Caller
 from bridge.http.connection import Timeouts
+from bridge.http.handshakes import Handshakes
+from bridge.http.paced_transport import PacedTransport
 from bridge.http.server import Listening, serve_app
 from bridge.http.tls import ServerTls, TlsFiles, TlsState
 from bridge.settings import Limits
@@ -121,3 +126,46 @@ async def test_the_stop_waits_for_a_client_that_still_reads(authority: Authority
             stop()
             assert await to_thread.run_sync(read_all, late) > LARGE - 4096
             late.close()
+
+
+def _get_and_close(port: int, context: ssl.SSLContext) -> bytes:
+    with connected(port, context) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return client.recv(12)
+
+
+async def test_a_lost_connection_holds_no_buffers_of_tls(authority: Authority, tls: ServerTls) -> None:
+    """Each has 256 KiB, also where the garbage collector does not run for a while."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(Timeouts(), tls=tls) as port:
+            for _ in range(3):
+                found = await to_thread.run_sync(_get_and_close, port, trusting(authority))
+                assert found == b"HTTP/1.1 200"
+            await until(lambda: not any(type(each).__name__ == "SSLProtocol" for each in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
+async def test_what_is_written_after_the_connection_is_lost_is_dropped(
+    authority: Authority, tls: ServerTls
+) -> None:
+    made: list[PacedTransport] = []
+
+    class Kept(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(PacedTransport(cast("asyncio.Transport", transport)))
+
+    async with anyio.create_task_group() as tasks:
+        handshakes = Handshakes(tls, print, Kept, tasks)
+        ours, theirs = socket.socketpair()
+        handshakes.start(ours, HOST)
+        _, writer = await asyncio.open_connection(sock=theirs, ssl=trusting(authority), server_hostname=HOST)
+        await until(lambda: bool(made))
+        made[0].abort()
+        made[0].lose()
+        made[0].write(b"x")
+        assert (made[0].is_closing(), made[0].get_write_buffer_size()) == (True, 0)
+        made[0].close()
+        writer.transport.abort()

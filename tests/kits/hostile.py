@@ -3,6 +3,7 @@
 *Framing*: connections with a key send requests whose bodies contain another request, in random segments, some of them
 after an ambiguous head or chunk. Each unambiguous request gets one reply, a hidden request gets none.
 *Floods*: a separate process holds 50 connections without a key open and sends on each as fast as it is read.
+*Floods over TLS*: the same to a bridge with a certificate, with and without handshakes.
 A seed is printed with each framing figure; ``HOSTILE_SEED`` sets it.
 """
 
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import ssl
 import statistics
 import sys
 import time
@@ -31,6 +33,7 @@ from tests.http.test_framing import AMBIGUOUS, BAD_CHUNKS, JDK, WEBSOCKET
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import ROOT, Bridge, over_http
 from tests.serving.messages import META, Json, call, request
+from tests.upstream.certificates import Authority
 from tests.upstream.conversation import Exchange, Faulty, serve_faults
 
 _KEY: Final = "key-of-ann"
@@ -246,16 +249,41 @@ _FLOODS: Final[dict[str, _Chunks]] = {
 }
 
 
-async def _flood(host: str, port: int, chunks: _Chunks) -> None:
-    """Runs forever: a closed connection is reopened."""
+_HELLO: Final = bytes.fromhex("16030102000100")
+"""The begin of a ClientHello of 512 bytes."""
+_RAW: Final[dict[str, _Chunks]] = {
+    "TLS: no ClientHello": _any_of(b""),
+    "TLS: a ClientHello without end": _endless(_HELLO, b"\0"),
+    "TLS: plain HTTP": _any_of(_HEALTHY),
+}
+"""Floods of a port with TLS that begin no handshake, or never end it."""
+_ENCRYPTED: Final[dict[str, _Chunks]] = {
+    "TLS: handshakes": lambda: iter([b""]),
+    **{
+        f"TLS: {name}": _FLOODS[name]
+        for name in ("a body without end", "a header without end", "requests without a key", "health checks")
+    },
+}
+"""Floods after a handshake."""
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _flood(host: str, port: int, chunks: _Chunks, tls: ssl.SSLContext | None) -> None:
+    """Runs forever: a closed connection is reopened. One whose chunks end is closed."""
 
     async def read(reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             while await reader.read(1 << 16):
                 pass
 
     async def send(writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             for chunk in chunks():
                 writer.write(chunk)
                 await writer.drain()
@@ -264,8 +292,8 @@ async def _flood(host: str, port: int, chunks: _Chunks) -> None:
     async def connect() -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_connection(host, port)
-            except ConnectionError:
+                reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+            except (ConnectionError, ssl.SSLError):
                 await asyncio.sleep(0.01)
                 continue
             async with anyio.create_task_group() as tasks:
@@ -283,16 +311,16 @@ async def _run_floods(host: str, port: int) -> None:
     """Each line of stdin names the next flood; an empty line ends it. The line is echoed on stdout when the flood runs."""
     running = anyio.CancelScope()
 
-    async def flood(chunks: _Chunks) -> None:
+    async def flood(name: str, chunks: _Chunks) -> None:
         with running:
-            await _flood(host, port, chunks)
+            await _flood(host, port, chunks, _unverified() if name in _ENCRYPTED else None)
 
     async with anyio.create_task_group() as tasks:
         while line := await to_thread.run_sync(sys.stdin.readline):
             running.cancel()
             running = anyio.CancelScope()
-            if chunks := _FLOODS.get(line.strip()):
-                tasks.start_soon(flood, chunks)
+            if chunks := (_FLOODS | _RAW | _ENCRYPTED).get(line.strip()):
+                tasks.start_soon(flood, line.strip(), chunks)
             sys.stdout.write(line)
             sys.stdout.flush()
         tasks.cancel_scope.cancel()
@@ -323,7 +351,8 @@ class _Caller:
 
 
 async def _latencies(bridge: Bridge, message: bytes, seconds: float, pause: float) -> list[float]:
-    caller = _Caller(*await asyncio.open_connection(*_address(bridge)), message)
+    tls = _unverified() if bridge.url.startswith("https:") else None
+    caller = _Caller(*await asyncio.open_connection(*_address(bridge), ssl=tls), message)
     latencies = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -404,7 +433,10 @@ async def run(*, long: bool) -> list[Figure]:
         async with _flooder(bridge) as flooder:
             for name in _FLOODS:
                 figures += await flooder.measure(bridge, name, 20 if long else 1)
-        return figures
+    async with _setup(has_tls=True) as (bridge, _), _flooder(bridge) as flooder:
+        for name in (*_RAW, *_ENCRYPTED):
+            figures += await flooder.measure(bridge, name, 20 if long else 1)
+    return figures
 
 
 async def _ok(exchange: Exchange) -> None:
@@ -412,7 +444,7 @@ async def _ok(exchange: Exchange) -> None:
 
 
 @asynccontextmanager
-async def _setup() -> AsyncIterator[tuple[Bridge, Faulty]]:
+async def _setup(*, has_tls: bool = False) -> AsyncIterator[tuple[Bridge, Faulty]]:
     with TemporaryDirectory() as name:
         tools, settings = Path(name) / "tools.d", Path(name) / "restbridge.yaml"
         tools.mkdir()
@@ -421,7 +453,11 @@ async def _setup() -> AsyncIterator[tuple[Bridge, Faulty]]:
         async with serve_faults({"called": _ok, "marker": _ok}) as faulty:
             for each in ("called", "marker"):
                 (tools / f"{each}.yaml").write_text(_TOOL.format(url=faulty.url, name=each))
-            async with over_http(tools, {"RESTBRIDGE_CONFIG": str(settings)}) as bridge:
+            options: list[str] = []
+            if has_tls:
+                cert, key = Authority(Path(name)).issue("127.0.0.1")
+                options = ["--tls-cert", str(cert), "--tls-key", str(key)]
+            async with over_http(tools, {"RESTBRIDGE_CONFIG": str(settings)}, "bridge", *options) as bridge:
                 yield bridge, faulty
 
 

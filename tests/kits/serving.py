@@ -20,7 +20,7 @@ from tests import proc
 from tests.serving.pipe import Pipe
 
 ROOT: Final = Path(__file__).parents[2]
-_URL: Final = re.compile(rb"serving (http://[^\s;]+)[\s;]")
+_URL: Final = re.compile(rb"serving (https?://[^\s;]+)[\s;]")
 _TIMEOUT_SECONDS: Final = 30
 
 Transport = Literal["stdio", "HTTP modern", "HTTP handshake"]
