@@ -107,6 +107,7 @@ Where a thing is spread over functions or files, the docstring of a module expla
 | Notifications | [protocol/notifications.py](../../bridge/protocol/notifications.py) |
 | Connections of clients, and their checks | [http/connection.py](../../bridge/http/connection.py), [http/request_guard.py](../../bridge/http/request_guard.py) |
 | Keys, tokens and sessions of callers | [access/credentials.py](../../bridge/access/credentials.py) |
+| TLS of the server | [http/tls.py](../../bridge/http/tls.py), [http/handshakes.py](../../bridge/http/handshakes.py), [http/paced_transport.py](../../bridge/http/paced_transport.py), [app/tls_watcher.py](../../bridge/app/tls_watcher.py) |
 | The fast path: calls and lists without the SDK | [http/fast_path_middleware.py](../../bridge/http/fast_path_middleware.py), [stdio/transport.py](../../bridge/stdio/transport.py), [protocol/fast_path.py](../../bridge/protocol/fast_path.py) |
 | Answers before the SDK is imported | [stdio/early_answers.py](../../bridge/stdio/early_answers.py), [stdio/transport.py](../../bridge/stdio/transport.py) |
 | Projections, and what they may cost | [tool/projection/interpreter.py](../../bridge/tool/projection/interpreter.py) |

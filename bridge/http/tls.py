@@ -160,6 +160,9 @@ def _load_key(context: ssl.SSLContext, files: TlsFiles) -> None:
 
 def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
+    # A session that is resumed by a ticket would not check again whether the certificate has expired.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
     try:
         context.load_verify_locations(cadata=_text(path))
     except (ssl.SSLError, ValueError):

@@ -303,6 +303,35 @@ async def test_a_client_needs_a_certificate_of_an_authority_that_may_identify_cl
     assert lines == [next(iter(tries)), list(tries)[-1]]  # the second line stands for the last three
 
 
+def _is_resumed(port: int, context: ssl.SSLContext) -> bool:
+    """Whether a second connection can resume the TLS session of the first one."""
+    session = None
+    for _ in range(2):
+        with (
+            socket.create_connection((HOST, port)) as plain,
+            context.wrap_socket(plain, server_hostname=HOST, session=session) as client,
+        ):
+            client.sendall(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 404"
+            session, is_resumed = client.session, client.session_reused
+    return bool(is_resumed)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_client_with_a_certificate_shows_it_in_each_handshake(
+    served: Served, authority: Authority, version: ssl.TLSVersion, *, asks: bool
+) -> None:
+    """A session that is resumed does not check it again."""
+    tls = (
+        _asking(authority, authority) if asks else ServerTls(TlsState.load(TlsFiles(*authority.issue(HOST))))
+    )
+    context = trusting(authority, authority.issue("ann"))
+    context.minimum_version = context.maximum_version = version
+    async with served.http(tls=tls) as url:
+        assert await to_thread.run_sync(_is_resumed, port_of(url), context) is not asks
+
+
 async def test_the_connections_of_a_removed_authority_end_and_those_of_others_live_on(
     served: Served, authority: Authority, tmp_path: Path
 ) -> None:
