@@ -78,6 +78,8 @@ class AllWorkers:
             "tools": len(admin.registry.current.tools),
             "sessions": admin.announcer.sessions,
             **{key: admin.usage()[key] for key in ("calls", "streams")},
+            "messagesLost": self._siblings.lost,
+            "messagesIgnored": self._siblings.ignored,
         }
 
     async def _own_reload(self, _: Json) -> Json:

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from mcp import Client
 from bridge.address import Address
 from bridge.app.handover import OldWorker
 from bridge.app.worker import connection_table
-from bridge.app.workers import Workers, next_pause, supervise
+from bridge.app.workers import Workers, _private_folder, next_pause, supervise
 from bridge.http.connection_table import ConnectionTable
 from bridge.http.listeners import bind
 from bridge.settings import Http, Settings
@@ -202,6 +203,12 @@ def test_workers_use_the_command_of_this_process_and_end_with_their_input(
     with sigterm_when_logged("serving 127.0.0.1:"), bind(ANY_PORT.listen) as listener:
         assert supervise(Settings(tools=(tools,)), ANY_PORT, 2, listener) == 0
     assert caplog.messages[-2:] == ["stopping", "stopped"]
+
+
+def test_other_users_cannot_enter_the_folder_of_the_workers() -> None:
+    with _private_folder(None) as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
 
 
 def test_the_supervisor_does_not_import_the_sdk() -> None:
