@@ -22,11 +22,10 @@ from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.siblings import Siblings
 from bridge.app.signals import reload_on_signal, stop_on_signal
 from bridge.app.startup import StartupState
-from bridge.app.tls_watcher import TlsWatcher
+from bridge.app.tls_watcher import TlsWatcher, files_of
 from bridge.errors import StartError
 from bridge.events import CallFinished, CallStarted, Event, Listener, SnapshotReplaced
 from bridge.http.resource_metadata import Resource
-from bridge.http.tls import TlsFiles
 from bridge.protocol.handlers import ToolServer
 from bridge.settings import Audit as AuditConfig
 from bridge.spec import TokenExchangeAuth
@@ -216,8 +215,7 @@ class Runtime:
         tls = self.settings.http and self.settings.http.tls
         if not tls:
             return None
-        files = TlsFiles(tls.cert_file, tls.key_file, tls.client_ca_file)
-        return TlsWatcher(files, self.settings.poll, is_silent=self._reporter.is_silent)
+        return TlsWatcher(files_of(tls), self.settings.poll, is_silent=self._reporter.is_silent)
 
     def _warn_of_missing_issuers(self) -> None:
         """Warn if an upstream needs the tokens of callers, and no issuer of tokens is configured."""

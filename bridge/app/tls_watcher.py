@@ -23,6 +23,7 @@ from anyio import to_thread
 from bridge.diagnostics import Diagnostic, Mark
 from bridge.errors import StartError
 from bridge.http.tls import ServerTls, TlsFiles, TlsState, UnusableFile
+from bridge.settings import ServerTls as TlsConfig
 from bridge.telemetry.log_events import log_diagnostic
 
 _log: Final = logging.getLogger(__name__)
@@ -32,6 +33,19 @@ _EXPIRES_SOON_SHARE: Final = 0.2
 """Of the lifetime. Certificates of a few days are renewed late in days, and early in their life."""
 
 _Age: TypeAlias = Literal["fresh", "expires soon", "expired"]
+
+
+def files_of(config: TlsConfig) -> TlsFiles:
+    """The files that the settings name."""
+    return TlsFiles(config.cert_file, config.key_file, config.client_ca_file)
+
+
+def load(files: TlsFiles) -> tuple[str, TlsState]:
+    """The digest of the files, and what is made of them; raises ``StartError``."""
+    try:
+        return files.digest(), TlsState.load(files)
+    except UnusableFile as error:
+        raise StartError(f"http.tls: the file {error.path} {error}") from None
 
 
 class TlsWatcher:
@@ -49,11 +63,8 @@ class TlsWatcher:
         self._now = now
         self._requested = anyio.Event()
         self._reading = anyio.Lock()
-        try:
-            self._digest = files.digest()
-            self.tls = ServerTls(TlsState.load(files))
-        except UnusableFile as error:
-            raise StartError(f"http.tls: the file {error.path} {error}") from None
+        self._digest, state = load(files)
+        self.tls = ServerTls(state)
         self.problem: Diagnostic | None = None
         """Why the last good certificate is used, not the one in the files."""
         self._age: _Age = "fresh"

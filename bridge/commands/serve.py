@@ -4,7 +4,7 @@
 |---|---|
 | SIGHUP is collected | by default it would end the process |
 | the socket of systemd, or of the old version, is taken | its address counts |
-| the address and the directories are checked | wrong use is reported like that of every command, without the format of the log |
+| the address, the directories and the certificate are checked | wrong use is reported like that of every command, without the format of the log |
 | the log is configured, the tools are loaded | problems of files are logged; with --strict they end the start |
 | over stdio: stdout becomes private | a stray print of a library would break the protocol |
 | over stdio: signals are collected, early answers start | the client waits, and may end the process, during the import |
@@ -69,6 +69,10 @@ def _run(settings: Settings, worker: Worker | None, hangups: Sequence[int]) -> i
     if http and not (settings.has_access_control or http.insecure or needs_certificate):
         require_loopback(http.listen)
     places = directories(settings)
+    if http and http.tls and worker is None:  # workers would each show the same error
+        from bridge.app.tls_watcher import files_of, load
+
+        load(files_of(http.tls))
     log_output.configure(form=settings.log.format, worker=worker.name if worker else None)
     if http and worker is None and ((workers := _workers(http)) > 1 or handover):
         return _supervise(settings, http, workers, listener, handover)

@@ -83,12 +83,13 @@ async def test_a_sighup_reads_the_files_again(words: list[str], authority: Autho
 @pytest.mark.usefixtures("tools")
 def test_a_server_with_a_broken_certificate_does_not_start(line: Line) -> None:
     Path("x.pem").write_text("hello")
-    code, _, err = line("serve", "--http", "0", "--tls-cert", "x.pem")
-    assert code == 2
-    assert err.startswith(
-        "Error: http.tls: the file x.pem holds no certificate in PEM; write the server's own first, then the "
-        "intermediate ones\n"
-    )
+    for workers in ("1", "2"):
+        code, _, err = line("serve", "--http", "0", "--tls-cert", "x.pem", "--workers", workers)
+        assert code == 2
+        assert err == (
+            "Error: http.tls: the file x.pem holds no certificate in PEM; write the server's own first, then the "
+            "intermediate ones\n"
+        )
 
 
 CLEAR_TEXT = r"WARNING 0.0.0.0:0: keys and results cross the network in clear text; set http.tls, or"
