@@ -286,11 +286,11 @@ class Workers:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._end, process, self._replaced)
             await process.wait()
+            del self._old[process.pid]
+            self._forget(process)
+            if self._over.is_set():
+                self._old_ended.set()
             tasks.cancel_scope.cancel()
-        del self._old[process.pid]
-        self._forget(process)
-        if self._over.is_set():
-            self._old_ended.set()
 
     async def _serve(self, number: int, restarts: int) -> int:
         """Run one worker process; answers its exit code. ``restarts`` is how many have run with this number before."""

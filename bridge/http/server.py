@@ -330,10 +330,13 @@ class _Server(uvicorn.Server):
         self._accepting.cancel()
         await self._accepting_ended.wait()
         self._listener.close()
-        for connection in self.server_state.connections:
-            cast("Connection", connection).drain()
+        self._drain_connections()
         with anyio.move_on_after(seconds):
             await self._drained.wait()
+
+    def _drain_connections(self) -> None:
+        for connection in self.server_state.connections:
+            cast("Connection", connection).drain()
 
     async def _end_untrusted(self, tls: ServerTls) -> None:
         """Abort the connections of clients whose authority was removed."""
@@ -344,11 +347,8 @@ class _Server(uvicorn.Server):
                 tls.end_if_untrusted(cast("Connection", connection).transport)
 
     def _connect(self) -> asyncio.Protocol:
-        protocol = cast("Callable[..., Connection]", self.config.http_protocol_class)
-        made = protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        if self._accepting.cancel_called:  # its handshake took until now
-            made.drain()
-        return made
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, uvicorn asks whether to stop."""
@@ -356,8 +356,10 @@ class _Server(uvicorn.Server):
             # A copy: a connection that is ended leaves the set.
             for connection in list(self.server_state.connections):
                 cast("Connection", connection).enforce_timeouts()
-        if self._accepting.cancel_called and not self.server_state.connections:
-            self._drained.set()
+        if self._accepting.cancel_called:
+            self._drain_connections()  # also those whose handshake took until now
+            if not self.server_state.connections:
+                self._drained.set()
         return await super().on_tick(counter)
 
 
