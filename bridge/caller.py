@@ -63,10 +63,6 @@ class Caller:
         """The issuer and the name, which together are unique; None for all callers without a name."""
         return None if self.name is None else (self.issuer, self.name)
 
-    def is_same(self, other: "Caller") -> bool:
-        """Whether both are the same principal with the same view. Scopes may differ."""
-        return (self.name, self.issuer, self.view) == (other.name, other.issuer, other.view)
-
 
 ANONYMOUS: Final = Caller()
 """The caller where there is no access control, such as over stdio."""

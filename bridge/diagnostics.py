@@ -96,6 +96,7 @@ CODES: Final[Mapping[str, str]] = {
     "unusable-certificate": "A file of http.tls cannot be used. serve does not start, or keeps the last good certificate.",
     "unused-credential": "A warning: a key, scope or issuer of the settings file has no effect, or nobody can call.",
     "unused-owner": "A warning: an entry of owners names tools or a folder that do not exist.",
+    "unused-setting": "A warning: a setting has no effect any longer.",
     "unused-view": "A warning: a view has no tools, or names something that does not exist.",
     "unusual-argument-name": "A warning: the name of an argument is refused by some APIs of models.",
     "wrong-type": "A value has another type than its key allows.",

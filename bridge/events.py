@@ -157,5 +157,5 @@ def ignore(event: Event) -> None:
 
 
 # Here because access control counts them and telemetry shows them: neither imports the other.
-QuotaKind: TypeAlias = Literal["calls", "results", "sessions", "streams"]
+QuotaKind: TypeAlias = Literal["calls", "results", "streams"]
 """What quotas limit and gauges show; ``results`` are in bytes, the others are counts."""

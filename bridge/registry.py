@@ -38,7 +38,7 @@ class Snapshot:
     ``tools`` are sorted by name. ``by_name`` has no aliases: ``aliases`` maps each of them to its tool.
     """
 
-    __slots__ = ("_by_scopes", "_by_view", "_scopes", "aliases", "by_name", "tools")
+    __slots__ = ("_by_scopes", "_by_view", "_digest", "_scopes", "aliases", "by_name", "tools")
 
     def __init__(
         self, tools: Iterable[Tool] = (), previous: "Snapshot | None" = None, removed: Iterable[Tool] = ()
@@ -63,6 +63,7 @@ class Snapshot:
         self.tools: tuple[Tool, ...] = tuple(in_order)
         self.by_name: Mapping[str, Tool] = by_name
         self.aliases: Mapping[str, Tool] = aliases
+        self._digest = ""
         self._scopes: frozenset[str] | None = None
         self._by_view: dict[View, Snapshot] = {}
         self._by_scopes: dict[frozenset[str], VisibleTools] = {}
@@ -73,6 +74,13 @@ class Snapshot:
         if self._scopes is None:
             self._scopes = frozenset().union(*(tool.scopes for tool in self.tools))
         return self._scopes
+
+    @property
+    def digest(self) -> str:
+        """A digest of the list of tools, in hexadecimal. It is the same in every process that serves the same list."""
+        if not self._digest:
+            self._digest = _digest(self.tools)
+        return self._digest
 
     def find(self, name: str) -> Tool | None:
         """The tool with this name or alias."""
@@ -102,6 +110,10 @@ class Snapshot:
         return visible
 
 
+def _digest(tools: Iterable[Tool]) -> str:
+    return f"{sum(tool.fingerprint for tool in tools) % 2**64:016x}"
+
+
 def _cache(cache: dict[_K, _V], key: _K, value: _V, size: int) -> None:
     """Put an entry at the end of an LRU cache. Above ``size``, drop the first one: the least recently used."""
     cache.pop(key, None)
@@ -117,12 +129,20 @@ class VisibleTools:
     who never lists the tools costs no memory for each tool.
     """
 
-    __slots__ = ("_scopes", "_snapshot", "_tools")
+    __slots__ = ("_digest", "_scopes", "_snapshot", "_tools")
 
     def __init__(self, snapshot: Snapshot, scopes: frozenset[str]) -> None:
         self._snapshot = snapshot
         self._scopes = scopes
         self._tools: tuple[Tool, ...] | None = None
+        self._digest = ""
+
+    @property
+    def digest(self) -> str:
+        """As that of ``Snapshot``, of the visible tools."""
+        if not self._digest:
+            self._digest = _digest(self.tools)
+        return self._digest
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -199,13 +219,6 @@ class Registry:
 
 def _is_in(view: View | None, tool: Tool) -> bool:
     return view is None or view.shows(tool.name, tool.spec.tags)
-
-
-def visibly_changed_names(before: Snapshot, after: Snapshot) -> list[str]:
-    """The tools that some caller sees in only one of the snapshots, or sees differently."""
-    both = before.by_name.keys() & after.by_name.keys()
-    changed = [name for name in both if _differs_visibly(before.by_name[name], after.by_name[name])]
-    return [*changed, *(before.by_name.keys() ^ after.by_name.keys())]
 
 
 def _differs_visibly(old: Tool, new: Tool) -> bool:

@@ -319,7 +319,7 @@ class Bounds(SpecModel):
     )
     results: Size | None = Field(default=None, description="Bytes of results that clients have not read yet.")
     sessions: int | None = Field(
-        default=None, ge=1, description="Sessions of clients of protocol version 2025-11-25 or older."
+        default=None, ge=1, description="No effect: sessions are no longer kept. Remove it."
     )
     streams: int | None = Field(default=None, ge=1, description="Streams for notifications.")
 
@@ -330,11 +330,6 @@ class PerCallerLimits(Bounds):
     calls: int | None = Field(default=64, ge=1, description="Calls at a time. Default 64.")
     results: Size | None = Field(
         default=32 * 1024**2, description="Bytes of results that clients have not read yet. Default 32MiB."
-    )
-    sessions: int | None = Field(
-        default=100,
-        ge=1,
-        description="Sessions of clients of protocol version 2025-11-25 or older. Default 100.",
     )
     streams: int | None = Field(default=100, ge=1, description="Streams for notifications. Default 100.")
 
@@ -351,11 +346,6 @@ class TotalLimits(Bounds):
     calls: int | None = Field(default=512, ge=1, description="Calls at a time. Default 512.")
     results: Size | None = Field(
         default=256 * 1024**2, description="Bytes of results that clients have not read yet. Default 256MiB."
-    )
-    sessions: int | None = Field(
-        default=1000,
-        ge=1,
-        description="Sessions of clients of protocol version 2025-11-25 or older. Default 1000.",
     )
     streams: int | None = Field(default=2000, ge=1, description="Streams for notifications. Default 2000.")
 
@@ -426,7 +416,7 @@ class Http(SpecModel):
         description="Further host names that clients may use in Host and Origin.",
     )
     stateless: Annotated[bool, Option("--stateless")] = Field(
-        default=False, description="Keep no sessions, so that any replica can answer any request."
+        default=False, description="No effect: any worker and replica can answer any request. Remove it."
     )
     insecure: Annotated[bool, Option("--insecure")] = Field(
         default=False,

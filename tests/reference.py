@@ -104,9 +104,11 @@ Where a thing is spread over functions or files, the docstring of a module expla
 | Who gets a name that several files claim | [toolfiles/resolution.py](../../bridge/toolfiles/resolution.py), [toolfiles/names.py](../../bridge/toolfiles/names.py) |
 | When a changed file is read | [toolfiles/watch/debounce.py](../../bridge/toolfiles/watch/debounce.py), [toolfiles/reloader.py](../../bridge/toolfiles/reloader.py) |
 | The lists of tools that callers see | [registry.py](../../bridge/registry.py), [protocol/tool_list_cache.py](../../bridge/protocol/tool_list_cache.py) |
-| Notifications | [protocol/notifications.py](../../bridge/protocol/notifications.py) |
+| Notifications | [protocol/notifications.py](../../bridge/protocol/notifications.py), [http/notification_stream.py](../../bridge/http/notification_stream.py) |
+| Clients of 2025-11-25 and before over HTTP, without sessions | [http/handshake.py](../../bridge/http/handshake.py), [protocol/session_id.py](../../bridge/protocol/session_id.py), [http/reply_stream.py](../../bridge/http/reply_stream.py) |
+| Requests in flight, and how they are cancelled | [protocol/in_flight.py](../../bridge/protocol/in_flight.py) |
 | Connections of clients, and their checks | [http/connection.py](../../bridge/http/connection.py), [http/request_guard.py](../../bridge/http/request_guard.py) |
-| Keys, tokens and sessions of callers | [access/credentials.py](../../bridge/access/credentials.py) |
+| Keys and tokens of callers | [access/credentials.py](../../bridge/access/credentials.py) |
 | TLS of the server | [http/tls.py](../../bridge/http/tls.py), [http/handshakes.py](../../bridge/http/handshakes.py), [http/paced_transport.py](../../bridge/http/paced_transport.py), [app/tls_watcher.py](../../bridge/app/tls_watcher.py) |
 | The fast path: calls and lists without the SDK | [http/fast_path_middleware.py](../../bridge/http/fast_path_middleware.py), [stdio/transport.py](../../bridge/stdio/transport.py), [protocol/fast_path.py](../../bridge/protocol/fast_path.py) |
 | Answers before the SDK is imported | [stdio/early_answers.py](../../bridge/stdio/early_answers.py), [stdio/transport.py](../../bridge/stdio/transport.py) |

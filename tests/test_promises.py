@@ -83,9 +83,9 @@ def limits() -> dict[str, str]:
         f"{incoming_bytes.MAX_BYTES // _MIB} MiB",
         "Bodies of large calls of a caller with a name, until they end; of all callers": f"{large_bodies.MAX_BYTES_PER_CALLER // _MIB} MiB; {large_bodies.MAX_BYTES // _MIB} MiB",
         "Arguments of a call": f"{arguments.MAX_BYTES // _MIB} MiB, {arguments.MAX_DEPTH} levels",
-        "Calls, sessions, streams, unread results of a caller with a name": f"{each.calls}, {each.sessions}, "
-        f"{each.streams}, {each.results // _MIB} MiB",
-        "The same of all callers": f"{in_all.calls}, {in_all.sessions}, {in_all.streams}, {in_all.results // _MIB} MiB",
+        "Calls, streams, unread results of a caller with a name": f"{each.calls}, {each.streams}, "
+        f"{each.results // _MIB} MiB",
+        "The same of all callers": f"{in_all.calls}, {in_all.streams}, {in_all.results // _MIB} MiB",
         "Requests in a minute": "No limit",
         "Calls of one API at a time; waiting": f"{calls.concurrency}; {calls.queue:g} s, "
         f"at most {upstream_limits.MAX_WAITING_CALLS} calls",

@@ -1,3 +1,9 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bridge.caller import ANONYMOUS, Caller
@@ -5,7 +11,11 @@ from bridge.registry import MAX_CACHED_SCOPE_SETS, MAX_CACHED_VIEWS, Change, Reg
 from bridge.secrets import Sources
 from bridge.spec import Json, ToolSpec, UpstreamSpec
 from bridge.tool.compiler import Tool, compile_tool, compile_upstream
+from bridge.toolfiles.loader import load_once
+from bridge.toolfiles.place import Directories
 from bridge.view import View
+
+ROOT = Path(__file__).parents[1]
 
 
 def tool(name: str, **keys: Json) -> Tool:
@@ -119,6 +129,49 @@ def test_a_view_shows_tools_by_name_or_tag(patterns: dict[str, list[str]], names
     assert [each.name for each in snapshot.seen_by(allowed).tools] == [n for n in names if n != "set_c"]
     registry = Registry(view=view)
     assert list(registry.replace(snapshot).added) == names
+
+
+def test_the_digest_depends_only_on_what_the_list_has() -> None:
+    a, b, c = tool("a"), tool("b"), tool("c")
+    both = Snapshot([a, b])
+    assert re.fullmatch("[0-9a-f]{16}", both.digest)
+    assert Snapshot([b], Snapshot([a])).digest == Snapshot((), Snapshot([c, b, a]), [c]).digest == both.digest
+    assert Snapshot([tool("b", timeout="3s"), tool("a", response={"jmespath": "id"})]).digest == both.digest
+    assert Snapshot().digest == "0" * 16
+    others = [Snapshot(), Snapshot([a]), Snapshot([b]), Snapshot([a, c]), Snapshot([a, tool("b", title="B")])]
+    assert len({both.digest, *(each.digest for each in others)}) == 6
+
+
+def test_callers_who_see_the_same_tools_get_the_same_digest() -> None:
+    snapshot = Snapshot([tool("a"), tool("b", scopes=["x"]), tool("c", scopes=["y"], tags=["t"])])
+    without_c = Snapshot([tool("a"), tool("b")])
+    for caller in (
+        Caller("ann", frozenset({"x"})),
+        Caller("bob", frozenset({"x", "z"})),
+        Caller(view=View(tools=("a", "b"))),
+        Caller("cid", frozenset({"x"}), View(tools=("*",))),
+    ):
+        for _ in range(2):
+            assert snapshot.seen_by(caller).digest == without_c.digest
+    assert snapshot.seen_by(Caller("dan", frozenset())).digest == Snapshot([tool("a")]).digest
+    assert snapshot.seen_by(ANONYMOUS).digest == snapshot.digest != without_c.digest
+
+
+@pytest.mark.slow
+def test_the_digest_is_the_same_in_every_process() -> None:
+    code = (
+        "from bridge.secrets import Sources; from bridge.toolfiles.loader import load_once; "
+        "from bridge.toolfiles.place import Directories; "
+        "print(load_once(Directories(('tools.d',)), Sources({'SHOP_API_KEY': 'x' * 20})).snapshot.digest)"
+    )
+    digests = {
+        subprocess.check_output(
+            [sys.executable, "-c", code], cwd=ROOT, text=True, env=os.environ | {"PYTHONHASHSEED": seed}
+        ).strip()
+        for seed in ("1", "2", "3")
+    }
+    loaded = load_once(Directories((str(ROOT / "tools.d"),)), Sources({"SHOP_API_KEY": "y" * 20}))
+    assert digests == {loaded.snapshot.digest} != {Snapshot().digest}
 
 
 def test_a_change_of_tags_is_visible() -> None:

@@ -93,7 +93,12 @@ def test_processes_divide_the_total_limits_rounded_up() -> None:
         {"total": {"calls": 9, "streams": None, "rate": 1}, "perCaller": {"calls": 5}}
     )
     part = limits.divided(2)
-    assert (part.total.calls, part.total.streams, part.total.rate, part.total.sessions) == (5, None, 1, 500)
+    assert (part.total.calls, part.total.streams, part.total.rate, part.total.results) == (
+        5,
+        None,
+        1,
+        128 * 1024**2,
+    )
     assert (part.per_caller, part.body) == (limits.per_caller, limits.body)
     assert limits.divided(1) == limits
 

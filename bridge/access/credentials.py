@@ -28,8 +28,6 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 import anyio
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 
 from bridge.access.certificates import AcceptedCertificate, ClientCertificate
 from bridge.access.jwt import Fetch, InvalidToken, NoKeys, Token, TokenIssuer, parse_unverified
@@ -81,27 +79,22 @@ class Credential:
 
     proof: ApiKey | Token | AcceptedCertificate
     caller: Caller
-    user: AuthenticatedUser
     lease: CredentialLease
     active_requests: int = 0
 
     @classmethod
     def of(cls, proof: ApiKey | Token | AcceptedCertificate, text: str | None = None) -> "Credential":
         """``text`` is the token itself, for token exchange (RFC 8693)."""
-        scopes, client_id, lease = frozenset(proof.scopes), proof.name, CredentialLease()
+        scopes, lease = frozenset(proof.scopes), CredentialLease()
         if isinstance(proof, Token):
             issuer = proof.issuer.entry.issuer
             caller = Caller(proof.name, scopes, issuer=issuer, claims=proof.claims, token=text, lease=lease)
-            client_id = f"{issuer} {proof.name}"  # the name of a key has no space
         elif isinstance(proof, AcceptedCertificate):
             claims: dict[str, Json] = {"iss": CERTIFICATE_ISSUER}
             caller = Caller(proof.name, scopes, issuer=CERTIFICATE_ISSUER, claims=claims, lease=lease)
-            client_id = f"{CERTIFICATE_ISSUER} {proof.name}"
         else:
             caller = Caller(proof.name, scopes, lease=lease)
-        # The SDK compares the user of a session, and does not look at the token.
-        user = AuthenticatedUser(AccessToken(token="", client_id=client_id, scopes=[]))
-        return cls(proof, caller, user, lease)
+        return cls(proof, caller, lease)
 
     @property
     def is_expired(self) -> bool:
@@ -167,14 +160,6 @@ class CredentialStore:
     def may_grant(self, issuer: str, scopes: Iterable[str]) -> bool:
         """Whether the tokens of an issuer may grant all of these scopes."""
         return issuer in self._issuers and all(map(self._issuers[issuer].entry.may_grant, scopes))
-
-    def knows(self, caller: Caller) -> bool:
-        """Whether the caller's key is valid, or its issuer is accepted. The issuer is not asked about the name."""
-        if caller.issuer == CERTIFICATE_ISSUER:
-            return self._scopes_of_certificate(caller.name or "") is not None
-        if caller.issuer is not None:
-            return caller.issuer in self._issuers
-        return any(key.name == caller.name and not is_expired(key.expires) for key in self.keys)
 
     def replace(self, config: AccessConfig) -> None:
         """Accept these keys and issuers from now on. Credentials that are removed or changed are revoked."""

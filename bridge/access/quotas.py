@@ -4,7 +4,8 @@ A request past a limit is refused. The message says which limit it is, and when 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -17,15 +18,12 @@ from bridge.events import QuotaKind
 from bridge.settings import Bounds, TotalLimits
 from bridge.settings import Limits as LimitsConfig
 
-UNBOUNDED: Final = LimitsConfig.model_validate(
-    {"total": TotalLimits(calls=None, results=None, sessions=None, streams=None)}
-)
+UNBOUNDED: Final = LimitsConfig.model_validate({"total": TotalLimits(calls=None, results=None, streams=None)})
 """For stdio: its only client is the parent of this process."""
 
 _DESCRIPTIONS: Final[Mapping[QuotaKind, tuple[str, int]]] = {
     "calls": ("calls at a time", 1),
     "results": ("bytes of results that wait to be read", 10),
-    "sessions": ("sessions", 60),
     "streams": ("streams", 60),
 }
 """QuotaKind → its name in messages, and the seconds after which a client should try again."""
@@ -91,14 +89,20 @@ class Quotas:
         for usage, *_ in quotas:
             usage.amounts["calls"] += 1
 
-    def check(self, kind: QuotaKind, caller: Caller) -> None:
-        """Raises ``TooMany`` if the caller has reached a limit of ``kind``."""
-        _require_room(kind, self._quotas(caller))
-
     def add(self, kind: QuotaKind, caller: Caller, number: int) -> None:
         """Change a usage by ``number``, which may be negative. No limit is checked."""
         for usage, *_ in self._quotas(caller):
             usage.amounts[kind] += number
+
+    @contextmanager
+    def hold(self, kind: QuotaKind, caller: Caller) -> Iterator[None]:
+        """Count one of ``kind`` until the end of the block. Raises ``TooMany``."""
+        _require_room(kind, self._quotas(caller))
+        self.add(kind, caller, 1)
+        try:
+            yield
+        finally:
+            self.add(kind, caller, -1)
 
     @property
     def usage(self) -> Mapping[QuotaKind, int]:

@@ -15,7 +15,6 @@ from bridge.caller import Caller
 from bridge.clock import is_expired
 from bridge.diagnostics import Diagnostic, as_json, first_errors
 from bridge.events import QuotaKind
-from bridge.protocol.notifications import Announcer
 from bridge.registry import Registry
 from bridge.settings import ApiKey
 from bridge.toolfiles.check.parsed import Diagnostics
@@ -67,7 +66,6 @@ class AdminService:
     registry: Registry
     tool_directory: ToolDirectory
     reloader: Reloader
-    announcer: Announcer
     settings_watcher: SettingsWatcher | None
     tls_watcher: TlsWatcher | None
     views: Mapping[str, View]
@@ -94,7 +92,7 @@ class AdminService:
                 for name, view in self.views.items()
             },
             "keys": [_key(key) for key in self._keys],
-            "sessions": self.announcer.sessions,
+            "streams": self.usage()["streams"],
             "watching": self.reloader.mode,
             "files": [
                 {"path": file.place.shown, "state": file.state, "digest": _digest(file)}

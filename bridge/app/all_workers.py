@@ -76,7 +76,6 @@ class AllWorkers:
             "digest": admin.served_digest,
             "generation": admin.registry.generation,
             "tools": len(admin.registry.current.tools),
-            "sessions": admin.announcer.sessions,
             **{key: admin.usage()[key] for key in ("calls", "streams")},
             "messagesLost": self._siblings.lost,
             "messagesIgnored": self._siblings.ignored,

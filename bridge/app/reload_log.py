@@ -12,8 +12,6 @@ from bridge.view import View
 
 _log: Final = logging.getLogger(__name__)
 
-NO_SESSIONS: Final = "clients of 2025-11-25 and before have no sessions and get no notifications"
-
 MAX_LOGGED: Final = 100
 """Problems, and files whose last good version is still served, that are logged after one reload."""
 

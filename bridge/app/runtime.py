@@ -27,8 +27,9 @@ from bridge.errors import StartError
 from bridge.events import CallFinished, CallStarted, Event, Listener, SnapshotReplaced
 from bridge.http.resource_metadata import Resource
 from bridge.protocol.handlers import ToolServer
+from bridge.protocol.in_flight import ClientKey
 from bridge.settings import Audit as AuditConfig
-from bridge.spec import TokenExchangeAuth
+from bridge.spec import Json, TokenExchangeAuth
 from bridge.telemetry.audit import OTHERS, Audit
 from bridge.telemetry.log_events import EventLog
 from bridge.telemetry.metrics import Metrics, StatusGauges
@@ -133,18 +134,17 @@ class Runtime:
         resource = self.settings_watcher and self.settings_watcher.resource
         self.resource = Resource(resource, self._scopes_supported, settings.offered) if resource else None
         http = settings.http
-        # Workers: the system gives each connection to any of them, and a session lives in one process.
-        keeps_sessions = not (self.worker or (http and http.stateless))
         # Over stdio there is one caller, who owns the process.
         limits = settings.limits if http else UNBOUNDED
         self.server = ToolServer(
             self.registry,
             self.client,
             self.emit,
-            keeps_sessions=keeps_sessions,
             limits=limits,
             tracing=tracing,
         )
+        self.siblings.handle("cancel", self._cancel_for_sibling)
+        self.server.in_flight.forward = self._forward_cancellation
         label = str(self.worker.number) if self.worker else None
         self.metrics = Metrics(lambda: self.server.limits.usage, self._status, label)
         if self.worker and self.worker.restarts:
@@ -157,13 +157,15 @@ class Runtime:
             self._warn_of_missing_issuers()
         announce = self.server.announcer.announce
         self.reloader = Reloader(
-            self._tool_directory, emit=self._on_reload, announce=announce, is_only_process=keeps_sessions
+            self._tool_directory,
+            emit=self._on_reload,
+            announce=announce,
+            is_only_process=self.worker is None,
         )
         self.admin = AdminService(
             self.registry,
             self._tool_directory,
             self.reloader,
-            self.server.announcer,
             self.settings_watcher,
             self.tls_watcher,
             settings.offered,
@@ -230,6 +232,21 @@ class Runtime:
         assert self.credentials  # otherwise there is no resource, and nobody asks
         patterns = self.credentials.scopes_supported
         return [scope for scope in self.registry.current.scopes if any(matches(p, scope) for p in patterns)]
+
+    def _forward_cancellation(self, client: ClientKey, id: str | None) -> None:
+        self.siblings.broadcast("cancel", [*client, id])
+
+    def _cancel_for_sibling(self, payload: Json) -> None:
+        """Cancel a request, or all requests of a session, that another worker was asked to cancel."""
+        match payload:
+            case [str() | None as issuer, str() | None as caller, str(session_id), str() | None as id]:
+                client = ClientKey(issuer, caller, session_id)
+            case _:
+                raise ValueError("expected a client and a request")
+        if id is None:
+            self.server.in_flight.end_here(client)
+        else:
+            self.server.in_flight.cancel_here(client, id)
 
     def _status(self) -> StatusGauges:
         loaded, watcher, tls = self._tool_directory.loaded, self.settings_watcher, self.tls_watcher

@@ -83,6 +83,8 @@ def _log_restrictions(settings: Settings, loaded: Snapshot, served: Snapshot) ->
             len(loaded.tools),
             left_out,
         )
+    if settings.http and settings.http.stateless:
+        _log.warning("stateless has no effect: the server no longer keeps sessions; remove it")
     if settings.http and not settings.has_access_control and any(tool.scopes for tool in served.tools):
         _log.warning("scopes of tools have no effect without access control; set access in the settings file")
     if (http := settings.http) and not (http.tls or http.insecure or is_loopback(http.listen.host)):

@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 
 from bridge.address import Address
-from bridge.app.reload_log import NO_SESSIONS
 from bridge.app.runtime import Runtime, StopTracing, serve
 from bridge.app.settings_watcher import SettingsWatcher
 from bridge.app.startup import StartupState
@@ -161,8 +160,7 @@ async def over_stdio(source: int, sink: int, before: Handoff, runtime: Runtime, 
 
 
 def _log_url(settings: Settings, url: str, registry: Registry) -> None:
-    is_stateless = settings.http and settings.http.stateless
-    _log.info("serving %s%s", url, f"; {NO_SESSIONS}" if is_stateless else "")
+    _log.info("serving %s", url)
     for name, view in settings.offered.items():
         tools = registry.current.seen_by(Caller(view=view)).tools
         _log.info("view %s: %s at %s/%s", name, count(len(tools), "tool"), url, name)

@@ -47,7 +47,6 @@ from anyio.abc import TaskStatus
 from bridge import __version__
 from bridge.address import Address
 from bridge.app.handover import Handover, OldWorker
-from bridge.app.reload_log import NO_SESSIONS
 from bridge.app.siblings import remove_socket, require_short_path
 from bridge.app.signals import reload_on_signal
 from bridge.app.worker import Worker, connection_table
@@ -358,7 +357,7 @@ class Workers:
             return
         self._served.add(number)
         if len(self._served) == self._count and not self._over.is_set():
-            _log.info("serving %s with %d workers; %s; %s", url, self._count, _DIVIDED, NO_SESSIONS)
+            _log.info("serving %s with %d workers; %s", url, self._count, _DIVIDED)
             if self._old:
                 _log.info("upgraded to version %s; the old workers end after their calls", __version__)
             self._replaced.set()

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from bridge.http.request_guard import RequestGuard, rejection_reason
+from bridge.http.replies import rejection_reason
+from bridge.http.request_guard import RequestGuard
 from bridge.protocol.caller_context import caller_in
 from bridge.settings import METRICS_SCOPE, OPERATE_SCOPE
 from bridge.spec import Json

@@ -26,13 +26,8 @@ from bridge.http.admin_routes import HEALTHY, READY
 from bridge.http.connection import CLIENT_CERTIFICATE
 from bridge.http.fair_start import FairStart
 from bridge.http.rejection_log import RejectionLog, client_of
-from bridge.http.request_guard import (
-    ErrorReply,
-    error_reply,
-    receive_until,
-    rejection_reason,
-    retry_later_reply,
-)
+from bridge.http.replies import ErrorReply, error_reply, rejection_reason, retry_later_reply
+from bridge.http.request_guard import receive_until
 from bridge.http.resource_metadata import Resource
 from bridge.protocol.caller_context import set_caller
 
@@ -108,7 +103,6 @@ class AuthenticationMiddleware:
                 await _delay(wait, scope, receive)
             await reply(scope, receive, send)
             return
-        scope["user"] = credential.user  # the SDK keeps a session for the user that opened it
         set_caller(credential.caller, scope)
         leased = _LeasedRequest(credential.lease.ended, receive, send)
         credential.active_requests += 1  # while this is positive, the credential store keeps the token

@@ -36,6 +36,7 @@ from bridge.access.certificates import ClientCertificate
 from bridge.access.quotas import Quotas
 from bridge.access.throttle import AddressThrottle
 from bridge.caller import ANONYMOUS, Caller
+from bridge.http.notification_stream import BREAK_OFF
 from bridge.http.paced_transport import PacedTransport
 from bridge.http.rejection_log import RejectionLog, client_of
 from bridge.http.request_head import MAX_TARGET_BYTES, TARGET_TOO_LONG, Rejection, reject_head
@@ -189,8 +190,9 @@ class Connection(HttpToolsProtocol):
         """Make the next response the last one. An idle connection stays open: a request may be on its way."""
         self._is_stopping = True
         self._keeps_alive = False
-        if cast("RequestResponseCycle | None", self.cycle):
-            self.cycle.keep_alive = False
+        cycle = self._unanswered_cycle()
+        if cycle and not cycle.response_started:  # otherwise the client was not told so
+            cycle.keep_alive = False
 
     def shutdown(self) -> None:
         self.drain()
@@ -442,6 +444,8 @@ class Connection(HttpToolsProtocol):
             )  # for the last request: uvicorn closes the connection after it
         self._has_upgrade = self.parser.should_upgrade()
         super().on_headers_complete()
+        if self.parser.get_method() == b"GET":  # the app has not started yet: it runs in a task
+            cast("Scope", self.scope)[BREAK_OFF] = self.transport.close
         self.headers = []  # RFC 9110 6.5.1: a trailer never becomes a header
         self._in_body, self._is_body_requested = True, False
         self._content_bytes = self._framing_bytes = self._bare_framing_bytes = 0

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, the middlewares, and the SDK's Streamable HTTP endpoint at ``/mcp``.
+"""The HTTP server: uvicorn, the middlewares, and the MCP endpoint at ``/mcp``.
 
 A request passes these, in this order. Each may answer it.
 
@@ -9,7 +9,9 @@ A request passes these, in this order. Each may answer it.
 | ``RateLimitMiddleware`` | counts the request for the rate limit of its caller |
 | ``Views`` | maps ``/mcp/NAME`` to ``/mcp`` with a view |
 | ``FastPathMiddleware`` | answers simple calls without the SDK |
-| ``RequestGuard`` | checks Host, Origin and the message, then calls the SDK |
+| ``RequestGuard`` | checks Host, Origin and the message |
+| the SDK | serves modern clients |
+| ``Handshake``, ``NotificationStreams`` | serve clients of the handshake era |
 """
 
 import asyncio
@@ -29,7 +31,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from bridge.access.credentials import CredentialStore
 from bridge.access.quotas import Quotas
@@ -52,12 +54,9 @@ from bridge.http.step_up import StepUp
 from bridge.http.tls import ServerTls
 from bridge.http.views import Views
 from bridge.protocol.handlers import ToolServer
-from bridge.protocol.notifications import SESSION_HEADER, Announcer
 from bridge.view import View
 
 PATH: Final = "/mcp"
-_SESSION_END_DELAY_SECONDS: Final = 0.5
-"""When a key is revoked, its calls in flight are aborted. They are answered before their sessions end."""
 _TICKS_PER_TIMEOUT_CHECK: Final = 10
 """uvicorn ticks ten times a second."""
 _KEEP_ALIVE_SECONDS: Final = 75
@@ -94,7 +93,6 @@ class Endpoint:
     | ``resource`` | the OAuth resource that tokens are issued for |
     | ``admin`` | the endpoints of the operator, if they are served |
     | ``views`` | by name |
-    | ``session_idle_seconds`` | after this time without a request, a session ends |
     """
 
     host_names: Collection[str] = ()
@@ -103,7 +101,6 @@ class Endpoint:
     resource: Resource | None = None
     admin: AdminEndpoints | None = None
     views: Mapping[str, View] = field(default_factory=dict)
-    session_idle_seconds: float = 600.0
 
 
 async def serve_http(
@@ -125,12 +122,10 @@ async def serve_http(
     rejections = RejectionLog(emit)
     manager = StreamableHTTPSessionManager(
         server,
-        stateless=not server.keeps_sessions,
+        stateless=True,  # it gets only modern requests
         # RequestGuard checks Host and Origin more strictly.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        session_idle_timeout=endpoint.session_idle_seconds,
         max_request_body_size=limits.body,
-        max_sessions=limits.total.sessions,
     )
     literal = f"[{host}]" if ":" in host else host
     guard = RequestGuard(
@@ -144,13 +139,17 @@ async def serve_http(
         step_up=StepUp(server, credentials, resource).challenge if credentials and resource else None,
     )
 
+    def end_streams() -> None:
+        guard.handshake.stop()
+        server.announcer.close()
+
     def stop_serving(grace_seconds: float) -> None:
-        guard.stopping.set()
+        guard.stop()
         server.stop(grace_seconds)
 
     app = Starlette(
         routes=[Route(PATH, guard), *(routes(endpoint.admin, guard, stop) if endpoint.admin else ())],
-        lifespan=lambda _: _lifespan(manager, credentials, server.announcer),
+        lifespan=lambda _: _lifespan(manager, guard),
         exception_handlers={404: _not_found},
     )
     # ``Views`` maps /mcp/ to /mcp without a redirect.
@@ -169,6 +168,7 @@ async def serve_http(
         listening,
         stop,
         lambda url: on_started(url + PATH),
+        on_draining=end_streams,
         on_stopping=stop_serving,
         connection=partial(Connection, server.limits, rejections, Timeouts(), throttles.failed),
         rejections=rejections,
@@ -177,44 +177,9 @@ async def serve_http(
 
 
 @asynccontextmanager
-async def _lifespan(
-    manager: StreamableHTTPSessionManager, credentials: CredentialStore | None, announcer: Announcer
-) -> AsyncIterator[None]:
-    # The SDK's manager ends last: the task here uses it to the end.
-    async with manager.run(), anyio.create_task_group() as tasks:
-        if credentials:
-            tasks.start_soon(_end_sessions_without_credential, credentials, announcer, manager)
+async def _lifespan(manager: StreamableHTTPSessionManager, guard: RequestGuard) -> AsyncIterator[None]:
+    async with manager.run(), guard.handshake.run():
         yield
-        tasks.cancel_scope.cancel()
-
-
-async def _end_sessions_without_credential(
-    credentials: CredentialStore, announcer: Announcer, manager: StreamableHTTPSessionManager
-) -> None:
-    """End sessions of callers without a valid credential, as a DELETE from the client would (MCP, Streamable HTTP)."""
-    while True:
-        # Before the sessions are read: what is revoked during an await sets this event.
-        revoked = credentials.revoked
-        for session in announcer.sessions_of_unknown_owners(credentials.knows):
-            headers = [(SESSION_HEADER.encode(), (session.connection.session_id or "").encode())]
-            scope = {
-                "type": "http",
-                "method": "DELETE",
-                "path": PATH,
-                "headers": headers,
-                "user": session.user,  # otherwise the SDK answers 404
-            }
-            await manager.handle_request(scope, _receive_disconnect, _discard)
-        await revoked.wait()
-        await anyio.sleep(_SESSION_END_DELAY_SECONDS)
-
-
-async def _receive_disconnect() -> Message:
-    return {"type": "http.disconnect"}
-
-
-async def _discard(message: Message) -> None:
-    """There is no client to send the response to."""
 
 
 async def serve_app(
@@ -223,14 +188,15 @@ async def serve_app(
     stop: anyio.Event,
     on_started: Callable[[str], None],
     *,
+    on_draining: Callable[[], None] = lambda: None,
     on_stopping: Callable[[float], None] = lambda _grace: None,
     connection: Callable[..., Connection] | None = None,
     rejections: RejectionLog | None = None,
 ) -> None:
     """Serve any ASGI app until ``stop`` is set. Raises ``OSError`` if it cannot listen.
 
-    When it stops, it calls ``on_stopping`` with the seconds that requests in flight have to complete. These are
-    ``listening.grace_seconds``, or 0 if it is cancelled. ``connection`` makes a ``Connection`` of uvicorn's arguments.
+    When it stops, it first calls ``on_draining``. When the connections are drained, it calls ``on_stopping`` with the seconds
+    that requests in flight have to complete. These are ``listening.grace_seconds``, or 0 if it is cancelled. ``connection`` makes a ``Connection`` of uvicorn's arguments.
     ``rejections`` reports TLS handshakes that fail.
     """
     rejections = rejections or RejectionLog(ignore)
@@ -257,6 +223,7 @@ async def serve_app(
             seconds = 0.0
             try:
                 await stop.wait()
+                on_draining()
                 await uvicorn_server.drain(listening.drain_seconds)
                 seconds = listening.grace_seconds
             finally:

@@ -9,7 +9,7 @@ from starlette.types import Scope
 from bridge.access.credentials import CredentialStore
 from bridge.caller import Inbound
 from bridge.codec import log_safe
-from bridge.http.request_guard import ErrorReply, error_reply
+from bridge.http.replies import ErrorReply, error_reply
 from bridge.http.resource_metadata import Resource
 from bridge.protocol.caller_context import caller_in
 from bridge.protocol.handlers import ToolServer

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.codec import quote
 from bridge.http.rejection_log import RejectionLog
-from bridge.http.request_guard import error_reply
+from bridge.http.replies import error_reply
 from bridge.protocol.caller_context import caller_in, set_caller
 from bridge.view import View
 

@@ -20,13 +20,13 @@ the same with random requests.
 | ``_meta`` of a modern request is missing, invalid or for another version | no | |
 | ``_meta`` in a request of the handshake era | no | |
 | a handshake version before 2025-06-18 | no | |
-| before the handshake, or before the first modern answer over stdio | no | |
+| over stdio, before the handshake or the first modern answer | no | |
 
 | Client | Its version is known by | The client leaves |
 |---|---|---|
 | modern, HTTP | ``MCP-Protocol-Version``, which ``_meta`` must repeat | the call is cancelled |
-| handshake, HTTP with a session | the session, once initialized | the call goes on |
-| handshake, HTTP without sessions | ``MCP-Protocol-Version`` | the call is cancelled |
+| handshake, HTTP with a session | the session id | the call goes on |
+| handshake, HTTP without a session | ``MCP-Protocol-Version`` | the call is cancelled |
 | either, stdio | ``version_in`` the SDK's answers: the SDK then enforces it | the call is cancelled |
 """
 

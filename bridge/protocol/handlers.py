@@ -36,8 +36,9 @@ from bridge.events import CallFinished, Event, Listener
 from bridge.invoke import invoke
 from bridge.protocol.caller_context import CURRENT_CALLER, Context, caller_in, caller_of
 from bridge.protocol.capabilities import INSTRUCTIONS, encode_result, page
+from bridge.protocol.in_flight import SessionsInFlight
 from bridge.protocol.large_arguments import LARGE_ARGUMENTS, LargeArguments
-from bridge.protocol.list_splicer import TOOL_LIST_SPLICER
+from bridge.protocol.list_splicer import TOOL_LIST_SPLICER, ToolListSplicer
 from bridge.protocol.notifications import Announcer
 from bridge.protocol.tool_list_cache import ToolListCache
 from bridge.registry import Registry, Snapshot, VisibleTools
@@ -58,10 +59,9 @@ CANCELLED: Final = -32800
 
 
 class ToolServer(Server[TaskGroup]):
-    """The SDK's server over a registry; ``announcer`` notifies its clients of changes.
+    """The SDK's server over a registry.
 
-    With several worker processes, any of them may get a client's next request. Then ``keeps_sessions`` is False, and
-    clients of the handshake era are not notified of changes.
+    ``announcer`` notifies its clients of changes. ``in_flight`` has the requests of clients with a session over HTTP.
     """
 
     def __init__(
@@ -70,13 +70,12 @@ class ToolServer(Server[TaskGroup]):
         client: Client,
         emit: Listener,
         *,
-        keeps_sessions: bool = True,
         limits: Limits | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self.keeps_sessions = keeps_sessions
         self.limits = Quotas(limits)
-        self.announcer = Announcer(registry, self.limits)
+        self.announcer = Announcer(registry)
+        self.in_flight = SessionsInFlight()
         self._registry = registry
         self._client = client
         self._emit = emit
@@ -95,8 +94,7 @@ class ToolServer(Server[TaskGroup]):
         # The constructor accepts only handlers that return the SDK's models. These return JSON objects.
         self.add_request_handler("tools/list", PaginatedRequestParams, self._list_tools)
         self.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
-        if keeps_sessions:
-            self.middleware.insert(0, self.announcer.middleware)
+        self.middleware.append(self.announcer.middleware)
 
     def create_initialization_options(
         self,
@@ -105,7 +103,7 @@ class ToolServer(Server[TaskGroup]):
         extensions: dict[str, dict[str, Any]] | None = None,
     ) -> InitializationOptions:
         """Over HTTP the SDK passes no options, and so would not announce ``listChanged`` to handshake clients."""
-        options = notification_options or NotificationOptions(tools_changed=self.keeps_sessions)
+        options = notification_options or NotificationOptions(tools_changed=True)
         return super().create_initialization_options(options, experimental_capabilities, extensions)
 
     def stop(self, grace: float) -> None:
@@ -124,10 +122,9 @@ class ToolServer(Server[TaskGroup]):
         result = page(tools, start)
         if ctx.request is None:
             return result  # over stdio there is no ASGI ``send`` that could put encoded tools in
-        # Without a splicer the client has left, and nobody reads the list.
-        if splicer := ctx.request.scope.get(TOOL_LIST_SPLICER):
-            shown = tools[start : start + len(result["tools"])]
-            splicer.tools = self._list_cache.tools(self._registry.current, shown, ctx.protocol_version)
+        splicer: ToolListSplicer = ctx.request.scope[TOOL_LIST_SPLICER]
+        shown = tools[start : start + len(result["tools"])]
+        splicer.tools = self._list_cache.tools(self._registry.current, shown, ctx.protocol_version)
         return result | {"tools": []}
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
@@ -142,15 +139,7 @@ class ToolServer(Server[TaskGroup]):
         headers, scope = (ctx.request.headers.raw, ctx.request.scope) if ctx.request else ((), {})
         inbound = Inbound(caller, log_safe(ctx.request_id), headers)
         large: LargeArguments | None = scope.get(LARGE_ARGUMENTS)
-        if large is None:
-            return await self.call(tool, params.arguments or {}, inbound)
-        arguments = large.take()
-        if arguments is None:  # the client of a session has left
-            raise MCPError(CANCELLED, "Request cancelled")
-        try:
-            return await self.call(tool, arguments, inbound)
-        finally:
-            large.end_call()
+        return await self.call(tool, large.take() if large else params.arguments or {}, inbound)
 
     def mirrored_arguments(self, name: str, arguments: dict[str, Json], caller: Caller) -> dict[str, Json]:
         """The arguments that headers may mirror (``x-mcp-header`` in the schema): the SDK compares only these.

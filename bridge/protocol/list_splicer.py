@@ -8,7 +8,7 @@ from typing import Final
 from starlette.types import Message, Send
 
 TOOL_LIST_SPLICER: Final = "restbridge.listed"
-"""Key of the ASGI scope of a tools/list: its ``ToolListSplicer``, until the client leaves."""
+"""Key of the ASGI scope of a tools/list: its ``ToolListSplicer``."""
 _HEAD: Final = b'"tools":['
 _TAIL: Final = b"]"
 

@@ -47,7 +47,6 @@ _OTHER: Final = "other"
 _Mode: TypeAlias = Literal["livesum", "mostrecent"]
 _GAUGES: Final[Mapping[QuotaKind, tuple[str, str]]] = {
     "calls": ("calls_in_flight", "Calls that run."),
-    "sessions": ("sessions", "Sessions of clients of 2025-11-25 and before."),
     "streams": ("streams", "Streams on which clients get notifications."),
     "results": ("unread_result_bytes", "Bytes of results that clients have not read yet."),
 }

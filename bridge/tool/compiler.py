@@ -74,7 +74,7 @@ class Tool:
     """One tool, ready to call.
 
     - ``upstream.spec`` includes the tool's own timeout, retries and maxBytes.
-    - ``definition`` is what tools/list sends, as JSON.
+    - ``definition`` is what tools/list sends, as JSON. ``fingerprint`` is a hash of it, the same in every process.
     - ``scopes`` are those that a caller needs: the tool's own and those of its upstream.
     - ``read_only`` is the effective hint. It is False for PUT, PATCH and DELETE.
     - ``repeatable`` allows a second attempt after the first was sent.
@@ -85,6 +85,7 @@ class Tool:
     spec: ToolSpec
     upstream: Upstream
     definition: dict[str, Json]
+    fingerprint: int
     arguments: Arguments
     request: RequestTemplate
     projection: Projection | None
@@ -231,11 +232,13 @@ def compile_tool(
     assert request
     _check_hints(spec, findings)
     annotations = _annotations(spec)
+    definition = _definition(name, spec, annotations, arguments, output)
     tool = Tool(
         name=name,
         spec=spec,
         upstream=_overridden(destination[0], spec),
-        definition=_definition(name, spec, annotations, arguments, output),
+        definition=definition,
+        fingerprint=int.from_bytes(blake2b(encode(definition), digest_size=8).digest()),
         arguments=arguments,
         request=request,
         projection=projections.pop("", None),

@@ -188,6 +188,7 @@ def _checked(
         if not view.tools and not view.tags:
             message = "this view selects nothing; name tools or tags: the pattern * matches all names"
             findings.error("missing-key", message, "views", name, at_key=True)
+    _warn_of_unused(settings, findings)
     if settings.access:
         tls = settings.http and settings.http.tls
         if settings.access.certificates and not (tls and tls.client_ca_file):
@@ -200,6 +201,19 @@ def _checked(
         )
     findings.raise_errors()
     return settings, tuple(findings)
+
+
+def _warn_of_unused(settings: SettingsFile, findings: Findings) -> None:
+    """A warning for each setting that no longer has an effect."""
+    limits = {"perCaller": settings.limits.per_caller, "total": settings.limits.total}
+    routes: list[tuple[str, ...]] = [
+        ("limits", name, "sessions") for name, each in limits.items() if each.sessions
+    ]
+    if settings.http and settings.http.stateless:
+        routes.append(("http", "stateless"))
+    for route in routes:
+        message = f"{route[-1]} has no effect: the server no longer keeps sessions; remove it"
+        findings.warn("unused-setting", message, *route, at_key=True)
 
 
 def _resolved(access: Access, folder: Path, sources: Sources, findings: Findings) -> Access:

@@ -14,9 +14,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bridge.access.credentials import CredentialStore
 from bridge.access.throttle import AddressThrottle
+from bridge.caller import Caller
 from bridge.events import CallFinished, Event, KeysChanged, Listener, RequestRefused, ignore
 from bridge.http.authentication import AuthenticationMiddleware, Throttles
 from bridge.http.rejection_log import RejectionLog
+from bridge.protocol.in_flight import client_key
 from bridge.settings import Access as AccessConfig
 from bridge.settings import ApiKey
 from tests.serving.api import Api
@@ -108,8 +110,8 @@ async def test_a_valid_key_is_accepted_and_its_caller_is_named(
         await session.open()
         answers = [await session.ask(call("echo")), await session.ask_modern(call("echo", 2))]
         unknown = await session.ask_modern(call("nosuch", 3))
-        for each in served.server.announcer._sessions.values():
-            assert 1 not in each.in_flight
+        ann = client_key(Caller("ann"), session.headers["mcp-session-id"])
+        assert not served.server.in_flight.holds(ann, 1)
     assert [answer["result"]["isError"] for answer in answers] == [False, False]
     assert unknown["error"]["message"] == "Unknown tool: nosuch"
     assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann"] * 3
@@ -141,7 +143,7 @@ async def test_no_caller_is_taken_for_another(served: Served, web: httpx.AsyncCl
     assert all(event.caller and event.tool == tools[event.caller] for event in calls)
 
 
-async def test_no_caller_uses_the_session_of_another(
+async def test_the_session_id_of_another_caller_gives_no_power_over_its_calls(
     served: Served, api: Api, web: httpx.AsyncClient
 ) -> None:
     async with served.http(access=credentials_for([entry("ann"), entry("eve")])) as url:
@@ -156,17 +158,34 @@ async def test_no_caller_uses_the_session_of_another(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hang)
             await api.entered.wait()
-            for message in (call("echo", 7), request("tools/list", 8), INITIALIZED, cancel(7)):
-                assert (await eve.post(message)).status_code in (202, 404)
-            stolen = [(await eve.post(call("echo", number))).status_code for number in range(100)]
-            assert set(stolen) == {404}
-            assert (await web.get(url, headers=eve.headers)).status_code == 404
-            assert (await web.delete(url, headers=eve.headers)).status_code == 404
+            assert "/echo" in str(await eve.ask(call("echo", 7)))
+            for message in (INITIALIZED, cancel(7)):
+                assert (await eve.post(message)).status_code == 202
+            assert (await web.delete(url, headers=eve.headers)).status_code == 200
             assert not api.left.is_set()
             api.release.set()
-        assert answers[0]["result"]["isError"] is False
-        assert (await ann.post(call("echo", 9))).status_code == 200
-    assert [event.caller for event in served.events if isinstance(event, CallFinished)] == ["ann", "ann"]
+        assert answers[0]["id"] == 7
+        assert "/hang" in str(answers[0]["result"])
+        assert (await ann.ask(call("echo", 9)))["result"]["isError"] is False
+    callers = [event.caller for event in served.events if isinstance(event, CallFinished)]
+    assert callers == ["eve", "ann", "ann"]
+
+
+async def test_a_session_id_shows_each_caller_its_own_tools(served: Served, web: httpx.AsyncClient) -> None:
+    served.scopes = {"echo": ["read"], "any": ["write"]}
+    served.show("echo", "any")
+    access = credentials_for([entry("ann", scopes=["read"]), entry("eve", scopes=["write"])])
+    async with served.http(access=access) as url:
+        ann = await opened("ann", web, url)
+        eve = session_of("eve", web, url)
+        eve.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+        await ann.sees({"echo"}, "echo", "any")
+        await eve.sees({"any"}, "echo", "any")
+        async with ann.stream() as hers, eve.stream() as other:
+            # The id has the digest of another list than the one that this caller sees.
+            assert (await anext(other))["method"] == "notifications/tools/list_changed"
+            await served.change("any")
+            assert (await anext(hers))["method"] == "notifications/tools/list_changed"
 
 
 @pytest.mark.slow
@@ -219,9 +238,7 @@ async def test_a_revoked_key_ends_its_calls_in_flight(
         access.replace(access_config([]))
         with anyio.fail_after(30):
             await api.left.wait()
-    # In a session the SDK takes the end for the client's, and says nothing more.
-    is_shown = served.fast_path or modern
-    assert ("The credential of this call was revoked or has expired" in replies[0].text) is is_shown
+    assert "The credential of this call was revoked or has expired" in replies[0].text
     assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["withdrawn"]
 
 

@@ -22,7 +22,7 @@ from bridge.access.jwt import InvalidToken, NoKeys, PublicKey, TokenIssuer, pars
 from bridge.events import CallFinished, RequestRefused, ignore
 from bridge.http.authentication import AuthenticationMiddleware
 from bridge.http.rejection_log import RejectionLog
-from bridge.http.request_guard import ErrorReply, error_reply
+from bridge.http.replies import ErrorReply, error_reply
 from bridge.http.resource_metadata import Resource
 from bridge.registry import Snapshot
 from bridge.secrets import Sources
@@ -34,7 +34,7 @@ from bridge.upstream.client import Client
 from tests.access.test_credentials import entry
 from tests.serving.api import Api
 from tests.serving.logins import ISSUER, RESOURCE, Login, private, public, token
-from tests.serving.messages import call, request
+from tests.serving.messages import call, cancel, request
 from tests.serving.served import Served
 from tests.serving.session import Session
 
@@ -400,7 +400,7 @@ async def test_invalid_keys_for_a_wrong_host_are_delayed_too(client: Client) -> 
     access = CredentialStore(access_config(keys=("ann",)), partial(fetch_or_read, client))
     middleware = AuthenticationMiddleware(unreached, access, None, RejectionLog(ignore), elsewhere)
     headers = [(b"authorization", b"Bearer no-key")]
-    await middleware({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+    await middleware({"type": "http", "method": "POST", "path": "/mcp", "headers": headers}, silent, answered)
     assert (statuses, len(middleware._throttles.failed._arrivals)) == ([421], 1)
 
 
@@ -438,7 +438,7 @@ async def test_a_client_without_a_token_learns_where_to_get_one(
             )
         ann = session_of(token(), web, url)
         ann.headers["host"] = "tools.example.com"
-        assert (await ann.post(call("echo"))).status_code == 400  # by that name, though without a session
+        assert (await ann.post(call("echo"))).status_code == 200
         ann.headers["host"] = "other.example.com"
         assert (await ann.post(call("echo"))).status_code == 421
         unreached = await web.post(url)
@@ -448,16 +448,22 @@ async def test_a_client_without_a_token_learns_where_to_get_one(
 
 
 async def test_a_key_and_a_token_of_one_name_are_two_callers(
-    served: Served, web: httpx.AsyncClient, login: Login, client: Client
+    served: Served, web: httpx.AsyncClient, login: Login, client: Client, api: Api
 ) -> None:
-    async with served.http(access=access_of(login, client)) as url:
+    async with served.http(access=access_of(login, client)) as url, anyio.create_task_group() as tasks:
         ann, other = session_of(token(), web, url), session_of("key-of-ann", web, url)
         await ann.open()
-        other.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
-        assert (await other.post(call("echo"))).status_code == 404
         again = session_of(token(jti="2"), web, url)
-        again.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
-        assert "result" in await again.ask(call("echo", 3))
+        other.headers["mcp-session-id"] = again.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+        tasks.start_soon(ann.post, call("hang", 7))
+        await api.entered.wait()
+        assert "result" in await other.ask(call("echo", 7))
+        await other.post(cancel(7))
+        assert "result" in await again.ask(call("echo", 8))
+        assert not api.left.is_set()
+        await again.post(cancel(7))
+        with anyio.fail_after(30):
+            await api.left.wait()
 
 
 @pytest.mark.slow
@@ -538,7 +544,9 @@ async def test_a_retryable_refusal_does_not_count_as_a_guess() -> None:
     )
     for text, guesses in ((token(), 0), ("no-key", 1)):
         headers = [(b"authorization", f"Bearer {text}".encode())]
-        await middleware({"type": "http", "path": "/mcp", "headers": headers}, silent, answered)
+        await middleware(
+            {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}, silent, answered
+        )
         assert len(middleware._throttles.failed._arrivals) == guesses
 
 
@@ -640,7 +648,8 @@ async def test_a_request_id_in_flight_is_taken_also_for_other_scopes(
         await api.entered.wait()
         more = session_of(token(scope="read write"), web, url)
         more.headers["mcp-session-id"] = session.headers["mcp-session-id"]
-        assert (await more.post(call("hang", 7))).status_code == 409
+        answer = await more.ask(call("hang", 7))
+        assert answer["error"] == {"code": -32600, "message": "A request with this id is still in flight"}
         api.release.set()
 
 

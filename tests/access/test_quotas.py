@@ -15,7 +15,7 @@ from bridge.settings import Limits as LimitsConfig
 from bridge.spec import ToolSpec
 from bridge.tool.compiler import compile_tool
 from bridge.upstream.client import Client
-from tests.access.test_credentials import access_config, credentials_for, entry, later, opened, session_of
+from tests.access.test_credentials import credentials_for, entry, opened, session_of
 from tests.http.test_admin_routes import OPERATOR
 from tests.serving.api import Api
 from tests.serving.messages import INITIALIZED, Json, call, initialize, request
@@ -115,7 +115,12 @@ def test_callers_without_usage_are_forgotten() -> None:
     assert calls(limits, ANN) == "Too many calls at a time: at most 1 for each caller. Try again in 1 second."
 
 
-KINDS: tuple[QuotaKind, ...] = ("calls", "sessions", "streams", "results")
+KINDS: tuple[QuotaKind, ...] = ("calls", "streams", "results")
+
+
+def require_room(limits: Quotas, kind: QuotaKind, caller: Caller) -> None:
+    with limits.hold(kind, caller):
+        pass
 
 
 def test_by_default_a_caller_with_a_name_leaves_room_for_others() -> None:
@@ -125,33 +130,53 @@ def test_by_default_a_caller_with_a_name_leaves_room_for_others() -> None:
         assert most * 4 <= getattr(limits.config.total, kind)
         limits.add(kind, ANN, most)
         with pytest.raises(TooMany, match="for each caller"):
-            limits.check(kind, ANN)
-        limits.check(kind, BOB)
-        limits.check(kind, ANONYMOUS)
+            require_room(limits, kind, ANN)
+        require_room(limits, kind, BOB)
+        require_room(limits, kind, ANONYMOUS)
 
 
 def test_callers_without_a_name_have_only_configured_limits() -> None:
     limits = Quotas(limits_of(perCaller={"calls": 2}))
     for kind in KINDS[1:]:
         limits.add(kind, ANONYMOUS, getattr(limits.config.total, kind) - 1)
-        limits.check(kind, ANONYMOUS)
+        require_room(limits, kind, ANONYMOUS)
     limits.add("calls", ANONYMOUS, 2)
     with pytest.raises(TooMany, match="at most 2 for each caller"):
-        limits.check("calls", ANONYMOUS)
+        require_room(limits, "calls", ANONYMOUS)
 
 
 def test_over_stdio_nothing_is_limited() -> None:
     limits = Quotas(UNBOUNDED)
     for kind in KINDS:
         limits.add(kind, ANONYMOUS, 10**9)
-        limits.check(kind, ANONYMOUS)
+        require_room(limits, kind, ANONYMOUS)
+
+
+def test_what_is_held_counts_until_the_end_of_its_block() -> None:
+    limits = Quotas(limits_of(perCaller={"streams": 1}, total={"streams": 2}))
+
+    def refusal(caller: Caller) -> str | None:
+        try:
+            require_room(limits, "streams", caller)
+        except TooMany as error:
+            return str(error)
+        return None
+
+    with limits.hold("streams", ANN):
+        assert limits.usage == {"calls": 0, "results": 0, "streams": 1}
+        for_each = "Too many streams: at most 1 for each caller. Try again in 60 seconds."
+        assert [refusal(ANN), refusal(BOB)] == [for_each, None]
+        with limits.hold("streams", BOB):
+            assert refusal(Caller("cid")) == "Too many streams: at most 2 in all. Try again in 60 seconds."
+    with pytest.raises(TimeoutError), limits.hold("streams", ANN):
+        raise TimeoutError
+    assert limits.usage["streams"] == 0
+    assert refusal(ANN) is None
 
 
 @pytest.fixture
 def bound(api: Api, client: Client) -> Served:
-    served = Served(
-        api.url, client, limits=limits_of(perCaller={"calls": 1, "sessions": 1, "streams": 1}, body="1kB")
-    )
+    served = Served(api.url, client, limits=limits_of(perCaller={"calls": 1, "streams": 1}, body="1kB"))
     served.show("echo", "hang")
     return served
 
@@ -205,84 +230,6 @@ async def test_a_caller_with_too_many_unread_results_makes_no_further_calls(
         assert block["text"].startswith("Too many bytes of results that wait to be read: at most 1048576 for")
 
 
-async def test_an_idle_session_ends_and_frees_its_slot(
-    api: Api, web: httpx.AsyncClient, client: Client
-) -> None:
-    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
-    served.show("echo")
-    async with served.http(idle=0.1) as url:
-        first = Session(web, url)
-        await first.open()
-        with anyio.fail_after(30):
-            while served.server.announcer.sessions or served.server.limits.usage["sessions"]:
-                await anyio.lowlevel.checkpoint()
-        assert (await first.post(call("echo"))).status_code == 404
-        await Session(web, url).open()
-
-
-async def test_a_session_past_the_limit_is_refused_until_another_ends(
-    bound: Served, web: httpx.AsyncClient
-) -> None:
-    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
-        ann = await opened("ann", web, url)
-        await opened("bob", web, url)
-        reply = await session_of("ann", web, url).post(initialize())
-        assert (reply.status_code, reply.headers["retry-after"]) == (429, "60")
-        error = reply.json()
-        assert error["id"] == 0
-        assert error["error"]["message"] == (
-            "Too many sessions: at most 1 for each caller. Try again in 60 seconds."
-        )
-        assert (await web.delete(url, headers=ann.headers)).status_code == 200
-        await opened("ann", web, url)
-
-
-async def test_concurrent_session_requests_do_not_exceed_the_limit(
-    bound: Served, web: httpx.AsyncClient
-) -> None:
-    statuses: list[int] = []
-
-    async def open_one() -> None:
-        statuses.append((await session_of("ann", web, url).post(initialize())).status_code)
-
-    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(10):
-                tasks.start_soon(open_one)
-        assert bound.server.limits.usage["sessions"] == 1
-    assert sorted(statuses) == [200] + [429] * 9
-
-
-async def test_a_request_that_opens_no_session_frees_its_slot(bound: Served, web: httpx.AsyncClient) -> None:
-    async with bound.http(access=credentials_for(map(entry, ACCESS))) as url:
-        session = session_of("ann", web, url)
-        assert (await session.post(initialize(), accept="text/html")).status_code == 406
-        assert bound.server.limits.usage["sessions"] == 0
-        assert (await session.post(initialize())).status_code == 200
-
-
-@pytest.mark.parametrize("how", ["revoked", "expired"])
-async def test_sessions_of_a_revoked_or_expired_key_free_their_slots(
-    api: Api, client: Client, web: httpx.AsyncClient, how: str
-) -> None:
-    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
-    served.show("echo")
-    access = credentials_for([entry("ann"), entry("bob")])
-    async with served.http(access=access) as url, anyio.create_task_group() as tasks:
-        tasks.start_soon(access.run)
-        await opened("ann", web, url)
-        reply = await session_of("bob", web, url).post(initialize())
-        assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
-        access.replace(access_config([entry("ann", scopes=["more"]), entry("bob")]))  # she is still there
-        assert (await session_of("bob", web, url).post(initialize())).status_code == 503
-        left = [entry("ann", expires=later(0.3))] if how == "expired" else []
-        access.replace(access_config([*left, entry("bob")]))
-        with anyio.fail_after(30):
-            while (await session_of("bob", web, url).post(initialize())).status_code != 200:
-                pass
-        tasks.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
 async def test_a_stream_past_the_limit_is_refused_until_another_ends(
     bound: Served, web: httpx.AsyncClient, *, modern: bool
@@ -302,11 +249,26 @@ async def test_a_stream_past_the_limit_is_refused_until_another_ends(
 
 
 async def test_past_a_total_limit_the_status_is_503(api: Api, web: httpx.AsyncClient, client: Client) -> None:
-    served = Served(api.url, client, limits=limits_of(total={"sessions": 1}))
+    served = Served(api.url, client, limits=limits_of(total={"streams": 1}))
     async with served.http() as url:
-        await Session(web, url).open()
-        reply = await Session(web, url).post(initialize())
+        session = Session(web, url)
+        await session.open()
+        async with session.stream():
+            reply = await web.get(url, headers=session.headers)
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+
+
+async def test_sessions_are_not_limited(api: Api, web: httpx.AsyncClient, client: Client) -> None:
+    limits = limits_of(perCaller={"sessions": 1}, total={"sessions": 1})
+    served = Served(api.url, client, limits=limits)
+    served.show("echo")
+    async with served.http() as url:
+        sessions = [Session(web, url) for _ in range(10)]
+        for session in sessions:
+            await session.open()
+        for session in sessions:
+            assert (await session.ask(call("echo")))["result"]["isError"] is False
+        assert not any(served.server.limits.usage.values())
 
 
 @pytest.mark.parametrize("fast_path", [True, False])

@@ -12,6 +12,7 @@ from bridge.app.all_workers import AllWorkers
 from bridge.app.runtime import Runtime
 from bridge.app.startup import StartupState, directories
 from bridge.app.worker import Worker
+from bridge.protocol.in_flight import ClientKey
 from bridge.secrets import Sources
 from bridge.settings import Settings
 
@@ -55,6 +56,26 @@ async def workers(tools: Path, folder: Path) -> AsyncIterator[tuple[Runtime, Run
         await each.client.aclose()
 
 
+async def test_a_cancellation_reaches_the_call_in_another_worker(tools: Path, folder: Path) -> None:
+    async with workers(tools, folder) as (first, second):
+        client = ClientKey(None, "ann", "a session")
+        one, another = (second.server.in_flight.add(client, id) for id in (1, 2))
+        first.server.in_flight.cancel(client, 1)
+        with anyio.fail_after(30), one:
+            await anyio.sleep_forever()
+        assert not another.cancel_called
+        first.server.in_flight.end(client)
+        with anyio.fail_after(30), another:
+            await anyio.sleep_forever()
+
+
+async def test_a_cancellation_that_is_not_understood_is_ignored(tools: Path, folder: Path) -> None:
+    async with workers(tools, folder) as (first, second):
+        first.siblings.broadcast("cancel", [1])
+        await first.siblings.ask("nothing", None, 30)  # the message before was read
+        assert second.siblings.ignored == 2
+
+
 async def test_one_process_is_the_only_worker(tools: Path) -> None:
     alone = runtime(tools, None)
     status = await alone.all_workers.status()
@@ -67,7 +88,6 @@ async def test_one_process_is_the_only_worker(tools: Path) -> None:
         "digest": status["digest"],
         "generation": 1,
         "tools": 1,
-        "sessions": 0,
         "calls": 0,
         "streams": 0,
     }.items()  # fmt: skip

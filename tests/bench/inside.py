@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio.lowlevel import checkpoint
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -26,7 +25,6 @@ from starlette.types import Message as Event
 
 from bridge.app.runtime import Runtime, serve
 from bridge.app.startup import StartupState
-from bridge.caller import ANONYMOUS
 from bridge.events import ignore
 from bridge.exchange import Reply, Request
 from bridge.http.fast_path_middleware import FastPathMiddleware
@@ -34,7 +32,6 @@ from bridge.http.rejection_log import RejectionLog
 from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
 from bridge.http.server import PATH
 from bridge.protocol.handlers import ToolServer
-from bridge.protocol.notifications import Announcer
 from bridge.resolved_upstream import Upstream
 from bridge.secrets import Sources
 from bridge.settings import Settings
@@ -45,7 +42,6 @@ from bridge.toolfiles.place import Directories
 from bridge.upstream.client import Client
 from tests.bench.messages import (
     ARGUMENTS,
-    READY,
     Message,
     initialize,
     message,
@@ -139,16 +135,11 @@ async def _post(app: ASGIApp, scope: Scope, body: bytes) -> list[Event]:
     return sent
 
 
-async def _session(app: ASGIApp, announcer: Announcer) -> dict[str, str]:
+async def _session(app: ASGIApp) -> dict[str, str]:
     initialize_request = initialize()
     sent = await _post(app, _scope(initialize_request.headers), initialize_request.with_id(0))
     session_id = dict(sent[0]["headers"])[b"mcp-session-id"].decode()
-    session = session_headers(session_id)
-    await _post(app, _scope({**initialize_request.headers, **session}), READY)
-    with anyio.fail_after(5):
-        while not ((registered := announcer.session(session_id, ANONYMOUS)) and registered.is_ready):
-            await checkpoint()  # the SDK replies before the session is ready
-    return session
+    return session_headers(session_id)
 
 
 async def _round(app: ASGIApp, call: Message, calls: int) -> float:
@@ -168,15 +159,15 @@ async def _round(app: ASGIApp, call: Message, calls: int) -> float:
 async def _measure(rounds: int, calls: int, bridge: Runtime, _stop: anyio.Event) -> None:
     """A transport without a socket, with the same middleware as ``serve_http``. Each round has new sessions."""
     server = ToolServer(bridge.registry, _StubClient(), log_event)
-    manager = StreamableHTTPSessionManager(server)
+    manager = StreamableHTTPSessionManager(server, stateless=True)
     guard = RequestGuard(StreamableHTTPASGIApp(manager), server, RejectionLog(ignore), LOCAL_HOSTS)
     sdk = Starlette(routes=[Route(PATH, guard)])
     cpu_per_call: dict[str, list[float]] = defaultdict(list)
-    async with manager.run():
+    async with manager.run(), guard.handshake.run():
         for _ in range(rounds):
             for name, app in (("fast path", FastPathMiddleware(_fail, guard, server, PATH)), ("SDK", sdk)):
                 cpu_per_call[f"{name}, modern"].append(await _round(app, modern("tools/call", _CALL), calls))
-                call = message("tools/call", _CALL, await _session(sdk, server.announcer))
+                call = message("tools/call", _CALL, await _session(sdk))
                 cpu_per_call[f"{name}, handshake"].append(await _round(app, call, calls))
     json.dump(cpu_per_call, sys.stdout)
 

@@ -129,7 +129,8 @@ def test_over_http_it_serves_until_a_signal(tools: Path, line: Line) -> None:
     with sigterm_when_logged("serving http"):
         code, out, err = line("serve", *words)
     assert (code, out) == (0, "")
-    assert re.search(r"INFO serving http://0\.0\.0\.0:\d+/mcp; clients of .* have no sessions", err)
+    assert "WARNING stateless has no effect: the server no longer keeps sessions; remove it\n" in err
+    assert re.search(r"INFO serving http://0\.0\.0\.0:\d+/mcp$", err, re.MULTILINE)
     assert err.endswith("INFO stopped\n")
 
 
@@ -294,16 +295,14 @@ def test_an_invalid_host_name_is_refused(line: Line) -> None:
 
 @pytest.mark.usefixtures("tools")
 async def test_a_bridge_accepts_the_host_names_that_it_is_given() -> None:
-    words = ("--http", "0", "--host-name", "Tools.example.com", "--stateless")
+    words = ("--http", "0", "--host-name", "Tools.example.com")
     async with serving_in_process(*words) as bridge:
-        said = await bridge.wait_for_log(
-            r"serving (http\S+/mcp); clients of 2025-11-25 and before have no sessions"
-        )
+        said = await bridge.wait_for_log(r"serving (http\S+/mcp)$")
         headers = {"accept": "application/json, text/event-stream"}
         async with httpx.AsyncClient(timeout=30, trust_env=False) as web:
             for host, expected in (("tools.example.com:80", 200), ("other.example.com", 421)):
                 reply = await web.post(said[1], json=HELLO, headers=headers | {"host": host})
-                assert (reply.status_code, "mcp-session-id" in reply.headers) == (expected, False)
+                assert (reply.status_code, "mcp-session-id" in reply.headers) == (expected, expected == 200)
         assert await bridge.wait_for_exit(signal.SIGTERM) == 0
 
 

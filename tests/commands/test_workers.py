@@ -27,7 +27,7 @@ from tests.commands.conftest import Line
 from tests.commands.in_process import sigterm_when_logged
 from tests.commands.processes import ROOT, Running, restbridge
 from tests.serving.api import Api, serving_api
-from tests.serving.messages import Json, call
+from tests.serving.messages import Json, call, cancel
 from tests.serving.session import Session
 from tests.serving.tools import Files, tool_file
 
@@ -64,7 +64,7 @@ async def web() -> AsyncIterator[httpx.AsyncClient]:
 async def url_of(bridge: Running) -> str:
     return (
         await bridge.wait_for_log(
-            r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; limits\.total and the limits of APIs are divided among them; "
+            r"INFO serving (http://127\.0\.0\.1:\d+/mcp) with 2 workers; limits\.total and the limits of APIs are divided among them$"
         )
     )[1]
 
@@ -164,6 +164,63 @@ async def test_workers_answer_their_calls_after_a_signal_and_reload_after_a_sigh
         assert await bridge.wait_for_exit() == 0
         assert "reload" not in await bridge.remaining_log()
     assert [answer["result"]["isError"] for answer in answers] == [False] * CALLS
+
+
+async def test_a_session_goes_on_in_any_worker_and_after_all_are_killed(
+    files: Path, api: Api, web: httpx.AsyncClient
+) -> None:
+    async def ask_each(session: Session) -> None:
+        """Each request has its own connection, so that all workers get some."""
+        for number in range(CALLS):
+            async with httpx.AsyncClient(timeout=30, trust_env=False) as own:
+                session.web = own
+                assert not (await session.ask(call("echo", number)))["result"]["isError"]
+        session.web = web
+
+    def add(name: str) -> None:
+        (files / f"{name}.yaml").write_text(json.dumps(tool_file(api.url, "echo")))
+
+    async with restbridge(*SERVE, cwd=files.parent) as bridge:
+        session = Session(web, await url_of(bridge))
+        await session.open()
+        async with session.stream() as events:
+            add("one")
+            assert (await anext(events))["method"] == "notifications/tools/list_changed"
+            await ask_each(session)
+            workers = workers_of(bridge).values()
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+            await ended(*workers)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await anext(events)
+        await ask_each(session)
+        async with session.stream() as events:
+            add("two")
+            assert (await anext(events))["method"] == "notifications/tools/list_changed"
+        assert await bridge.wait_for_exit(signal.SIGINT) == 0
+
+
+async def test_a_cancellation_reaches_the_call_in_any_worker(
+    files: Path, api: Api, web: httpx.AsyncClient
+) -> None:
+    replies: list[str] = []
+    async with restbridge(*SERVE, cwd=files.parent) as bridge:
+        session = Session(web, await url_of(bridge))
+        await session.open()
+
+        async def hang(number: int) -> None:
+            replies.append((await session.post(call("hang", number))).text)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(CALLS):
+                tasks.start_soon(hang, number)
+            while api.hanging < CALLS:
+                await anyio.lowlevel.checkpoint()
+            # The connections of the calls are in use, so each of these may reach the other worker.
+            for number in range(CALLS):
+                assert (await session.post(cancel(number), connection="close")).status_code == 202
+        assert await bridge.wait_for_exit(signal.SIGINT) == 0
+    assert not any("result" in reply for reply in replies)
 
 
 async def test_workers_do_not_outlive_their_supervisor(tools: Path) -> None:

@@ -1,13 +1,14 @@
-import anyio
 import httpx
 import pytest
+from starlette.applications import Starlette
 
-from bridge.events import RequestRefused
-from bridge.http.admin_routes import AdminEndpoints
+from bridge.events import RequestRefused, ignore
+from bridge.http.admin_routes import AdminEndpoints, routes
+from bridge.http.rejection_log import RejectionLog
+from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
 from bridge.settings import OPERATE_SCOPE
 from tests.access.test_credentials import credentials_for, entry, session_of
-from tests.serving.api import Api
-from tests.serving.messages import Json, call
+from tests.serving.messages import Json
 from tests.serving.served import Served
 
 pytestmark = pytest.mark.anyio
@@ -85,16 +86,12 @@ async def test_without_authentication_pages_of_other_servers_cannot_reach_the_en
     assert served.events == [RequestRefused(403), RequestRefused(421)] * 2
 
 
-async def test_a_stopping_server_is_not_ready(served: Served, api: Api, web: httpx.AsyncClient) -> None:
-    async with served.http(operator=OPERATOR) as url, anyio.create_task_group() as tasks:
-        session = session_of("ann", web, url)
-        tasks.start_soon(session.ask_modern, call("hang"))
-        await api.entered.wait()
-        async with await anyio.connect_tcp("127.0.0.1", httpx.URL(url).port or 0) as probe:
-            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert (await probe.receive()).startswith(b"HTTP/1.1 200 ")
-            served.stop.set()
-            await anyio.lowlevel.checkpoint()
-            await probe.send(b"GET /-/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert (await probe.receive()).startswith(b"HTTP/1.1 503 ")
-        api.release.set()
+async def test_a_stopping_server_is_not_ready(served: Served) -> None:
+    guard = RequestGuard(Starlette(), served.server, RejectionLog(ignore), LOCAL_HOSTS)
+    over_asgi = httpx.ASGITransport(Starlette(routes=routes(OPERATOR, guard, served.stop)))
+    async with httpx.AsyncClient(transport=over_asgi, base_url="http://localhost") as probe:
+        reply = await probe.get("/-/ready")
+        assert (reply.status_code, reply.text) == (200, "ready\n")
+        served.stop.set()
+        reply = await probe.get("/-/ready")
+        assert (reply.status_code, reply.text) == (503, "stopping\n")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from http.client import HTTPResponse
@@ -14,18 +15,23 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from bridge.caller import ANONYMOUS
 from bridge.events import CallFinished, ignore
-from bridge.http import fast_path_middleware
+from bridge.http import reply_stream
 from bridge.http.fast_path_middleware import FastPathMiddleware
 from bridge.http.rejection_log import RejectionLog
 from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
+from bridge.protocol.session_id import Session as SessionClaims
+from bridge.protocol.session_id import new_session_id
 from tests.serving.api import Api
-from tests.serving.messages import META, Json, call, request
+from tests.serving.messages import META, Json, call, cancel, initialize, request
 from tests.serving.served import Served
-from tests.serving.session import Session
+from tests.serving.session import Session, events_in
 
 pytestmark = pytest.mark.anyio
+
+AT_ONCE: Final = pytest.mark.usefixtures("early_headers")
+LATE: Final = pytest.mark.usefixtures("no_early_headers")
+"""When the headers of a reply go out that has to wait."""
 
 SESSION: Final = "@SESSION@"
 HEADERS: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
@@ -190,63 +196,71 @@ async def answered(url: str, session: str, attempt: RandomRequest) -> Json:
     reply = HTTPResponse(_Read(data))  # type: ignore[arg-type]
     reply.begin()
     text = reply.read().decode()
-    headers = {name: reply.getheader(name) for name in ("content-type", "cache-control", "x-accel-buffering")}
+    names = ("content-type", "cache-control", "x-accel-buffering", "mcp-session-id")
+    headers = {name: reply.getheader(name) for name in names}
     headers["content-type"] = (headers["content-type"] or "").partition(";")[0]
     if text.startswith("event:"):
-        body: Any = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+        body: Any = events_in(text)
     else:
         body = json.loads(text) if headers["content-type"] == "application/json" and text else text
-    is_session = reply.getheader("mcp-session-id") == session
-    return {"status": reply.status, "headers": headers, "session": is_session, "body": body}
+    return {"status": reply.status, "headers": headers, "body": body}
 
 
-@pytest.mark.parametrize("seed", range(3))
+def opened_elsewhere(version: str) -> str:
+    """The id of a session that another server has opened."""
+    return new_session_id(SessionClaims(version, ("form",), "0123456789abcdef", 1_800_000_000))
+
+
+@LATE
+@pytest.mark.parametrize("opened", ["by the server", "elsewhere", "nowhere"])
+@pytest.mark.parametrize(
+    ("seed", "version"), [(0, "2025-11-25"), (1, "2025-06-18"), (2, "2025-03-26"), (3, "2024-11-05")]
+)
 async def test_the_fast_path_and_the_sdk_answer_alike(
-    served: Served, web: httpx.AsyncClient, seed: int
+    served: Served, web: httpx.AsyncClient, seed: int, version: str, opened: str
 ) -> None:
+    count = 300 if seed == 0 and opened == "by the server" else 100
     async with served.http() as fast, served.http(fast_path=False) as slow:
-        sessions = [Session(web, url) for url in (fast, slow)]
-        for session in sessions:
-            await session.open()
-        ids = [session.headers["mcp-session-id"] for session in sessions]
-        for attempt in random_requests(seed, 300):
-            await _check_answers_are_alike(served, attempt, dict(zip((fast, slow), ids, strict=True)))
+        if opened == "by the server":
+            id = (await Session(web, fast).post(initialize(version))).headers["mcp-session-id"]
+        else:
+            id = opened_elsewhere(version) if opened == "elsewhere" else "gone"
+        for attempt in random_requests(seed, count):
+            await _check_answers_are_alike(served, attempt, id, (fast, slow))
 
 
-async def _check_answers_are_alike(served: Served, attempt: RandomRequest, sessions: dict[str, str]) -> None:
-    """``sessions`` maps each URL to the id of a session there."""
+async def _check_answers_are_alike(
+    served: Served, attempt: RandomRequest, session: str, urls: tuple[str, str]
+) -> None:
     answers = []
-    for url, id in sessions.items():
+    for url in urls:
         served.events.clear()
-        answer = await answered(url, id, attempt)
+        answer = await answered(url, session, attempt)
         events = [(e.tool, e.outcome, e.status) for e in served.events if isinstance(e, CallFinished)]
         answers.append(answer | {"events": events})
     assert answers[0] == answers[1], (attempt.headers, attempt.content)
 
 
-@pytest.mark.parametrize("seed", [4])
-async def test_the_fast_path_and_the_sdk_answer_alike_without_sessions(shared: Served, seed: int) -> None:
-    async with shared.http() as fast, shared.http(fast_path=False) as slow:
-        for attempt in random_requests(seed, 300, sessions=False):
-            await _check_answers_are_alike(shared, attempt, {fast: "gone", slow: "gone"})
+@LATE
+async def test_the_fast_path_and_the_sdk_answer_alike_without_a_session(served: Served) -> None:
+    async with served.http() as fast, served.http(fast_path=False) as slow:
+        for attempt in random_requests(4, 300, sessions=False):
+            await _check_answers_are_alike(served, attempt, opened_elsewhere("2025-11-25"), (fast, slow))
 
 
-async def test_without_sessions_simple_requests_do_not_reach_the_sdk(
-    shared: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        fast_path_middleware, "_WATCH_DELAY_SECONDS", 3600
-    )  # all calls end before the client is watched
+@LATE
+async def test_without_a_session_simple_requests_do_not_reach_the_sdk(served: Served) -> None:
     attempts = [attempt for attempt in random_requests(7, 200, sessions=False) if attempt.mutations == 0]
-    statuses = [await status_of(attempt, "", shared) for attempt in attempts]
+    statuses = [await status_of(attempt, "", served) for attempt in attempts]
     assert statuses.count(200) == len(statuses) > 50
 
 
+@AT_ONCE
 @pytest.mark.parametrize("fast_path", [True, False])
 async def test_without_a_session_a_client_that_leaves_cancels_its_call(
-    shared: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool
+    served: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool
 ) -> None:
-    async with shared.http(fast_path=fast_path) as url:
+    async with served.http(fast_path=fast_path) as url:
         session = Session(web, url)
         session.headers["mcp-protocol-version"] = "2025-11-25"
         async with anyio.create_task_group() as tasks:
@@ -267,7 +281,7 @@ async def status_of(attempt: RandomRequest, session: str, served: Served, *, sto
     server = served.server
     guard = RequestGuard(passed_on, server, RejectionLog(ignore), LOCAL_HOSTS)
     if stopping:
-        guard.stopping.set()
+        guard.is_stopping = True
     messages: list[Message] = [{"type": "http.request", "body": attempt.content, "more_body": False}]
     headers = [(name.encode(), value.replace(SESSION, session).encode()) for name, value in attempt.headers]
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": [*headers, (b"host", b"localhost")]}
@@ -284,25 +298,38 @@ async def status_of(attempt: RandomRequest, session: str, served: Served, *, sto
     return status
 
 
-async def test_simple_requests_do_not_reach_the_sdk(
-    served: Served, web: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+@LATE
+async def test_simple_requests_do_not_reach_the_sdk(served: Served) -> None:
+    id = opened_elsewhere("2025-11-25")
+    attempts = [attempt for attempt in random_requests(7, 200) if attempt.mutations == 0]
+    statuses = [await status_of(attempt, id, served) for attempt in attempts]
+    assert statuses.count(200) == len(statuses) > 50
+    assert await status_of(attempts[0], id, served, stopping=True) == 599
+
+
+@LATE
+@pytest.mark.parametrize(
+    ("session", "version", "status"),
+    [
+        ("2025-11-25", "2025-11-25", 200),
+        ("2025-06-18", "2025-11-25", 200),
+        ("2025-11-25", "2024-11-05", 200),  # the version of the handshake counts
+        ("2025-03-26", "2025-11-25", 599),
+        ("2025-11-25", "2026-07-28", 599),
+        ("2025-11-25", "1999-01-01", 599),
+        ("unknown", "2025-11-25", 599),
+    ],
+)
+async def test_the_session_says_whether_a_request_reaches_the_sdk(
+    served: Served, session: str, version: str, status: int
 ) -> None:
-    monkeypatch.setattr(
-        fast_path_middleware, "_WATCH_DELAY_SECONDS", 3600
-    )  # all calls end before the client is watched
-    async with served.http() as url:
-        session = Session(web, url)
-        await session.open()
-        id = session.headers["mcp-session-id"]
-        statuses = [
-            await status_of(attempt, id, served)
-            for attempt in random_requests(7, 200)
-            if attempt.mutations == 0
-        ]
-        assert statuses.count(200) == len(statuses) > 50
-        assert await status_of(next(random_requests(7, 1)), id, served, stopping=True) == 599
+    attempt = next(each for each in random_requests(7, 200) if each.mutations == 0 and not each.is_modern)
+    attempt.headers[-1] = ("mcp-protocol-version", version)
+    id = session if session == "unknown" else opened_elsewhere(session)
+    assert await status_of(attempt, id, served) == status
 
 
+@LATE
 async def test_long_headers_are_left_to_the_sdk_and_not_cached(
     served: Served, web: httpx.AsyncClient
 ) -> None:
@@ -313,17 +340,13 @@ async def test_long_headers_are_left_to_the_sdk_and_not_cached(
         assert (await session.ask_modern(call("echo")))["result"]["isError"] is False
 
 
-async def test_a_lost_connection_does_not_cancel_the_call_of_a_session(
-    served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast_path_middleware, "_WATCH_DELAY_SECONDS", 0)
+@AT_ONCE
+async def test_a_lost_connection_does_not_cancel_the_call_of_a_session(served: Served, api: Api) -> None:
     served.show("hang")
     attempt = next(each for each in random_requests(7, 200) if each.mutations == 0 and not each.is_modern)
     attempt.frame = call("hang")
-    async with served.http() as url, anyio.create_task_group() as tasks:
-        session = Session(web, url)
-        await session.open()
-        tasks.start_soon(status_of, attempt, session.headers["mcp-session-id"], served)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(status_of, attempt, opened_elsewhere("2025-11-25"), served)
         await api.entered.wait()
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -331,62 +354,84 @@ async def test_a_lost_connection_does_not_cancel_the_call_of_a_session(
     assert [e.outcome for e in served.events if isinstance(e, CallFinished)] == ["ok"]
 
 
-async def test_a_session_sends_the_sdk_one_request_a_minute(
-    served: Served, web: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+@LATE
+@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("by_delete", [True, False])
+async def test_a_cancelled_call_of_a_session_gets_no_event(
+    served: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool, by_delete: bool
 ) -> None:
-    async with served.http() as url:
-        session = Session(web, url)
-        await session.open()
-        known = served.server.announcer.session(session.headers["mcp-session-id"], ANONYMOUS)
-        assert known
-        seen = known.last_seen_by_sdk
-        await session.ask(call("echo"))
-        assert known.last_seen_by_sdk == seen
-        monkeypatch.setattr(fast_path_middleware, "_SDK_REFRESH_SECONDS", -1.0)
-        await session.ask(call("echo"))
-        assert known.last_seen_by_sdk > seen
+    reply = await _cancelled_call(served, web, api, fast_path=fast_path, by_delete=by_delete)
+    assert (reply.status_code, reply.headers["content-type"], reply.text) == (200, "text/event-stream", "")
 
 
-async def test_the_end_of_a_session_cancels_its_calls(
-    served: Served, web: httpx.AsyncClient, api: Api
+@AT_ONCE
+@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("by_delete", [True, False])
+async def test_a_cancelled_call_whose_stream_has_begun_gets_an_error(
+    served: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool, by_delete: bool
 ) -> None:
-    served.show("hang")
-    async with served.http() as url, anyio.create_task_group() as tasks:
+    reply = await _cancelled_call(served, web, api, fast_path=fast_path, by_delete=by_delete)
+    error = {"code": -32800, "message": "Request cancelled"}
+    assert events_in(reply.text) == [{"jsonrpc": "2.0", "id": 7, "error": error}]
+
+
+async def _cancelled_call(
+    served: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool, by_delete: bool
+) -> httpx.Response:
+    """The reply to a call of a session that is cancelled by a notification, or by the end of the session."""
+    replies: list[httpx.Response] = []
+    async with served.http(fast_path=fast_path) as url:
         session = Session(web, url)
         await session.open()
-        replies: list[httpx.Response] = []
 
         async def hang() -> None:
-            replies.append(await session.post(call("hang")))
+            replies.append(await session.post(call("hang", 7)))
 
-        tasks.start_soon(hang)
-        await api.entered.wait()
-        await web.delete(url, headers=session.headers)
-        await api.left.wait()
-        tasks.cancel_scope.deadline = anyio.current_time() + 5
-        while not replies:
-            await anyio.lowlevel.checkpoint()
-        assert (replies[0].status_code, replies[0].text) == (200, "")
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hang)
+                await api.entered.wait()
+                ended = web.delete(url, headers=session.headers) if by_delete else session.post(cancel(7))
+                assert (await ended).status_code == (200 if by_delete else 202)
+                await api.left.wait()
+    assert [e.outcome for e in served.events if isinstance(e, CallFinished)] == ["cancelled"]
+    return replies[0]
 
 
+@LATE
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_call_that_its_cancellation_has_overtaken_is_not_made(
+    served: Served, web: httpx.AsyncClient, api: Api, *, fast_path: bool
+) -> None:
+    async with served.http(fast_path=fast_path) as url:
+        session = Session(web, url)
+        await session.open()
+        await session.post(cancel(7))
+        reply = await session.post(call("hang", 7))
+        assert (reply.status_code, reply.text) == (200, "")
+        assert (await session.ask(call("echo", 7)))["result"]["isError"] is False
+    assert not api.entered.is_set()
+
+
+@AT_ONCE
 @pytest.mark.parametrize("modern", [True, False])
 async def test_a_client_that_waits_gets_pings(
     served: Served, web: httpx.AsyncClient, api: Api, monkeypatch: pytest.MonkeyPatch, *, modern: bool
 ) -> None:
-    monkeypatch.setattr(fast_path_middleware, "_WATCH_DELAY_SECONDS", 0)
-    monkeypatch.setattr(fast_path_middleware, "_PING_SECONDS", 0.01)
+    monkeypatch.setattr(reply_stream, "PING_SECONDS", 0.01)
     served.show("hang")
     async with served.http() as url:
         session = Session(web, url)
-        await session.open()
+        if not modern:
+            await session.open()
         message = call("hang")
         handshake: Json = {"content": json.dumps(message).encode(), "headers": session.headers}
-        sending = session.modern(message) if modern else handshake
-        if modern:
-            del sending["headers"]["mcp-session-id"]
-        async with web.stream("POST", url, **sending) as reply:
+        async with web.stream("POST", url, **session.modern(message) if modern else handshake) as reply:
             lines = reply.aiter_lines()
+            if not modern:
+                assert re.fullmatch(r"id: p\.[\w-]+\.1", await anext(lines))
+                assert [await anext(lines), await anext(lines)] == ["data: ", ""]
             assert [await anext(lines), await anext(lines), await anext(lines)] == [": ping", "", ": ping"]
             api.release.set()
-            events = [json.loads(line[6:]) async for line in lines if line.startswith("data: ")]
+            events = [message async for line in lines for message in events_in(line)]
         assert [event["id"] for event in events] == [1]

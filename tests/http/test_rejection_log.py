@@ -25,10 +25,10 @@ async def test_the_first_rejection_is_logged_at_once_and_others_after_a_pause(
     rejections.report(sent("10.0.0.1"), 401, "no key")
     rejections.report(sent("10.0.0.2"), 401, "a wrong key")
     rejections.report(sent("10.0.0.3"), 401, "an old key", "ann")
-    rejections.report(sent("10.0.0.4", "bob"), 429, "too many sessions")
+    rejections.report(sent("10.0.0.4", "bob"), 429, "too many streams")
     first = [
         "refused a request from 10.0.0.1 with 401: no key",
-        "refused a request of bob from 10.0.0.4 with 429: too many sessions",
+        "refused a request of bob from 10.0.0.4 with 429: too many streams",
     ]
     assert caplog.messages == first
     with anyio.fail_after(30):

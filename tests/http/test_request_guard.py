@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bridge.events import Event, Listener, RequestRefused, ignore
 from bridge.http.large_bodies import LARGE_BODY_BYTES, LargeBodies
 from bridge.http.rejection_log import RejectionLog
-from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard
+from bridge.http.request_guard import LOCAL_HOSTS, RequestGuard, receive_until
 from bridge.protocol.handlers import ToolServer
 from bridge.registry import Registry, Snapshot
 from bridge.secrets import Sources
@@ -41,11 +41,10 @@ def guard(
     *names: str,
     app: ASGIApp = echo,
     any_address: bool = False,
-    keeps_sessions: bool = True,
     emit: Listener = ignore,
 ) -> RequestGuard:
     tool, _ = compile_tool("x", ToolSpec.model_validate(TOOL), None, Sources({}))
-    server = ToolServer(Registry(Snapshot([tool])), Client(), ignore, keeps_sessions=keeps_sessions)
+    server = ToolServer(Registry(Snapshot([tool])), Client(), ignore)
     return RequestGuard(app, server, RejectionLog(emit), LOCAL_HOSTS | set(names), any_address=any_address)
 
 
@@ -57,9 +56,10 @@ async def send(
     media_type: str = "application/json",
     **headers: str,
 ) -> httpx.Response:
-    sent = {"host": "localhost:8000", "content-type": media_type} | headers
+    """Send a request of a modern client: only these reach the app."""
+    sent = {"host": "localhost:8000", "content-type": media_type, "mcp-protocol-version": "2026-07-28"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(to), base_url="http://x") as web:
-        return await web.request(method, "/mcp", content=body, headers=sent)
+        return await web.request(method, "/mcp", content=body, headers=sent | headers)
 
 
 @pytest.mark.parametrize(
@@ -240,19 +240,11 @@ async def test_a_body_over_the_limit_is_refused() -> None:
 @pytest.mark.parametrize(("method", "status"), [("POST", 503), ("GET", 503), ("DELETE", 200)])
 async def test_a_stopping_server_accepts_only_the_end_of_a_session(method: str, status: int) -> None:
     stopping = guard()
-    stopping.stopping.set()
+    stopping.stop()
     reply = await send(stopping, method=method)
     assert reply.status_code == status
     refused = ("close", "1") if status == 503 else (None, None)
     assert (reply.headers.get("connection"), reply.headers.get("retry-after")) == refused
-
-
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_without_sessions_only_post_is_allowed(method: str) -> None:
-    without = guard(keeps_sessions=False)
-    reply = await send(without, method=method)
-    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
-    assert (await send(without)).status_code == 200
 
 
 async def test_an_incomplete_body_gets_no_answer() -> None:
@@ -283,3 +275,13 @@ async def test_a_finished_request_is_not_kept_in_memory() -> None:
 
     await send(guard(app=keep))
     assert await kept[0]() == {"type": "http.disconnect"}
+
+
+async def test_a_message_is_received_until_an_event() -> None:
+    ended = anyio.Event()
+    sender, receiver = anyio.create_memory_object_stream[Message](1)
+    with sender, receiver:
+        await sender.send({"type": "http.request"})
+        assert await receive_until(ended, receiver.receive) == {"type": "http.request"}
+        ended.set()
+        assert await receive_until(ended, receiver.receive) == {"type": "http.disconnect"}

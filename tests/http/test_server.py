@@ -12,7 +12,7 @@ from bridge.events import CallFinished, ignore
 from bridge.http.listeners import bind
 from bridge.http.server import Endpoint, Listening, serve_http
 from tests.serving.api import Api
-from tests.serving.messages import Json, call, cancel, request
+from tests.serving.messages import Json, call
 from tests.serving.served import Served
 from tests.serving.session import Session
 
@@ -149,16 +149,6 @@ async def test_a_cancelled_server_ends_at_once_and_frees_its_port(
 
 
 @pytest.mark.anyio
-async def test_a_stream_ends_cleanly_when_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
-    async with served.http() as url:
-        session = Session(web, url)
-        await session.open()
-        async with session.stream() as messages:
-            served.stop.set()
-            assert [message async for message in messages] == []
-
-
-@pytest.mark.anyio
 async def test_a_subscription_completes_when_the_server_stops(served: Served, web: httpx.AsyncClient) -> None:
     async with served.http() as url, Session(web, url).listen(toolsListChanged=True) as messages:
         assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
@@ -178,56 +168,6 @@ async def test_a_modern_client_that_disconnects_aborts_its_call(
         with anyio.fail_after(30):
             await api.left.wait()
     assert [event.outcome for event in served.events if isinstance(event, CallFinished)] == ["cancelled"]
-
-
-@pytest.mark.anyio
-async def test_a_handshake_client_cancels_with_a_notification(
-    served: Served, api: Api, web: httpx.AsyncClient
-) -> None:
-    """Disconnecting does not cancel: the client may reconnect (MCP 2025-11-25, Streamable HTTP)."""
-    answers: list[Json] = []
-    async with served.http() as url, anyio.create_task_group() as tasks:
-        session = Session(web, url)
-        await session.open()
-
-        async def hang() -> None:
-            answers.append(await session.ask(call("hang")))
-
-        tasks.start_soon(hang)
-        await _wait_until_called(api)
-        await session.post(cancel(1))
-        with anyio.fail_after(30):
-            await api.left.wait()
-    assert answers[0]["error"]["message"] == "Request cancelled"
-
-
-@pytest.mark.anyio
-async def test_a_second_request_with_an_id_in_flight_is_refused(
-    served: Served, api: Api, web: httpx.AsyncClient
-) -> None:
-    answers: list[Json] = []
-    async with served.http() as url, anyio.create_task_group() as tasks:
-        session = Session(web, url)
-        await session.open()
-
-        async def hang() -> None:
-            answers.append(await session.ask(call("hang", 7)))
-
-        tasks.start_soon(hang)
-        await _wait_until_called(api)
-        refused = await session.post(request("ping", "7"))
-        assert (refused.status_code, refused.json()["id"]) == (409, "7")
-        api.release.set()
-    assert answers[0]["result"]["isError"] is False
-
-
-@pytest.mark.anyio
-async def test_a_session_has_one_stream(served: Served, web: httpx.AsyncClient) -> None:
-    async with served.http() as url:
-        session = Session(web, url)
-        await session.open()
-        async with session.stream():
-            assert (await web.get(url, headers=session.headers)).status_code == 409
 
 
 async def _sender(web: httpx.AsyncClient, url: str, *, modern: bool) -> Callable[[Json], Awaitable[Json]]:
@@ -280,18 +220,6 @@ async def test_a_request_with_an_upgrade_is_answered_like_any_other(
         await session.open()
         for send in (session.ask, session.ask_modern):
             assert (await send(call("echo")))["result"]["isError"] is False
-
-
-@pytest.mark.anyio
-async def test_a_stream_reopens_after_the_last_event(served: Served, web: httpx.AsyncClient) -> None:
-    async with served.http() as url:
-        session = Session(web, url)
-        await session.open()
-        session.headers["last-event-id"] = "5"
-        async with session.stream() as messages:
-            await served.add("late")
-            assert (await anext(messages))["method"] == "notifications/tools/list_changed"
-            served.stop.set()
 
 
 @pytest.mark.anyio

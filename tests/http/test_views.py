@@ -3,7 +3,7 @@ import httpx
 import pytest
 
 from tests.access.test_credentials import credentials_for, entry, opened
-from tests.serving.messages import INITIALIZED, call, initialize, request
+from tests.serving.messages import call, request
 from tests.serving.served import Served
 from tests.serving.session import Session
 
@@ -41,29 +41,21 @@ async def test_a_view_shows_no_tool_that_scopes_hide(served: Served, web: httpx.
         assert (await web.post(f"{url}/few")).status_code == 401
 
 
-async def test_a_session_works_only_at_the_path_where_it_was_opened(
+async def test_a_session_gets_at_each_path_what_that_path_shows(
     served: Served, web: httpx.AsyncClient
 ) -> None:
+    served.tags = {"change": ["unsafe"]}
+    served.show("echo", "change", "typed")
+    visible = {"": {"echo", "change", "typed"}, "/few": {"echo"}, "/rest": {"change"}}
     async with served.http(views=VIEWS) as url:
         session = Session(web, f"{url}/few")
         await session.open()
-        other = Session(web, url)
-        other.headers = session.headers
-        early = Session(web, f"{url}/few")
-        early.headers["mcp-session-id"] = (await early.post(initialize())).headers["mcp-session-id"]
-        early.url = url
-        assert (await early.post(INITIALIZED)).status_code == 404
-        for path in (url, f"{url}/rest"):
-            other.url = path
-            replies = [
-                await other.post(call("echo", 2)),
-                await web.get(path, headers=session.headers),
-                await web.delete(path, headers=session.headers),
-            ]
-            assert [reply.status_code for reply in replies] == [404, 404, 404]
-            assert replies[0].json()["error"]["message"] == "Session not found"
-        assert "result" in await session.ask(call("echo", 3))
-    assert len(served.events) == 1
+        for path, seen in visible.items():
+            session.url = url + path
+            await session.sees(seen, "echo", "change")
+        session.url = f"{url}/rest"
+        async with session.stream() as messages:  # the id has the digest of the list at the other path
+            assert (await anext(messages))["method"] == "notifications/tools/list_changed"
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])

@@ -1,4 +1,5 @@
-"""Concurrent callers with API keys and with tokens: no caller gets the identity, the tools or the session of another.
+"""Concurrent callers with API keys and with tokens: no caller gets the identity or the tools of another,
+or cancels its calls, also not with the session id of another.
 
 Each caller has its own tool and its own scope, which only this tool needs. The bridge logs the caller of
 each call. For callers with tokens, the API reports the exchanged token that it received.
@@ -22,13 +23,15 @@ import httpx
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http
 from tests.serving.logins import ISSUER, RESOURCE, Login, token
-from tests.serving.messages import call, request
+from tests.serving.messages import call, cancel, request
 from tests.serving.session import Session
 from tests.upstream.authorization import BRIDGE, SECRET, Authorization, serving_authorization
 from tests.upstream.conversation import Exchange, serve_faults
 
 _WITH_TOKENS: Final = ("cid", "dan")
 _NAMES: Final = ("ann", "bob", *_WITH_TOKENS)
+_SLOW: Final = "slow-"
+"""With an id that begins like this, the API answers after half a second."""
 _GUESSING_CONNECTIONS: Final = 64
 """Eight from each client address."""
 _LINE: Final = re.compile(rb"call tool=of_(\w+) caller=(\w+) .*outcome=ok")
@@ -64,7 +67,7 @@ async def run(*, long: bool) -> list[Figure]:
         return [
             *await _identities(bridge, web, calls),
             at_most("token exchanges", len(authorization.token_requests), 2, "tokens"),
-            await _sessions(bridge, web, hijack_tries),
+            *await _sessions(bridge, web, hijack_tries),
             *await _brute_force(bridge, web, 1000 if long else 200),
         ]
 
@@ -102,11 +105,11 @@ def _is_own_result(name: str, number: int, answer: str) -> bool:
     return has_caller and rf'"{name}-{number}\"' in answer
 
 
-async def _foreign_tools(name: str, send: Any, number: int) -> list[str]:
+async def _foreign_tools(name: str, send: Any, number: int, other: str = "") -> list[str]:
     """The tools of other callers that a caller can see."""
     listed = await send(request("tools/list", f"list-{number}"))
     names = [tool["name"] for tool in listed["result"]["tools"]]
-    other = _NAMES[(_NAMES.index(name) + 1) % len(_NAMES)]
+    other = other or _NAMES[(_NAMES.index(name) + 1) % len(_NAMES)]
     answer = await send(_call(other, f"other-{number}"))
     leaks = [] if names == [f"of_{name}"] else [f"{name} lists {names}"]
     if answer.get("error", {}).get("message") != f"Unknown tool: of_{other}":
@@ -114,16 +117,32 @@ async def _foreign_tools(name: str, send: Any, number: int) -> list[str]:
     return leaks
 
 
-async def _sessions(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> Figure:
+async def _sessions(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> list[Figure]:
+    """Bob sends requests with the session id of Ann. He stays Bob."""
     ann = await _open_session("ann", bridge, web)
-    eve = _session("bob", bridge, web)
-    eve.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
-    served = []
+    bob = _session("bob", bridge, web)
+    bob.headers["mcp-session-id"] = ann.headers["mcp-session-id"]
+    leaks: list[str] = []
     for number in range(tries):
-        reply = await eve.post(_call("ann" if number % 2 else "bob", f"stolen-{number}"))
-        if reply.status_code != 404:
-            served.append(f"{number}: {reply.status_code} {reply.text[:200]}")
-    return none_of("calls in the session of another caller that were served", served, tries)
+        leaks += await _foreign_tools("bob", bob.ask, number, other="ann")
+    cancelled: list[str] = []
+
+    async def call_slowly(number: int) -> None:
+        answer = await ann.ask(_call("ann", f"{_SLOW}{number}"))
+        if "result" not in answer:
+            cancelled.append(json.dumps(answer)[:200])
+
+    calls = min(tries, 50)  # a caller may have 64 at a time
+    async with anyio.create_task_group() as tasks:
+        for number in range(calls):
+            tasks.start_soon(call_slowly, number)
+        for number in range(calls):
+            await bob.post(cancel(f"{_SLOW}{number}"))
+        await web.delete(bob.url, headers=bob.headers)
+    return [
+        none_of("tools of another caller that its session id gave access to", leaks, tries * 2),
+        none_of("  calls that another caller cancelled with the session id", cancelled, calls),
+    ]
 
 
 async def _brute_force(bridge: Bridge, web: httpx.AsyncClient, tries: int) -> list[Figure]:
@@ -195,6 +214,8 @@ async def _open_session(name: str, bridge: Bridge, web: httpx.AsyncClient) -> Se
 
 
 async def _echo(exchange: Exchange) -> None:
+    if exchange.query["id"].startswith(_SLOW):
+        await anyio.sleep(0.5)
     await exchange.reply(json.dumps(exchange.query).encode())
 
 

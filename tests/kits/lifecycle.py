@@ -21,10 +21,11 @@ from anyio.lowlevel import checkpoint
 
 from bridge.registry import Snapshot
 from bridge.upstream.client import Client
+from tests import proc
 from tests.kits.figures import Figure, at_most, none_of
 from tests.kits.serving import Bridge, over_http, over_pipes
 from tests.serving.api import serving_api
-from tests.serving.messages import call, cancel, initialize, request
+from tests.serving.messages import call, cancel, request
 from tests.serving.served import Served
 from tests.serving.session import Session
 from tests.serving.tools import TOOLS
@@ -93,7 +94,7 @@ async def run(*, long: bool) -> list[Figure]:
         at_most("longest shutdown, if upstreams answer immediately", shutdowns.longest, _GRACE + 1, "s"),
         at_most("longest shutdown, if the client does not read", shutdowns.longest_unread, _GRACE + 1, "s"),
         *await _long_line(),
-        *await _sessions(1000),
+        *await _killed_workers(16),
         *await _slow_clients(500 if long else 100, long=long),
         *await _cancelled(2000 if long else 200),
         *await _unread_stream(modern=False),
@@ -230,28 +231,70 @@ async def _long_line() -> list[Figure]:
         ]
 
 
-async def _sessions(count: int) -> list[Figure]:
-    """Idle sessions of the handshake era."""
-    async with _tools() as (_, tools), over_http(tools) as bridge, _web() as web:
-        await Session(web, bridge.url).open()
-        before = bridge.rss
-        limit = anyio.CapacityLimiter(16)
+@dataclass
+class _Interrupted:
+    """A client of the handshake era whose worker is killed while its call runs."""
 
-        async def open_one() -> None:
-            async with limit:
-                await Session(web, bridge.url).open()
+    session: Session
+    has_begun: anyio.Event = field(default_factory=anyio.Event)
+    problems: list[str] = field(default_factory=list)
 
+    async def call_and_ask_again(self) -> None:
+        """Make a call. When its stream breaks off, ask for the rest with the id of its first event."""
+        event_id = ""
+        with suppress(httpx.TransportError):
+            content = json.dumps(call("hold", 7)).encode()
+            headers = self.session.headers
+            async with self.session.web.stream(
+                "POST", self.session.url, content=content, headers=headers
+            ) as reply:
+                async for line in reply.aiter_lines():
+                    if line.startswith("id: "):
+                        event_id = line.removeprefix("id: ")
+                        self.has_begun.set()
+            self.problems.append("the call ended")
+        self.session.headers["last-event-id"] = event_id
+        async with self.session.stream() as events:
+            answer = await anext(events)
+        del self.session.headers["last-event-id"]
+        if answer.get("id") != 7 or "may have been carried out" not in str(answer.get("error")):
+            self.problems.append(f"no error for the call: {answer}")
+
+    async def go_on(self) -> None:
+        """Call again in the same session, and open its stream again."""
+        answer = await self.session.ask(call("ok", 8))
+        if "result" not in answer:
+            self.problems.append(f"the next call: {answer}")
+        async with self.session.stream() as events:
+            with anyio.move_on_after(_GRACE):
+                await anext(events)
+                return
+        self.problems.append("not notified")
+
+
+async def _killed_workers(count: int) -> list[Figure]:
+    """All workers are killed while calls run, and the files change before the clients come back."""
+    async with (
+        _tools() as (upstream, tools),
+        over_http(tools, None, "bridge", "--workers", "2") as bridge,
+        _web() as web,
+    ):
+        clients = [_Interrupted(Session(web, bridge.url)) for _ in range(count)]
         async with anyio.create_task_group() as tasks:
-            for _ in range(count - 1):
-                tasks.start_soon(open_one)
-        extra = bridge.rss - before
-        one_more = await Session(web, bridge.url).post(initialize())
-        modern = await Session(web, bridge.url).ask_modern(call("ok"))
-        wrong = [] if one_more.status_code == 503 and "result" in modern else [str((one_more, modern))]
-        return [
-            at_most(f"extra memory, {count} idle sessions", extra, 40, "MB"),
-            none_of("  one more session accepted, or a modern call rejected", wrong, 1),
-        ]
+            for client in clients:
+                await client.session.open()
+                tasks.start_soon(client.call_and_ask_again)
+            for client in clients:
+                await client.has_begun.wait()
+            await upstream.until(lambda: len(upstream.exchanges) == count)
+            (tools / "more.yaml").write_text(_TOOL.format(name="ok", url=upstream.url))
+            for worker in proc.children(bridge.pid):
+                os.kill(worker, signal.SIGKILL)
+        async with anyio.create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(client.go_on)
+        wrong = [problem for client in clients for problem in client.problems]
+        return [none_of("clients of killed workers that were not told, or did not go on", wrong, count)]
 
 
 async def _slow_clients(count: int, *, long: bool) -> list[Figure]:

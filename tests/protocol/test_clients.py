@@ -7,7 +7,6 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.stdio import StdioServerParameters
-from mcp.server.subscriptions import ToolsListChanged
 from mcp_types import ToolListChangedNotification
 
 from tests.serving.api import Api
@@ -111,23 +110,3 @@ async def _is_notified(client: Client, counter: NotificationCounter, tools: File
 
 async def _names(client: Client) -> set[str]:
     return {tool.name for tool in (await client.list_tools()).tools}
-
-
-@MODES
-async def test_without_sessions_only_modern_clients_are_promised_notifications(
-    mode: str, api: Api, shared: Served
-) -> None:
-    async with shared.http() as url, Client(url, mode=mode) as client:
-        assert client.server_capabilities.tools
-        assert client.server_capabilities.tools.list_changed is (mode == "auto")
-        assert await _names(client) == set(TOOLS)
-        await _calls(client)
-        if mode == "auto":
-            await _cancels(client, api)
-            async with client.listen(tools_list_changed=True) as changes:
-                await shared.add("new")
-                with anyio.fail_after(30):
-                    assert isinstance(await anext(aiter(changes)), ToolsListChanged)
-        else:
-            await shared.add("new")
-        assert await _names(client) == {*TOOLS, "new"}

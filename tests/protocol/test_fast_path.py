@@ -24,18 +24,18 @@ from tests.serving.api import Api
 from tests.serving.messages import INITIALIZED, META, Json, call, initialize, request
 from tests.serving.pipe import Pipe
 from tests.serving.served import Served
-from tests.serving.session import Session
+from tests.serving.session import Session, events_in
 from tests.serving.tools import TOOLS, tool_file
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_early_headers")]
 
 _HEAD: Final = fast_path.__doc__ or ""
 ROWS: Final = dict(re.findall(r"^\| (.+?) \| (yes|no) \|", _HEAD, re.MULTILINE))
 """Each request of the first table, and whether it is taken."""
 SESSION: Final = "handshake, HTTP with a session"
-STATELESS: Final = "handshake, HTTP without sessions"
+SESSIONLESS: Final = "handshake, HTTP without a session"
 MODERN: Final = ("modern, HTTP", "modern, stdio")
-HANDSHAKE: Final = (SESSION, STATELESS, "handshake, stdio")
+HANDSHAKE: Final = (SESSION, SESSIONLESS, "handshake, stdio")
 CLIENTS: Final = (*MODERN, *HANDSHAKE)
 PREFIX: Final = "io.modelcontextprotocol/"
 
@@ -126,8 +126,8 @@ CASES: Final[dict[str, list[Case]]] = {
         for message in (request("tools/list"), call("typed"))
         for version in ("2024-11-05", "2025-03-26")
     ],
-    "before the handshake, or before the first modern answer over stdio": [
-        Case(request("tools/list"), (SESSION, "modern, stdio", "handshake, stdio"), state="new"),
+    "over stdio, before the handshake or the first modern answer": [
+        Case(request("tools/list"), ("modern, stdio", "handshake, stdio"), state="new"),
     ],
 }
 
@@ -146,9 +146,8 @@ class Watched(ToolServer):
         return await super().call_encoded(*arguments)
 
 
-def served_by(api: Api, client: Client, *, fast: bool, sessions: bool) -> Served:
-    served = Served(api.url, client, fast_path=fast, keeps_sessions=sessions)
-    served.server = Watched(served.registry, client, served.events.append, keeps_sessions=sessions)
+def served_by(api: Api, client: Client, *, fast: bool) -> Served:
+    served = Served(api.url, client, fast_path=fast)
     plain = tool_file(api.url, "echo")
     properties = {"h": {"type": "string", "x-mcp-header": "H"}}
     others = {
@@ -161,6 +160,7 @@ def served_by(api: Api, client: Client, *, fast: bool, sessions: bool) -> Served
         compile_tool(name, ToolSpec.model_validate(file), None, Sources({})) for name, file in files.items()
     )
     served.registry.replace(Snapshot([tool for tool, _ in compiled]))
+    served.server = Watched(served.registry, client, served.events.append)
     return served
 
 
@@ -168,9 +168,7 @@ async def answer_over_http(session: Session, case: Case, kind: str, api: Api) ->
     if kind == SESSION:
         opened = await session.post(initialize(case.version))
         session.headers["mcp-session-id"] = opened.headers["mcp-session-id"]
-        if case.state != "new":
-            await session.post(INITIALIZED)
-    elif kind == STATELESS:
+    elif kind == SESSIONLESS:
         session.headers["mcp-protocol-version"] = case.version
     usual: Json = {"content": json.dumps(case.message).encode(), "headers": session.headers}
     sending = session.modern(case.message) if kind in MODERN else usual
@@ -178,8 +176,7 @@ async def answer_over_http(session: Session, case: Case, kind: str, api: Api) ->
     async with busy(case, api, lambda: session.post(call("hang", 7))):
         reply = await session.web.post(session.url, **sending)
     media_type = reply.headers["content-type"].partition(";")[0]
-    events = [line for line in reply.text.splitlines() if line.startswith("data: ")]
-    return reply.status_code, media_type, [json.loads(line[6:]) for line in events] or reply.json()
+    return reply.status_code, media_type, events_in(reply.text) or reply.json()
 
 
 async def answer_over_stdio(pipe: Pipe, case: Case, kind: str, api: Api) -> Any:
@@ -218,7 +215,7 @@ async def outcomes(
     found = []
     is_stdio, cases = kind.endswith("stdio"), [case for case in CASES[row] if kind in case.clients]
     for group in [[case] for case in cases] if is_stdio else [cases]:
-        served = served_by(api, client, fast=fast, sessions=kind != STATELESS)
+        served = served_by(api, client, fast=fast)
         server = served.server
         assert isinstance(server, Watched)
         async with served.stdio() if is_stdio else served.http() as at:
@@ -244,7 +241,7 @@ def test_each_row_has_a_case_for_some_client_and_each_client_a_row() -> None:
     assert ROWS.keys() == CASES.keys()
     assert all(CASES.values())
     table = re.findall(r"^\| ((?:modern|handshake|either), .+?) \|", _HEAD, re.MULTILINE)
-    assert table == ["modern, HTTP", SESSION, STATELESS, "either, stdio"]
+    assert table == ["modern, HTTP", SESSION, SESSIONLESS, "either, stdio"]
 
 
 @pytest.mark.parametrize(

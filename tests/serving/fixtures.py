@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bridge.http import reply_stream
 from bridge.upstream.client import Client
 from tests.serving.api import Api, serving_api
 from tests.serving.served import Served
@@ -13,6 +14,8 @@ from tests.serving.tools import TOOLS, Files
 
 _ON_BOTH_PATHS = {
     "tests.access.test_credentials",
+    "tests.http.test_handshake",
+    "tests.http.test_reply_stream",
     "tests.http.test_server",
     "tests.protocol.test_notifications",
     "tests.stdio.test_transport",
@@ -46,11 +49,15 @@ def served(api: Api, client: Client, request: pytest.FixtureRequest) -> Served:
 
 
 @pytest.fixture
-def shared(api: Api, client: Client) -> Served:
-    """A bridge without sessions, because other processes share its port."""
-    bridge = Served(api.url, client, keeps_sessions=False)
-    bridge.show(*TOOLS)
-    return bridge
+def no_early_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies over HTTP begin when they are complete, however slow the machine is."""
+    monkeypatch.setattr(reply_stream, "_OPEN_SECONDS", 3600)
+
+
+@pytest.fixture
+def early_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headers of a reply over HTTP go out at once if it has to wait for anything."""
+    monkeypatch.setattr(reply_stream, "_OPEN_SECONDS", 0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property, partial
 
 import anyio
 
@@ -38,26 +39,25 @@ class Served:
         client: Client,
         *,
         fast_path: bool = True,
-        keeps_sessions: bool = True,
         limits: Limits | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.fast_path = fast_path
         self.registry = Registry()
         self.events: list[Event] = []
-        self.server = ToolServer(
-            self.registry,
-            client,
-            self.events.append,
-            keeps_sessions=keeps_sessions,
-            limits=limits,
-            tracing=tracing,
+        self._make_server = partial(
+            ToolServer, self.registry, client, self.events.append, limits=limits, tracing=tracing
         )
         self.stop = anyio.Event()
         self.stopped = anyio.Event()
         self.scopes: dict[str, list[str]] = {}
         self.tags: dict[str, list[str]] = {}
         self._api_url = api_url
+
+    @cached_property
+    def server(self) -> ToolServer:
+        """Made at its first use, so that its first tools are those that the test has shown by then."""
+        return self._make_server()
 
     def show(self, *names: str) -> None:
         tools = (compile_tool(name, self._spec(name), None, Sources({})) for name in names)
@@ -95,7 +95,6 @@ class Served:
         operator: AdminEndpoints | None = None,
         views: Mapping[str, Json] | None = None,
         resource: Resource | None = None,
-        idle: float = 600,
         tls: ServerTls | None = None,
     ) -> AsyncIterator[str]:
         """Serves over HTTP and yields the URL. Stops at the end of the block, unless the test has stopped it."""
@@ -118,7 +117,6 @@ class Served:
                     admin=operator,
                     views={name: View.model_validate(view) for name, view in (views or {}).items()},
                     resource=resource,
-                    session_idle_seconds=idle,
                 ),
                 emit=self.events.append,
             )

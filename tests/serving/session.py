@@ -21,8 +21,8 @@ class Session:
         await self.shake_hands()
         await self.post(INITIALIZED)
 
-    async def shake_hands(self) -> None:
-        reply = await self.post(initialize())
+    async def shake_hands(self, version: str = "2025-11-25") -> None:
+        reply = await self.post(initialize(version))
         self.headers["mcp-session-id"] = reply.headers["mcp-session-id"]
 
     async def post(self, message: Json | bytes, **headers: str) -> httpx.Response:
@@ -30,26 +30,19 @@ class Session:
         return await self.web.post(self.url, content=content, headers=self.headers | headers)
 
     async def ask(self, message: Json) -> Json:
-        """The answer to a request of the handshake era, from its event stream."""
-        reply = await self.post(message)
-        events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: ")]
-        answer: Json = events[0]
-        return answer
+        """The answer to a request of the handshake era."""
+        return _answer(await self.post(message))
 
     async def ask_modern(self, message: Json) -> Json:
-        """The answer to a request of 2026-07-28; it is JSON if no notification precedes it."""
-        reply = await self.web.post(self.url, **self.modern(message))
-        answer: Json = reply.json()
-        return answer
+        """The answer to a request of 2026-07-28."""
+        return _answer(await self.web.post(self.url, **self.modern(message)))
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Json]]:
         """The GET stream of the session, for messages from the server."""
-        status = 409
-        while status == 409:  # the server has not noticed yet that the previous stream is closed
-            async with self.web.stream("GET", self.url, headers=self.headers) as reply:
-                if (status := reply.status_code) == 200:
-                    yield _events(reply)
+        async with self.web.stream("GET", self.url, headers=self.headers) as reply:
+            assert reply.status_code == 200
+            yield _events(reply)
 
     @asynccontextmanager
     async def listen(self, **kinds: bool) -> AsyncIterator[AsyncIterator[Json]]:
@@ -86,7 +79,20 @@ class Session:
         return {"content": json.dumps(message).encode(), "headers": self.headers | headers}
 
 
+def events_in(text: str) -> list[Json]:
+    """The messages of an event stream. An event without data, which opens it, is none."""
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+def _answer(reply: httpx.Response) -> Json:
+    """The JSON of a reply, or of the last event if it is a stream."""
+    if reply.headers.get("content-type") == "text/event-stream":
+        return events_in(reply.text)[-1]
+    answer: Json = reply.json()
+    return answer
+
+
 async def _events(reply: httpx.Response) -> AsyncIterator[Json]:
     async for line in reply.aiter_lines():
-        if line.startswith("data: "):
-            yield json.loads(line[6:])
+        for message in events_in(line):
+            yield message

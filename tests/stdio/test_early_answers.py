@@ -313,8 +313,8 @@ async def test_calls_take_the_fast_path_after_early_answers_too(served: Served) 
         seen.append(ctx.method)
         return await call_next(ctx)
 
-    served.server.middleware.append(note)
     served.show("echo", *[f"tool_{number}" for number in range(400)])
+    served.server.middleware.append(note)
     async with served.stdio_after(initialize(), INITIALIZED, request("tools/list", 1), read=1) as pipe:
         await pipe.send(request("ping", 2))
         while (await pipe.answer())["id"] != 2:

@@ -22,7 +22,7 @@ from bridge.telemetry.metrics import SHARED, Metrics, StatusGauges, forget
 pytestmark = pytest.mark.anyio
 
 FILES = StatusGauges({}, "0" * 16)
-USAGE: dict[QuotaKind, int] = {"calls": 1, "sessions": 2, "streams": 3, "results": 4}
+USAGE: dict[QuotaKind, int] = {"calls": 1, "streams": 3, "results": 4}
 
 
 async def figures(metrics: Metrics) -> dict[str, float]:
@@ -97,7 +97,6 @@ async def test_events_are_counted() -> None:
         "restbridge_certificate_expiry_timestamp_seconds": 1.9e9,
         "restbridge_certificate_files_broken": 1,
         "restbridge_calls_in_flight": 1,
-        "restbridge_sessions": 2,
         "restbridge_streams": 3,
         "restbridge_unread_result_bytes": 4,
     }.items() <= found.items()
@@ -127,12 +126,12 @@ async def test_workers_that_share_a_directory_answer_for_each_other(
         found.append(await figures(metrics))
     calls = 'restbridge_calls_total{outcome="ok",tool="get"}'
     assert [each[calls] for each in found] == [1, 2]
-    assert [each["restbridge_sessions"] for each in found] == [2, 4]
+    assert [each["restbridge_streams"] for each in found] == [3, 6]
     assert [each["restbridge_worker_restarts_total"] for each in found] == [1, 2]
     assert all(found[1][f'restbridge_worker_resident_memory_bytes{{worker="{each}"}}'] > 0 for each in (1, 2))
     forget(1, tmp_path)
     left = await figures(metrics)
-    assert (left[calls], left["restbridge_sessions"]) == (2, 2)
+    assert (left[calls], left["restbridge_streams"]) == (2, 3)
     assert 'restbridge_worker_open_fds{worker="1"}' not in left
 
 

@@ -139,6 +139,16 @@ def test_the_definition_has_the_values_of_the_file() -> None:
     }
 
 
+def test_the_fingerprint_is_that_of_the_definition() -> None:
+    fingerprint = tool().fingerprint
+    assert 0 < fingerprint < 2**64
+    for same in (tool(timeout="3s"), tool(tags=["a"], scopes=["b"], aliases=["old"]), tool(over=upstream())):
+        assert same.fingerprint == fingerprint
+    properties = {"a": {"type": "string"}}
+    for other in (tool("POST"), tool(title="Try"), tool(inputSchema={"properties": properties})):
+        assert other.fingerprint != fingerprint
+
+
 def test_a_tools_own_settings_override_the_upstreams_key_by_key() -> None:
     over = upstream(timeout={"total": "9s", "connect": "2s"}, retries={"max": 5}, maxBytes="1MiB")
     spec = tool(

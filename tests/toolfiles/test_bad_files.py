@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "unreadable",
     "unusable-certificate",
     "unused-owner",
+    "unused-setting",
 }
 """Codes for pipes, devices, links, large or many files, deleted files and the settings file. Other tests create these."""
 

@@ -243,6 +243,22 @@ def test_settings_that_let_anyone_or_no_one_call_cause_warnings(
     ] == warnings
 
 
+def test_settings_that_no_longer_have_an_effect_cause_warnings(tmp_path: Path) -> None:
+    text = """\
+limits: {perCaller: {calls: 5, sessions: 5}, total: {sessions: 9}}
+http: {listen: 1, stateless: true}
+"""
+    found = read(tmp_path, text)
+    assert found.settings
+    assert found.settings.limits.per_caller.calls == 5
+    assert reported(found) == [
+        f"{place}: warning: {key} has no effect: the server no longer keeps sessions; remove it [unused-setting]"
+        for place, key in (("1:32", "sessions"), ("1:54", "sessions"), ("2:19", "stateless"))
+    ]
+    without = "limits: {perCaller: {calls: 5}}\nhttp: {listen: 1, stateless: false}\n"
+    assert reported(read(tmp_path, without)) == []
+
+
 def test_a_grant_that_matches_no_scope_causes_a_warning(tmp_path: Path) -> None:
     fields = {
         "description": "x",
