@@ -121,7 +121,7 @@ class Handshake:
             yield
 
     def stop(self) -> None:
-        """Break off the streams."""
+        """End the streams."""
         self._streams.stop()
 
     async def get_or_delete(self, scope: Scope, receive: Receive, send: Send) -> None:

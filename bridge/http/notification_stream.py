@@ -28,7 +28,14 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from bridge.codec import encode
-from bridge.http.reply_stream import PING, PING_SECONDS, STREAM_HEADERS, interrupted_request, send_event
+from bridge.http.reply_stream import (
+    PING,
+    PING_SECONDS,
+    STREAM_HEADERS,
+    event,
+    interrupted_request,
+    send_event,
+)
 from bridge.protocol.caller_context import caller_in
 from bridge.protocol.notifications import LIST_CHANGED, Announcer
 from bridge.protocol.session_id import Session
@@ -40,7 +47,7 @@ _REOPENS_ENDED_STREAMS: Final = "2025-11-25"
 _FRESH_SECONDS: Final = 5
 _RETRY: Final = b"retry: 3000\r\n"
 """Milliseconds until the client opens a broken stream again."""
-_NOTIFICATION: Final = encode({"jsonrpc": "2.0", "method": LIST_CHANGED})
+_EVENT: Final = event(encode({"jsonrpc": "2.0", "method": LIST_CHANGED}))
 _EVENT_ID: Final = re.compile(r"([0-9a-f]{16})\.[A-Za-z0-9_-]+")
 _INTERRUPTED: Final = (
     "The connection was lost before this request was answered. A call may have been carried out: "
@@ -49,7 +56,7 @@ _INTERRUPTED: Final = (
 
 
 class NotificationStreams:
-    """Serves the GET streams of all sessions. ``stop`` breaks them off."""
+    """Serves the GET streams of all sessions. ``stop`` ends them."""
 
     def __init__(self, announcer: Announcer) -> None:
         self._announcer = announcer
@@ -87,9 +94,7 @@ class NotificationStreams:
             changed, digest = self._announcer.changed, self._announcer.digest(caller)
             if digest != told:
                 id = f"{digest}.{secrets.token_urlsafe(6)}".encode()
-                await _write(
-                    send, b"%sid: %s\r\nevent: message\r\ndata: %s\r\n\r\n" % (retry, id, _NOTIFICATION)
-                )
+                await _write(send, b"%sid: %s\r\n%s" % (retry, id, _EVENT))
                 told, retry = digest, b""
             with anyio.move_on_after(PING_SECONDS) as pause:
                 await changed.wait()

@@ -166,14 +166,13 @@ class EarlyHeaders:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._has_started = False
         self._is_early = False
         self._is_json = False
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(_OPEN_SECONDS, self._start)
 
     def _start(self) -> None:
-        self._has_started = self._is_early = True
+        self._is_early = True
         self._task = asyncio.ensure_future(self._send(_STREAM_START))  # no detached task: see ``ReplyStream``
 
     async def send(self, message: Message) -> None:
